@@ -1,0 +1,81 @@
+"""Tables of the accounts room. Tokens are stored as hashes: a dump signs nobody in."""
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, String
+from sqlmodel import Field, SQLModel
+
+from chat_app.db import BigInt
+
+
+class User(SQLModel, table=True):
+    """A person. `token_epoch` grows when every sign-in of theirs must end at once."""
+
+    __tablename__ = "user"
+    __table_args__ = (
+        CheckConstraint("role IN ('user', 'admin')", name="role"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(BigInt, primary_key=True))
+    username: str = Field(max_length=32)
+    username_key: str = Field(max_length=32, unique=True)
+    email: str = Field(max_length=254)
+    email_key: str = Field(max_length=254, unique=True)
+    password_hash: str = Field(max_length=200)
+    role: str = Field(default="user", max_length=16, index=True)
+    suspended: bool = False
+    token_epoch: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
+    created_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    last_login_at: int | None = Field(default=None, sa_column=Column(BigInt))
+
+
+class SignInSession(SQLModel, table=True):
+    """One sign-in on one device: its cookie and its family of refresh tokens.
+
+    The row is the sign-in. When it is gone, the cookie, the access tokens that name it and
+    all its refresh tokens are worth nothing.
+    """
+
+    __tablename__ = "session"
+
+    id: str = Field(primary_key=True, max_length=40)
+    user_id: int = Field(
+        sa_column=Column(
+            BigInt, ForeignKey("user.id", ondelete="CASCADE"), nullable=False, index=True
+        )
+    )
+    token_hash: str = Field(max_length=64, unique=True)
+    token_epoch: int = Field(sa_column=Column(BigInt, nullable=False))
+    ip: str = Field(default="", max_length=64)
+    agent: str = Field(default="", max_length=256)
+    created_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    seen_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    idle_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    expires_at: int = Field(sa_column=Column(BigInt, nullable=False))
+
+
+class RefreshToken(SQLModel, table=True):
+    """A refresh token of a sign-in. Used ones stay, so that a second use is noticed."""
+
+    __tablename__ = "refresh_token"
+    __table_args__ = (Index("ix_refresh_token_expires_at", "expires_at"),)
+
+    token_hash: str = Field(primary_key=True, max_length=64)
+    session_id: str = Field(
+        sa_column=Column(
+            String(40), ForeignKey("session.id", ondelete="CASCADE"), nullable=False, index=True
+        )
+    )
+    issued_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    expires_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    used_at: int | None = Field(default=None, sa_column=Column(BigInt))
+
+
+class SetupToken(SQLModel, table=True):
+    """What the one-time link for the first administrator is derived from; at most one row."""
+
+    __tablename__ = "setup_token"
+    __table_args__ = (CheckConstraint("id = 1", name="single"),)
+
+    id: int = Field(default=1, sa_column=Column(BigInt, primary_key=True, autoincrement=False))
+    nonce: str = Field(max_length=64)
+    created_at: int = Field(sa_column=Column(BigInt, nullable=False))

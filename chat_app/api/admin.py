@@ -1,0 +1,97 @@
+"""REST: what administrators do. Every route asks for `deps.Admin`."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import Field, StrictBool
+
+from chat_app.accounts import users
+from chat_app.api import deps, monitoring
+from chat_app.api.deps import Body, Credits, Text, errors_in
+from chat_app.api.views import AccountOut, BalanceOut, DashboardOut, ModelOut, Page
+from chat_app.credits import ledger
+from chat_app.flows import adjust, people, shelf
+
+router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+class Change(Body):
+    role: Literal["user", "admin"] | None = None
+    suspended: StrictBool | None = None
+
+
+class Adjustment(Body):
+    credits: Credits
+    reason: Annotated[Text, Field(max_length=1000)]
+
+
+@router.get("/dashboard", responses=errors_in(401, 403))
+async def dashboard(request: Request, app: deps.App, who: deps.Admin) -> DashboardOut:
+    """The program at a glance."""
+    with app.db.read() as session:
+        counts = users.count(session)
+        models = shelf.models(app, session=session)
+    return DashboardOut(
+        users=counts,
+        metrics=monitoring.metrics_of(app),
+        health=await monitoring.health_of(request, app),
+        models=[ModelOut.of(model) for model in models],
+    )
+
+
+@router.get("/users", responses=errors_in(401, 403, 422))
+def list_users(
+    *,
+    app: deps.App,
+    who: deps.Admin,
+    q: deps.Search = "",
+    status: Annotated[Literal["", "active", "suspended", "admin"], Query()] = "",
+    limit: deps.Limit = 50,
+    cursor: deps.Cursor = None,
+) -> Page[AccountOut]:
+    """Accounts with their balances, oldest first."""
+    with app.db.read() as session:
+        found, following = users.search(session, q=q, status=status, limit=limit, cursor=cursor)
+        items = [
+            AccountOut.seen(user, ledger.balance(session, user_id=user.id or 0)) for user in found
+        ]
+    return Page(items=items, next_cursor=following)
+
+
+@router.get("/users/{id}", responses=errors_in(401, 403, 404))
+def show_user(app: deps.App, who: deps.Admin, id: deps.UserId) -> AccountOut:
+    """One account with its balance."""
+    with app.db.read() as session:
+        user = users.get(session, id)
+        return AccountOut.seen(user, ledger.balance(session, user_id=id))
+
+
+@router.patch("/users/{id}", responses=errors_in(401, 403, 404, 409, 422))
+async def change_user(app: deps.App, who: deps.Admin, id: deps.UserId, body: Change) -> AccountOut:
+    """Change a role, suspend an account or let it back in. Takes effect at once."""
+    user = await people.change(
+        app, admin_id=deps.user_id(who), user_id=id, role=body.role, suspended=body.suspended
+    )
+    return AccountOut.seen(user)
+
+
+@router.post("/users/{id}/credits", responses=errors_in(401, 402, 403, 404, 409, 422))
+async def adjust_credits(
+    app: deps.App, who: deps.Admin, id: deps.UserId, key: deps.IdempotencyKey, body: Adjustment
+) -> BalanceOut:
+    """Add credits, or take unheld ones with a negative amount. The reason stays in the books."""
+    balance = await adjust.adjust(
+        app,
+        admin_id=deps.user_id(who),
+        user_id=id,
+        micro=body.credits,
+        reason=body.reason,
+        key=key,
+    )
+    return BalanceOut.of(balance)
+
+
+@router.post("/users/{id}/logout", status_code=204, responses=errors_in(401, 403, 404))
+async def end_sign_ins(app: deps.App, who: deps.Admin, id: deps.UserId) -> None:
+    """Sign a user out on every device."""
+    await people.end_sign_ins(app, admin_id=deps.user_id(who), user_id=id)

@@ -1,0 +1,105 @@
+"""REST: balance, packages, payments, transactions, usage."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from chat_app.api import deps
+from chat_app.api.deps import Body, Credits, errors_in
+from chat_app.api.views import (
+    BalanceOut,
+    PackageOut,
+    Page,
+    PaymentOut,
+    TransactionOut,
+)
+from chat_app.credits import ledger, packages
+from chat_app.errors import Invalid
+from chat_app.flows import purchase
+
+router = APIRouter(prefix="/billing", tags=["billing"])
+
+
+class OneOfTwo(Invalid):
+    """A package and an amount exclude each other."""
+
+    code = "package_or_credits"
+    message = "Give either package_id or credits, not both and not neither."
+
+
+class Order(Body):
+    package_id: Annotated[str, Field(max_length=64), deps.Clean] | None = None
+    credits: Annotated[Credits, Field(gt=0)] | None = None
+
+
+@router.get("/balance", responses=errors_in(401))
+def balance(app: deps.App, who: deps.CurrentUser) -> BalanceOut:
+    """The caller's credits."""
+    with app.db.read() as session:
+        return BalanceOut.of(ledger.balance(session, user_id=deps.user_id(who)))
+
+
+@router.get("/packages", responses=errors_in(401))
+def list_packages(app: deps.App, who: deps.CurrentUser) -> Page[PackageOut]:
+    """Credits for sale."""
+    with app.db.read() as session:
+        return Page(items=[PackageOut.of(item) for item in packages.list_packages(session)])
+
+
+@router.post("/add", status_code=201, responses=errors_in(401, 403, 404, 409, 422, 503))
+async def add(
+    app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Order
+) -> PaymentOut:
+    """Order a package or an amount of credits. The credits come when it is paid."""
+    if (body.package_id is None) == (body.credits is None):
+        raise OneOfTwo
+    payment = await purchase.buy(
+        app,
+        user_id=deps.user_id(who),
+        package_code=body.package_id,
+        micro=body.credits,
+        key=key,
+    )
+    return PaymentOut.of(payment)
+
+
+@router.get("/payments/{id}", responses=errors_in(401, 404))
+def show_payment(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> PaymentOut:
+    """An order as it stands."""
+    return PaymentOut.of(purchase.get(app, user_id=deps.user_id(who), payment_id=id))
+
+
+@router.post("/payments/{id}/confirm", responses=errors_in(401, 403, 404, 409, 503))
+async def confirm(
+    app: deps.App, who: deps.CurrentUser, id: deps.Id, key: deps.IdempotencyKey
+) -> PaymentOut:
+    """Pay an order of the offline provider: no real money moves. Credits come once."""
+    return PaymentOut.of(await purchase.confirm(app, user_id=deps.user_id(who), payment_id=id))
+
+
+@router.get("/transactions", responses=errors_in(401, 422))
+def transactions(
+    *,
+    app: deps.App,
+    who: deps.CurrentUser,
+    since: deps.Since,
+    until: deps.Until,
+    type: Annotated[
+        str | None, Query(pattern=r"^[a-z_]{1,16}$", description="One type only.")
+    ] = None,
+    limit: deps.Limit = 50,
+    cursor: deps.Cursor = None,
+) -> Page[TransactionOut]:
+    """The caller's movements of credits, newest first."""
+    with app.db.read() as session:
+        rows, following = ledger.transactions(
+            session,
+            user_id=deps.user_id(who),
+            type=type,
+            since=since,
+            until=until,
+            limit=limit,
+            cursor=cursor,
+        )
+    return Page(items=[TransactionOut.of(row) for row in rows], next_cursor=following)

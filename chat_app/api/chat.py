@@ -1,0 +1,309 @@
+"""REST: models, messages and their answers, conversations, history."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field, StrictBool, StrictInt
+
+from chat_app.api import deps, sse
+from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
+from chat_app.api.views import (
+    ChatStatusOut,
+    ConversationOut,
+    HitOut,
+    ModelOut,
+    OpenConversationOut,
+    Page,
+    QuoteOut,
+    ReplyOut,
+    ReplyStateOut,
+)
+from chat_app.chat import conversations, export
+from chat_app.errors import Conflict
+from chat_app.flows import message, reply, shelf
+
+router = APIRouter(prefix="/chat", tags=["chat"])
+
+_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+MAX_AFTER = 2**31 - 1
+ModelId = Annotated[str, Field(max_length=128), deps.Clean]
+MaxTokens = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+
+
+class InProgress(Conflict):
+    """The same key was used a moment ago and its answer is still being written."""
+
+    code = "in_progress"
+    message = "This request is still being answered. Wait for it or follow its reply."
+
+
+class Question(Body):
+    model: ModelId
+    message: Text
+    conversation_id: PublicId | None = None
+    max_tokens: MaxTokens | None = None
+
+
+class Message(Question):
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    stream: StrictBool = False
+    spend_limit: Annotated[Credits, Field(ge=0)] | None = None
+
+
+class Retry(Body):
+    model: ModelId | None = None
+    stream: StrictBool = False
+
+
+class Rename(Body):
+    title: Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+@router.get("/models", responses=errors_in(401))
+def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
+    """The models for sale, with price and state."""
+    with app.db.read() as session:
+        shown = shelf.models(app, session=session)
+    return Page(items=[ModelOut.of(model) for model in shown])
+
+
+@router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
+async def quote(app: deps.App, who: deps.CurrentUser, body: Question) -> QuoteOut:
+    """What a message would cost. Nothing is stored or held."""
+    return QuoteOut.of(
+        await message.quote(
+            app,
+            user_id=deps.user_id(who),
+            text=body.message,
+            model=body.model,
+            conversation_id=body.conversation_id,
+            max_tokens=body.max_tokens,
+        )
+    )
+
+
+@router.post(
+    "/message",
+    response_model=ReplyOut,
+    responses=errors_in(401, 402, 403, 404, 409, 413, 422, 429, 503),
+)
+async def send(
+    app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Message
+) -> Response:
+    """Send a message and get the answer, whole or as server-sent events with `stream`.
+
+    Events: `start {reply_id, conversation_id, message_id, maximum}`, then
+    `delta {text, index}`, then `done` with the whole answer, or `error {error}`. Leaving the
+    stream does not stop the answer: follow it again at `/chat/replies/{id}/events`.
+    """
+    started = await message.start(
+        app,
+        user_id=deps.user_id(who),
+        text=body.message,
+        model=body.model,
+        conversation_id=body.conversation_id,
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        idempotency_key=key,
+        spend_limit=body.spend_limit,
+    )
+    return await _answer(app, who, started, stream=body.stream)
+
+
+@router.post(
+    "/conversations/{id}/retry",
+    response_model=ReplyOut,
+    responses=errors_in(401, 402, 403, 404, 409, 422, 429, 503),
+)
+async def retry(
+    app: deps.App, who: deps.CurrentUser, id: deps.Id, key: deps.IdempotencyKey, body: Retry
+) -> Response:
+    """Answer the last question of a conversation again. It costs what an answer costs."""
+    started = await message.retry(
+        app,
+        user_id=deps.user_id(who),
+        conversation_id=id,
+        idempotency_key=key,
+        model=body.model,
+    )
+    return await _answer(app, who, started, stream=body.stream)
+
+
+async def _answer(
+    app: deps.App, who: deps.CurrentUser, started: message.Started, *, stream: bool
+) -> Response:
+    if started.replayed:
+        view = await reply.view(app, user_id=deps.user_id(who), reply_id=started.reply_id)
+        if view.state == "running":
+            raise InProgress(reply_id=started.reply_id)
+    if stream:
+        return sse.stream(app, who=who, reply_id=started.reply_id, started=started)
+    view = await sse.wait(app, who=who, reply_id=started.reply_id)
+    if view.state != "failed":
+        return _json(ReplyOut.of(view).model_dump(mode="json", exclude={"error"}))
+    failure = sse.failure(view)
+    if view.content:  # what was delivered is worth having, and was charged
+        return _json(ReplyOut.of(view, error=failure["error"]).model_dump(mode="json"))
+    return _json(failure, sse.failure_status(view))
+
+
+@router.get(
+    "/replies/{id}/events",
+    response_class=StreamingResponse,
+    responses={**_STREAM, **errors_in(401, 404, 422)},
+)
+async def events(
+    app: deps.App,
+    who: deps.CurrentUser,
+    id: deps.Id,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_AFTER, description="Number of the last delta you have.")
+    ] = None,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> StreamingResponse:
+    """Follow an answer from delta `after` + 1 to its end, also when it has ended already."""
+    if after is None:
+        known = last_event_id or ""
+        after = min(int(known), MAX_AFTER) if known.isascii() and known.isdigit() else 0
+    await reply.view(app, user_id=deps.user_id(who), reply_id=id)  # refuses before the stream
+    return sse.stream(app, who=who, reply_id=id, after=after)
+
+
+@router.get("/replies/{id}", responses=errors_in(401, 404))
+async def show_reply(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> ReplyOut:
+    """An answer as it stands."""
+    view = await reply.view(app, user_id=deps.user_id(who), reply_id=id)
+    return ReplyOut.of(view, error=sse.failure(view)["error"] if view.state == "failed" else None)
+
+
+@router.post("/replies/{id}/stop", responses=errors_in(401, 403, 404))
+async def stop(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> ReplyStateOut:
+    """End an answer before its next token. What was delivered is kept and charged."""
+    await reply.stop(app, user_id=deps.user_id(who), reply_id=id)
+    view = await reply.view(app, user_id=deps.user_id(who), reply_id=id)
+    return ReplyStateOut(reply_id=id, state=view.state)
+
+
+@router.get("/conversations", responses=errors_in(401, 422))
+def list_conversations(
+    app: deps.App,
+    who: deps.CurrentUser,
+    limit: deps.Limit = 50,
+    cursor: deps.Cursor = None,
+    q: deps.Search = "",
+) -> Page[ConversationOut]:
+    """The caller's conversations, newest activity first."""
+    with app.db.read() as session:
+        rows, following = conversations.list_for(
+            session, user_id=deps.user_id(who), limit=limit, cursor=cursor, q=q
+        )
+    return Page(items=[ConversationOut.of(row) for row in rows], next_cursor=following)
+
+
+@router.get("/conversations/{id}", responses=errors_in(401, 404))
+def show_conversation(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> OpenConversationOut:
+    """A conversation with its messages."""
+    owner = deps.user_id(who)
+    with app.db.read() as session:
+        found = conversations.get(session, user_id=owner, conversation_id=id)
+        messages = conversations.messages(session, user_id=owner, conversation_id=id)
+    running = reply.running(app, user_id=owner, conversation_id=id)
+    return OpenConversationOut.opened(found, messages, running)
+
+
+@router.patch("/conversations/{id}", responses=errors_in(401, 403, 404, 422))
+async def rename(
+    app: deps.App, who: deps.CurrentUser, id: deps.Id, body: Rename
+) -> ConversationOut:
+    """Give a conversation another title."""
+    owner, now = deps.user_id(who), app.clock.micros()
+    renamed = await app.db.awrite(
+        lambda session: conversations.rename(
+            session, user_id=owner, conversation_id=id, title=body.title, now=now
+        )
+    )
+    return ConversationOut.of(renamed)
+
+
+@router.delete("/conversations/{id}", status_code=204, responses=errors_in(401, 403, 404))
+async def delete(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> None:
+    """Delete a conversation and its texts. What was charged stays in the books."""
+    owner, now = deps.user_id(who), app.clock.micros()
+    await app.db.awrite(
+        lambda session: conversations.delete(session, user_id=owner, conversation_id=id, now=now)
+    )
+
+
+@router.get("/conversations/{id}/export", responses=errors_in(401, 404, 422))
+def export_conversation(
+    app: deps.App,
+    who: deps.CurrentUser,
+    id: deps.Id,
+    format: Annotated[Literal["json", "md"], Query(description="The form of the file.")] = "json",
+) -> Response:
+    """A conversation as a file: JSON for programs, Markdown for people."""
+    owner = deps.user_id(who)
+    with app.db.read() as session:
+        found = conversations.get(session, user_id=owner, conversation_id=id)
+        messages = conversations.messages(session, user_id=owner, conversation_id=id)
+    if format == "json":
+        text = json.dumps(export.as_json(found, messages), ensure_ascii=False, indent=2)
+    else:
+        text = export.as_markdown(found, messages)
+    kind = "application/json" if format == "json" else "text/markdown; charset=utf-8"
+    headers = {
+        "Content-Disposition": f'attachment; filename="conversation-{id}.{format}"',
+        "Cache-Control": "no-store",
+    }
+    return Response(text.encode("utf-8", "replace"), media_type=kind, headers=headers)
+
+
+@router.get("/history", responses=errors_in(401, 422))
+def history(
+    *,
+    app: deps.App,
+    who: deps.CurrentUser,
+    since: deps.Since,
+    until: deps.Until,
+    model: Annotated[str | None, Query(max_length=128), deps.Clean] = None,
+    q: deps.Search = "",
+    limit: deps.Limit = 50,
+    cursor: deps.Cursor = None,
+) -> Page[HitOut]:
+    """Search all messages of the caller, newest first."""
+    with app.db.read() as session:
+        hits, following = conversations.search(
+            session,
+            user_id=deps.user_id(who),
+            q=q,
+            model=model,
+            since=since,
+            until=until,
+            limit=limit,
+            cursor=cursor,
+        )
+    return Page(items=[HitOut.of(hit) for hit in hits], next_cursor=following)
+
+
+@router.get("/status", responses=errors_in(401))
+def status(app: deps.App, who: deps.CurrentUser) -> ChatStatusOut:
+    """The caller's running answers, and how busy the chat is."""
+    owner = deps.user_id(who)
+    own, everybody = app.limits.counts(owner), app.limits.counts()
+    return ChatStatusOut(
+        running=reply.running(app, user_id=owner),
+        own_running=own[0],
+        own_waiting=own[1],
+        all_running=everybody[0],
+        all_waiting=everybody[1],
+        draining=app.draining,
+    )
+
+
+def _json(shape: dict[str, Any], status: int = 200) -> JSONResponse:
+    headers = {"Cache-Control": "no-store"}
+    if status == 503:
+        headers["Retry-After"] = "5"
+    return JSONResponse(shape, status_code=status, headers=headers)

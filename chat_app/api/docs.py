@@ -1,0 +1,188 @@
+"""The API reference: one page made from the OpenAPI description, with no script in it."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from chat_app.api import errors
+
+router = APIRouter(tags=["reference"])
+
+INTRODUCTION = (
+    "Paid chat by REST. Sign in with POST /api/auth/login and send the access token as "
+    "Authorization: Bearer, or use the browser's cookie. Credits are decimal texts such as "
+    '"0.25", money is minor units, times are RFC 3339 in UTC. An Idempotency-Key makes a POST '
+    "act once however often it is sent. Every refusal is {error: {message, type, code, param}}."
+)
+_METHODS = ("get", "post", "put", "patch", "delete")
+_STYLE = """
+:root { color-scheme: light dark; --line: #8883; --soft: #8881; --get: #0b7a4b; --post: #2757d6;
+  --patch: #9a5b00; --put: #9a5b00; --delete: #c02638; }
+@media (prefers-color-scheme: dark) { :root { --get: #4cc38a; --post: #8ea9ff; --patch: #f0b35a;
+  --put: #f0b35a; --delete: #ff8b95; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 60rem;
+  padding: 2rem 1rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
+h2 { margin: 2.4rem 0 .6rem; text-transform: capitalize; }
+nav a { margin-right: .9rem; } a { color: var(--post); }
+details { border: 1px solid var(--line); border-radius: .6rem; margin: .45rem 0; }
+summary { cursor: pointer; display: flex; gap: .8rem; align-items: baseline; padding: .55rem .8rem;
+  flex-wrap: wrap; }
+summary:focus-visible { outline: 2px solid var(--post); outline-offset: 2px; border-radius: .6rem; }
+details > div { padding: .2rem .9rem .9rem; border-top: 1px solid var(--line); }
+.method { font-weight: 700; font-size: .8rem; min-width: 3.6rem; }
+.get { color: var(--get); } .post { color: var(--post); } .patch { color: var(--patch); }
+.put { color: var(--put); } .delete { color: var(--delete); }
+code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }
+table { border-collapse: collapse; width: 100%; margin: .3rem 0 .8rem; display: block;
+  overflow-x: auto; }
+th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: top; } th { font-size: .8rem; }
+h3 { font-size: .95rem; margin: .9rem 0 .1rem; } p { margin: .5rem 0; }
+"""
+
+
+@router.get("/docs", response_class=HTMLResponse)
+def reference(request: Request) -> HTMLResponse:
+    """The API reference for people. Programs read /api/openapi.json."""
+    return HTMLResponse(page(request.app.openapi()))
+
+
+def page(schema: dict[str, Any]) -> str:
+    """The reference as HTML."""
+    rooms: dict[str, list[str]] = {}
+    for path, methods in schema["paths"].items():
+        for method in _METHODS:
+            if method in methods:
+                route = methods[method]
+                room = (route.get("tags") or ["other"])[0]
+                rooms.setdefault(room, []).append(_route(schema, path, method, route))
+    links = "".join(f'<a href="#{escape(room)}">{escape(room)}</a>' for room in [*rooms, "errors"])
+    sections = "".join(
+        f'<section><h2 id="{escape(room)}">{escape(room)}</h2>{"".join(routes)}</section>'
+        for room, routes in rooms.items()
+    )
+    title = escape(f"{schema['info']['title']} API")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><header><h1>{title}</h1>"
+        f"<p>Version {escape(schema['info']['version'])} · "
+        '<a href="openapi.json">openapi.json</a></p>'
+        f"<p>{escape(schema['info'].get('description', ''))}</p><nav>{links}</nav></header>"
+        f"<main>{sections}{_errors()}</main></body></html>"
+    )
+
+
+def _route(schema: dict[str, Any], path: str, method: str, route: dict[str, Any]) -> str:
+    paragraphs = "".join(
+        f"<p>{_prose(part)}</p>" for part in route.get("description", "").split("\n\n") if part
+    )
+    short = escape(route.get("description", "").split("\n")[0])
+    return (
+        f'<details><summary><span class="method {method}">{method.upper()}</span>'
+        f"<code>{escape(path)}</code><span>{short.replace('`', '')}</span></summary><div>"
+        f"{paragraphs}{_parameters(route)}{_body(schema, route)}{_responses(schema, route)}"
+        "</div></details>"
+    )
+
+
+def _parameters(route: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"<code>{escape(item['name'])}</code>",
+            escape(item["in"]),
+            escape(_type(item.get("schema", {}))),
+            escape(item.get("description", "")),
+        )
+        for item in route.get("parameters", [])
+    ]
+    return _table("Parameters", ("name", "in", "type", ""), rows)
+
+
+def _body(schema: dict[str, Any], route: dict[str, Any]) -> str:
+    content = route.get("requestBody", {}).get("content", {})
+    return _fields(schema, "Body", content.get("application/json", {}).get("schema", {}))
+
+
+def _responses(schema: dict[str, Any], route: dict[str, Any]) -> str:
+    parts, refusals = [], []
+    for status, response in route.get("responses", {}).items():
+        if status.startswith("2"):
+            content = response.get("content", {}).get("application/json", {})
+            parts.append(_fields(schema, f"Answer {status}", content.get("schema", {})))
+            if not content:
+                parts.append(f"<h3>Answer {escape(status)}</h3>")
+        else:
+            refusals.append(f"<code>{escape(status)}</code>")
+    if refusals:
+        parts.append(f"<h3>Refusals</h3><p>{' '.join(refusals)}</p>")
+    return "".join(parts)
+
+
+def _fields(schema: dict[str, Any], title: str, form: dict[str, Any]) -> str:
+    model = _resolve(schema, form)
+    needed = model.get("required", [])
+    rows = [
+        (
+            f"<code>{escape(name)}</code>",
+            escape(_type(field)),
+            "required" if name in needed and title == "Body" else "",
+            escape(field.get("description", "")),
+        )
+        for name, field in model.get("properties", {}).items()
+    ]
+    return _table(title, ("field", "type", "", ""), rows)
+
+
+def _resolve(schema: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+    for option in [form, *form.get("anyOf", [])]:
+        if "$ref" in option:
+            name = option["$ref"].rpartition("/")[2]
+            found: dict[str, Any] = schema["components"]["schemas"][name]
+            return found
+    return form
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        return str(field["$ref"]).rpartition("/")[2].removesuffix("Out")
+    if "anyOf" in field:
+        return " or ".join(_type(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " or ".join(str(value) for value in field["enum"])
+    if field.get("type") == "array":
+        return f"list of {_type(field.get('items', {}))}"
+    return str(field.get("type", "any"))
+
+
+def _errors() -> str:
+    """Every code that the program can answer with, from the error classes themselves."""
+    known = {leaf.code: leaf for leaf in errors.leaves() if errors.family(leaf)[0] != 500}
+    rows = sorted(
+        (errors.family(leaf)[0], f"<code>{escape(code)}</code>", escape(leaf.message))
+        for code, leaf in known.items()
+    )
+    shown = [(str(status), code, message) for status, code, message in rows]
+    table = _table("", ("status", "code", "meaning"), shown)
+    return f'<section id="errors"><h2>Errors</h2>{table}</section>'
+
+
+def _table(title: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (f"<h3>{escape(title)}</h3>" if title else "") + (
+        f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    )
+
+
+def _prose(text: str) -> str:
+    """Text with `code` marked as such."""
+    parts = escape(" ".join(text.split())).split("`")
+    return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))

@@ -1,0 +1,89 @@
+"""The App: the parts of the program, joined in one place and passed to whoever needs them."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from chat_app import db as database
+from chat_app import secrets
+from chat_app.accounts import limits, passwords
+from chat_app.chat.live import Replies
+from chat_app.clock import Clock
+from chat_app.credits import packages, pricing
+from chat_app.db import Database
+from chat_app.llm import catalogue
+from chat_app.llm.build import create
+from chat_app.llm.engine import Engine
+from chat_app.money import MICRO
+from chat_app.secrets import Secrets
+from chat_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class App:
+    """What a flow needs. `draining` refuses new work while running answers end."""
+
+    settings: Settings
+    clock: Clock
+    secrets: Secrets
+    db: Database
+    engine: Engine
+    limits: limits.Limits
+    passwords: passwords.Passwords
+    replies: "Replies[object]" = field(default_factory=Replies)
+    draining: bool = False
+    started_monotonic: float = field(default_factory=time.monotonic)
+
+    async def start(self) -> None:
+        """Start what needs an event loop: the engine."""
+        await self.engine.start()
+
+    async def drain(self) -> None:
+        """Refuse new replies and wait for the running ones; stop them when time is up.
+
+        Takes at most `drain_seconds` and a few seconds for the last settlements.
+        """
+        self.draining = True
+        jobs = [live.task for live in self.replies if live.task is not None]
+        if jobs:
+            log.info("waiting for %d running answers", len(jobs))
+            await asyncio.wait(jobs, timeout=self.settings.server.drain_seconds)
+        for live in self.replies:
+            live.stop_wanted.set()
+        late = [job for job in jobs if not job.done()]
+        if late:
+            await asyncio.wait(late, timeout=5)
+
+    async def stop(self) -> None:
+        """Drain, end the engine and close the database."""
+        await self.drain()
+        await self.engine.close()
+        self.passwords.close()
+        await asyncio.to_thread(self.db.close)
+
+
+def build(settings: Settings, *, clock: Clock | None = None) -> App:
+    """Join the parts: secrets, a migrated database with prices and packages, the engine.
+
+    Reaches no network and loads no model.
+    """
+    clock = clock or Clock()
+    keys = secrets.load_or_create(settings.data_dir)
+    db = Database(settings.database_url)
+    database.migrate(db)
+    now = clock.micros()
+    prices = {entry.id: entry.credits_per_message * MICRO for entry in catalogue.offered()}
+    db.write(lambda session: pricing.seed(session, prices=prices, now=now))
+    db.write(lambda session: packages.seed(session, now=now))
+    return App(
+        settings=settings,
+        clock=clock,
+        secrets=keys,
+        db=db,
+        engine=create(settings),
+        limits=limits.Limits(settings.limits),
+        passwords=passwords.Passwords(keys.pepper),
+    )

@@ -1,0 +1,1 @@
+"""Conversations and running replies. This room knows no credits and no model."""

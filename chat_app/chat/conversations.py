@@ -1,0 +1,298 @@
+"""Conversations and messages: list, open, rename, delete, search.
+
+Every query names the owner; what belongs to another user is not found.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, func, or_
+from sqlalchemy.orm import Mapped
+from sqlmodel import Session, col, select, update
+
+from chat_app.chat.tables import Conversation, Message, Reply
+from chat_app.errors import Invalid, NotFound
+
+TITLE_LENGTH = 60
+SNIPPET = 80
+PAGE = 100
+
+
+class ConversationNotFound(NotFound):
+    """No such conversation of this user."""
+
+    code = "conversation_not_found"
+    message = "This conversation does not exist any more. Open another one or start a new chat."
+
+
+@dataclass(frozen=True)
+class ConversationRow:
+    """A line of the conversation list."""
+
+    id: str
+    title: str
+    model: str
+    created_at: int
+    updated_at: int
+    message_count: int
+
+
+@dataclass(frozen=True)
+class MessageRow:
+    """A message as it is shown. The last five fields are of the reply behind an answer."""
+
+    id: str
+    role: str
+    content: str
+    model: str
+    created_at: int
+    reply_id: str | None = None
+    charged: int | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A message that a search found; the snippet is plain text around the first match."""
+
+    message_id: str
+    conversation_id: str
+    title: str
+    role: str
+    snippet: str
+    model: str
+    created_at: int
+    charged: int | None
+
+
+def title_of(text: str) -> str:
+    """A title from the first words of a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def get(session: Session, *, user_id: int, conversation_id: str) -> Conversation:
+    """The user's conversation, or ConversationNotFound."""
+    found = session.exec(
+        select(Conversation).where(
+            Conversation.id == conversation_id,
+            Conversation.user_id == user_id,
+            col(Conversation.deleted_at).is_(None),
+        )
+    ).first()
+    if found is None:
+        raise ConversationNotFound
+    return found
+
+
+def list_for(
+    session: Session,
+    *,
+    user_id: int,
+    limit: int = 50,
+    cursor: str | None = None,
+    q: str | None = None,
+) -> tuple[list[ConversationRow], str | None]:
+    """The user's conversations, newest activity first, and the cursor of the next page."""
+    limit = max(1, min(limit, PAGE))
+    count = (
+        select(func.count())
+        .select_from(Message)
+        .where(Message.conversation_id == Conversation.id)
+        .correlate(Conversation)
+        .scalar_subquery()
+    )
+    query = (
+        select(Conversation, count)
+        .where(Conversation.user_id == user_id, col(Conversation.deleted_at).is_(None))
+        .order_by(col(Conversation.updated_at).desc(), col(Conversation.id).desc())
+        .limit(limit + 1)
+    )
+    if q and q.strip():
+        query = query.where(col(Conversation.title).icontains(q.strip(), autoescape=True))
+    if cursor:
+        query = query.where(_before(cursor, col(Conversation.updated_at), col(Conversation.id)))
+    rows = session.exec(query).all()
+    page = [
+        ConversationRow(row.id, row.title, row.model, row.created_at, row.updated_at, total)
+        for row, total in rows[:limit]
+    ]
+    return page, _cursor(page[-1].updated_at, page[-1].id) if len(rows) > limit else None
+
+
+def messages(session: Session, *, user_id: int, conversation_id: str) -> list[MessageRow]:
+    """All shown messages in order: each question with its newest answer."""
+    get(session, user_id=user_id, conversation_id=conversation_id)
+    rows = session.exec(
+        select(Message, Reply)
+        .join(Reply, col(Reply.message_id) == Message.id, isouter=True)
+        .where(Message.conversation_id == conversation_id)
+        .order_by(col(Message.created_at), col(Message.id))
+    ).all()
+    newest = {message.parent_id: message.id for message, _ in rows if message.parent_id}
+    answers = {
+        message.parent_id: _row(message, reply)
+        for message, reply in rows
+        if message.parent_id and newest[message.parent_id] == message.id
+    }
+    shown: list[MessageRow] = []
+    for message, reply in rows:
+        if message.role == "user":
+            shown.append(_row(message, reply))
+            if message.id in answers:
+                shown.append(answers[message.id])
+    return shown
+
+
+def rename(
+    session: Session, *, user_id: int, conversation_id: str, title: str, now: int
+) -> Conversation:
+    """Give it another title of 1 to 200 characters."""
+    cleaned = " ".join(title.split())
+    if not 1 <= len(cleaned) <= 200:
+        raise Invalid("A title has between 1 and 200 characters.", param="title")
+    conversation = get(session, user_id=user_id, conversation_id=conversation_id)
+    conversation.title = cleaned
+    conversation.updated_at = now
+    session.add(conversation)
+    session.flush()
+    return conversation
+
+
+def delete(session: Session, *, user_id: int, conversation_id: str, now: int) -> None:
+    """Wipe the texts and hide the conversation. What was charged stays in the books."""
+    conversation = get(session, user_id=user_id, conversation_id=conversation_id)
+    conversation.deleted_at = now
+    conversation.title = ""
+    session.add(conversation)
+    session.execute(
+        update(Message).where(col(Message.conversation_id) == conversation_id).values(content="")
+    )
+    session.flush()
+
+
+def search(
+    session: Session,
+    *,
+    user_id: int,
+    q: str = "",
+    model: str | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> tuple[list[Hit], str | None]:
+    """Messages of the user that contain `q`, newest first. `since` <= time < `until`, in µs."""
+    limit = max(1, min(limit, PAGE))
+    wanted: list[ColumnElement[bool]] = [
+        col(Conversation.user_id) == user_id,
+        col(Conversation.deleted_at).is_(None),
+        col(Message.content) != "",
+    ]
+    if q.strip():
+        wanted.append(col(Message.content).icontains(q.strip(), autoescape=True))
+    if model:
+        wanted.append(col(Message.model) == model)
+    if since is not None:
+        wanted.append(col(Message.created_at) >= since)
+    if until is not None:
+        wanted.append(col(Message.created_at) < until)
+    if cursor:
+        wanted.append(_before(cursor, col(Message.created_at), col(Message.id)))
+    rows = session.exec(
+        select(Message, Conversation, Reply)
+        .join(Conversation, col(Conversation.id) == Message.conversation_id)
+        .join(Reply, col(Reply.message_id) == Message.id, isouter=True)
+        .where(*wanted)
+        .order_by(col(Message.created_at).desc(), col(Message.id).desc())
+        .limit(limit + 1)
+    ).all()
+    hits = [
+        Hit(
+            message.id,
+            conversation.id,
+            conversation.title,
+            message.role,
+            snippet(message.content, q.strip()),
+            message.model,
+            message.created_at,
+            reply.charged if reply is not None else None,
+        )
+        for message, conversation, reply in rows[:limit]
+    ]
+    more = len(rows) > limit
+    return hits, _cursor(hits[-1].created_at, hits[-1].message_id) if more else None
+
+
+def snippet(text: str, q: str) -> str:
+    """The text around the first match, or its beginning, on one line."""
+    line = " ".join(text.split())
+    at = max(line.casefold().find(q.casefold()), 0) if q else 0
+    start = max(at - SNIPPET // 2, 0)
+    end = start + 2 * SNIPPET
+    return ("…" if start else "") + line[start:end] + ("…" if end < len(line) else "")
+
+
+def history(session: Session, *, conversation_id: str, until: str | None = None) -> list[Message]:
+    """Questions and answers for the model, oldest first, up to the question `until`.
+
+    A question that got no answer is left out with its silence; of several answers the newest
+    with text counts.
+    """
+    rows = session.exec(
+        select(Message)
+        .where(Message.conversation_id == conversation_id)
+        .order_by(col(Message.created_at), col(Message.id))
+    ).all()
+    answers = {row.parent_id: row for row in rows if row.parent_id and row.content.strip()}
+    told: list[Message] = []
+    for row in rows:
+        if row.role != "user":
+            continue
+        if row.id == until:
+            return [*told, row]
+        if row.id in answers:
+            told += [row, answers[row.id]]
+    return told
+
+
+def _row(message: Message, reply: Reply | None) -> MessageRow:
+    if reply is None:
+        return MessageRow(
+            message.id, message.role, message.content, message.model, message.created_at
+        )
+    return MessageRow(
+        id=message.id,
+        role=message.role,
+        content=message.content,
+        model=message.model,
+        created_at=message.created_at,
+        reply_id=reply.id,
+        charged=reply.charged,
+        finish_reason=reply.finish_reason,
+        error_code=reply.error_code,
+        error_message=reply.error_message,
+        state=reply.state,
+    )
+
+
+def _cursor(at: int, row_id: str) -> str:
+    return f"{at}.{row_id}"
+
+
+def _before(cursor: str, at: Mapped[int], row_id: Mapped[str]) -> ColumnElement[bool]:
+    moment, _, last = cursor.partition(".")
+    if not moment.isdigit() or len(moment) > 17 or not last:
+        raise Invalid("This page marker is not valid. Start from the first page.", param="cursor")
+    return or_(at < int(moment), and_(at == int(moment), row_id < last))
+
+
+def count_running(session: Session, *, conversation_id: str) -> int:
+    """How many answers of the conversation are being written."""
+    rows: Sequence[str] = session.exec(
+        select(Reply.id).where(Reply.conversation_id == conversation_id, Reply.state == "running")
+    ).all()
+    return len(rows)

@@ -1,0 +1,89 @@
+"""Tables of the chat: conversations, their messages, and the reply behind each answer.
+
+A message of role `assistant` is written by exactly one reply. The reply row is what survives
+a crash: who pays (the hold), what was promised (the price version), how far it came (tokens,
+the text in its message) and until when its process is believed to be alive (the lease).
+"""
+
+from sqlalchemy import CheckConstraint, Column, Index, Text
+from sqlmodel import Field, SQLModel
+
+from chat_app.db import BigInt
+
+
+class Conversation(SQLModel, table=True):
+    """A conversation of one user."""
+
+    __tablename__ = "conversation"
+    __table_args__ = (Index("ix_conversation_user", "user_id", "updated_at"),)
+
+    id: str = Field(primary_key=True)
+    user_id: int = Field(sa_type=BigInt)
+    title: str
+    model: str
+    created_at: int = Field(sa_type=BigInt)
+    updated_at: int = Field(sa_type=BigInt)
+    deleted_at: int | None = Field(default=None, sa_type=BigInt)
+
+
+class Message(SQLModel, table=True):
+    """A question or an answer. Answers to one question are siblings; the newest one is shown."""
+
+    __tablename__ = "message"
+    __table_args__ = (
+        CheckConstraint("role IN ('user', 'assistant')", name="role"),
+        CheckConstraint("(role = 'user') = (parent_id IS NULL)", name="answer_has_question"),
+        Index("ix_message_conversation", "conversation_id", "created_at"),
+        Index("ix_message_parent", "parent_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    conversation_id: str = Field(foreign_key="conversation.id")
+    parent_id: str | None = Field(default=None, foreign_key="message.id")
+    role: str
+    content: str = Field(default="", sa_column=Column(Text, nullable=False))
+    model: str
+    created_at: int = Field(sa_type=BigInt)
+
+
+class Reply(SQLModel, table=True):
+    """One run of a model for one question, from the hold to the settlement."""
+
+    __tablename__ = "reply"
+    __table_args__ = (
+        CheckConstraint("state IN ('running', 'done', 'failed')", name="state"),
+        CheckConstraint("charged >= 0 AND charged <= maximum", name="charged_within_quote"),
+        CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended"),
+        Index(
+            "ix_reply_running_lease",
+            "lease_until",
+            sqlite_where=Column("state", Text) == "running",
+            postgresql_where=Column("state", Text) == "running",
+        ),
+        Index("ix_reply_user", "user_id", "created_at"),
+    )
+
+    id: str = Field(primary_key=True)
+    user_id: int = Field(sa_type=BigInt)
+    conversation_id: str = Field(foreign_key="conversation.id")
+    question_id: str = Field(foreign_key="message.id")
+    message_id: str = Field(foreign_key="message.id", unique=True)
+    model: str
+    hold_id: int = Field(sa_type=BigInt, unique=True)
+    price_version: int
+    maximum: int = Field(sa_type=BigInt)
+    state: str = "running"
+    lease_until: int = Field(sa_type=BigInt)
+    # Code points of each delivered piece, so that a replay gives the same deltas.
+    pieces: str = Field(default="", sa_column=Column(Text, nullable=False))
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    dropped_messages: int = 0
+    charged: int = Field(default=0, sa_type=BigInt)
+    transfer_id: int | None = Field(default=None, sa_type=BigInt)
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    created_at: int = Field(sa_type=BigInt)
+    ended_at: int | None = Field(default=None, sa_type=BigInt)

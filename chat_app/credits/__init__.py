@@ -1,0 +1,1 @@
+"""Credits: the exact ledger, prices, packages and payments. It knows no model and no page."""

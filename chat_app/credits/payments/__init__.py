@@ -1,0 +1,1 @@
+"""Payments: orders for credits, whoever takes the money."""

@@ -1,0 +1,383 @@
+"""Tables of the credits room: accounts, transfers, holds, lots, prices and payments.
+
+Amounts are microcredits (BIGINT) unless they end in `_minor`; times are microseconds. Every
+rule that the books rest on is a named constraint here too, so that a bug cannot write around
+it. `x = CAST(x AS BIGINT)` refuses the fractions that SQLite would store in any column.
+"""
+
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from chat_app.db import BigInt
+
+
+def _key() -> Any:
+    return Field(default=None, sa_column=Column(BigInt, primary_key=True))
+
+
+def _big(*references: str, **options: Any) -> Any:
+    keys = [ForeignKey(name) for name in references]
+    return Field(sa_column=Column(BigInt, *keys, nullable=False, **options))
+
+
+def _big_or_none(*references: str, **options: Any) -> Any:
+    keys = [ForeignKey(name) for name in references]
+    return Field(default=None, sa_column=Column(BigInt, *keys, nullable=True, **options))
+
+
+def _whole(column: str, low: str = "0") -> str:
+    return f"{column} >= {low} AND {column} = CAST({column} AS BIGINT)"
+
+
+class Account(SQLModel, table=True):
+    """A wallet, or one of the system's accounts. Balances are kept on wallets only.
+
+    `posted` is what came in less what went out, `held` is set aside; `last_at` is the time of
+    the newest change, and no later change may be older.
+    """
+
+    __tablename__ = "account"
+    __table_args__ = (
+        CheckConstraint("kind IN ('wallet', 'system')", name="kind"),
+        CheckConstraint("(kind = 'wallet') = (user_id IS NOT NULL)", name="owner"),
+        CheckConstraint("posted = CAST(posted AS BIGINT)", name="posted_whole"),
+        CheckConstraint(_whole("held"), name="held"),
+        CheckConstraint("floor IS NULL OR posted - held >= floor", name="floor"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = _key()
+    ledger: str = Field(default="CREDIT", max_length=16)
+    code: str = Field(max_length=64, unique=True)
+    kind: str = Field(max_length=16)
+    user_id: int | None = _big_or_none(unique=True)
+    floor: int | None = _big_or_none()
+    posted: int = _big(server_default=text("0"))
+    held: int = _big(server_default=text("0"))
+    last_at: int = _big(server_default=text("0"))
+    created_at: int = _big()
+    closed_at: int | None = _big_or_none()
+
+
+class Transfer(SQLModel, table=True):
+    """One movement between two accounts. Never changed; corrections are new rows.
+
+    A `pending` one is resolved at most once, by a `post`, `void` or `expire` that names it.
+    `cause_id` names the transfer that a late charge follows from. `debit_after` and
+    `credit_after` are the balances of the wallets it touched.
+    """
+
+    __tablename__ = "transfer"
+    __table_args__ = (
+        CheckConstraint("kind IN ('direct', 'pending', 'post', 'void', 'expire')", name="kind"),
+        CheckConstraint(_whole("amount"), name="amount"),
+        CheckConstraint(
+            "amount > 0 OR kind <> 'direct' OR cause_id IS NOT NULL", name="amount_not_zero"
+        ),
+        CheckConstraint("amount = 0 OR kind NOT IN ('void', 'expire')", name="amount_zero"),
+        CheckConstraint("debit_id <> credit_id", name="two_accounts"),
+        CheckConstraint(
+            "(kind IN ('post', 'void', 'expire')) = (pending_id IS NOT NULL)", name="resolves"
+        ),
+        UniqueConstraint("pending_id", name="uq_transfer_pending_id"),
+        Index("ix_transfer_debit_id", "debit_id", "id"),
+        Index("ix_transfer_credit_id", "credit_id", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = _key()
+    kind: str = Field(max_length=16)
+    code: str = Field(max_length=16)
+    debit_id: int = _big("account.id")
+    credit_id: int = _big("account.id")
+    amount: int = _big()
+    pending_id: int | None = _big_or_none("transfer.id")
+    cause_id: int | None = _big_or_none("transfer.id")
+    debit_after: int | None = _big_or_none()
+    credit_after: int | None = _big_or_none()
+    description: str | None = Field(default=None, sa_column=Column(Text))
+    reference: str | None = Field(default=None, max_length=64)
+    created_at: int = _big()
+
+
+class Hold(SQLModel, table=True):
+    """Credits set aside; its id is that of the pending transfer."""
+
+    __tablename__ = "hold"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('open', 'settled', 'released', 'expired', 'late')", name="state"
+        ),
+        CheckConstraint(_whole("amount"), name="amount"),
+        CheckConstraint("settled >= 0 AND settled <= amount", name="settled"),
+        CheckConstraint("(state = 'open') = (resolved_at IS NULL)", name="resolved"),
+        Index(
+            "ix_hold_open_expires_at",
+            "expires_at",
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+        Index(
+            "ix_hold_open_account_id",
+            "account_id",
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+    )
+
+    id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("transfer.id"), primary_key=True, autoincrement=False)
+    )
+    account_id: int = _big("account.id")
+    amount: int = _big()
+    state: str = Field(max_length=16)
+    settled: int = _big(server_default=text("0"))
+    reference: str | None = Field(default=None, max_length=64, index=True)
+    expires_at: int = _big()
+    created_at: int = _big()
+    resolved_at: int | None = _big_or_none()
+    settlement_id: int | None = _big_or_none("transfer.id")
+
+
+class Lot(SQLModel, table=True):
+    """A grant of credits with its price and its end; what is used comes out of lots in order.
+
+    `recognized_minor` is the part of the price that the used credits have earned.
+    """
+
+    __tablename__ = "lot"
+    __table_args__ = (
+        CheckConstraint(_whole("granted", "1"), name="granted"),
+        CheckConstraint(
+            "held >= 0 AND held <= remaining AND remaining <= granted", name="remaining"
+        ),
+        CheckConstraint("remaining = CAST(remaining AS BIGINT)", name="remaining_whole"),
+        CheckConstraint("held = CAST(held AS BIGINT)", name="held_whole"),
+        CheckConstraint(_whole("price_minor"), name="price_minor"),
+        CheckConstraint(
+            "recognized_minor >= 0 AND recognized_minor <= price_minor", name="recognized_minor"
+        ),
+        Index(
+            "ix_lot_open",
+            "account_id",
+            sqlite_where=text("remaining > 0"),
+            postgresql_where=text("remaining > 0"),
+        ),
+        Index(
+            "ix_lot_open_expires_at",
+            "expires_at",
+            sqlite_where=text("remaining > 0"),
+            postgresql_where=text("remaining > 0"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = _key()
+    account_id: int = _big("account.id")
+    transfer_id: int = _big("transfer.id", unique=True)
+    source: str = Field(max_length=16)
+    priority: int = _big(server_default=text("0"))
+    granted: int = _big()
+    remaining: int = _big()
+    held: int = _big(server_default=text("0"))
+    currency: str = Field(default="USD", max_length=3)
+    price_minor: int = _big(server_default=text("0"))
+    recognized_minor: int = _big(server_default=text("0"))
+    expires_at: int | None = _big_or_none()
+    created_at: int = _big()
+
+
+class HoldLot(SQLModel, table=True):
+    """Which credits of which lot a hold has pinned, in burn order."""
+
+    __tablename__ = "hold_lot"
+    __table_args__ = (CheckConstraint(_whole("amount", "1"), name="amount"),)
+
+    hold_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("hold.id"), primary_key=True, autoincrement=False)
+    )
+    lot_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("lot.id"), primary_key=True, autoincrement=False)
+    )
+    pos: int = _big()
+    amount: int = _big()
+
+
+class LotUse(SQLModel, table=True):
+    """Credits that left a lot by a transfer, and the price they earned."""
+
+    __tablename__ = "lot_use"
+    __table_args__ = (
+        CheckConstraint("kind IN ('use', 'expire', 'adjust')", name="kind"),
+        CheckConstraint(_whole("amount", "1"), name="amount"),
+        CheckConstraint(_whole("revenue_minor"), name="revenue_minor"),
+    )
+
+    transfer_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("transfer.id"), primary_key=True, autoincrement=False)
+    )
+    lot_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("lot.id"), primary_key=True, autoincrement=False)
+    )
+    amount: int = _big()
+    kind: str = Field(max_length=16)
+    revenue_minor: int = _big(server_default=text("0"))
+
+
+class Operation(SQLModel, table=True):
+    """What a request with a key led to, for ever: the same key never acts twice."""
+
+    __tablename__ = "operation"
+    __table_args__ = (
+        CheckConstraint("status IN ('done', 'refused')", name="status"),
+        CheckConstraint("status = 'done' OR transfer_id IS NULL", name="refused_moves_nothing"),
+        UniqueConstraint("scope", "key", name="uq_operation_scope_key"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = _key()
+    scope: str = Field(max_length=64)
+    key: str = Field(max_length=255)
+    request_hash: str = Field(max_length=64)
+    status: str = Field(max_length=16)
+    outcome: str = Field(sa_column=Column(Text, nullable=False))
+    transfer_id: int | None = _big_or_none("transfer.id", unique=True)
+    actor: str = Field(max_length=64)
+    created_at: int = _big()
+
+
+class BalanceCheckpoint(SQLModel, table=True):
+    """What a system account had taken and given up to a transfer: a cache, never a source."""
+
+    __tablename__ = "balance_checkpoint"
+
+    account_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("account.id"), primary_key=True, autoincrement=False)
+    )
+    upto_transfer_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("transfer.id"), primary_key=True, autoincrement=False)
+    )
+    debits: int = _big()
+    credits: int = _big()
+    created_at: int = _big()
+
+
+class PriceRow(SQLModel, table=True):
+    """One version of a model's price. Old versions stay: holds and receipts name them."""
+
+    __tablename__ = "price"
+    __table_args__ = (
+        CheckConstraint("kind IN ('per_message', 'per_token', 'mixed')", name="kind"),
+        CheckConstraint("version >= 1", name="version"),
+        CheckConstraint(f"per_message IS NULL OR ({_whole('per_message')})", name="per_message"),
+        CheckConstraint(
+            f"input_per_million IS NULL OR ({_whole('input_per_million')})",
+            name="input_per_million",
+        ),
+        CheckConstraint(
+            f"output_per_million IS NULL OR ({_whole('output_per_million')})",
+            name="output_per_million",
+        ),
+        CheckConstraint(f"per_image IS NULL OR ({_whole('per_image')})", name="per_image"),
+        CheckConstraint("kind = 'per_token' OR per_message IS NOT NULL", name="has_message_part"),
+        CheckConstraint(
+            "kind = 'per_message' OR (input_per_million IS NOT NULL"
+            " AND output_per_million IS NOT NULL)",
+            name="has_token_part",
+        ),
+        UniqueConstraint("model_id", "version", name="uq_price_model_id_version"),
+    )
+
+    id: int | None = _key()
+    model_id: str = Field(max_length=128)
+    version: int = _big()
+    kind: str = Field(max_length=16)
+    per_message: int | None = _big_or_none()
+    input_per_million: int | None = _big_or_none()
+    output_per_million: int | None = _big_or_none()
+    per_image: int | None = _big_or_none()
+    valid_from: int = _big()
+
+
+class UsageRow(SQLModel, table=True):
+    """What an answer used and cost; one row and one transfer for each settled answer."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        CheckConstraint(
+            "prompt_tokens >= 0 AND completion_tokens >= 0 AND cached_tokens >= 0", name="tokens"
+        ),
+        CheckConstraint(_whole("cost"), name="cost"),
+        CheckConstraint("duration_ms >= 0", name="duration_ms"),
+        Index("ix_usage_account_id_at", "account_id", "at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = _key()
+    transfer_id: int = _big("transfer.id", unique=True)
+    account_id: int = _big("account.id")
+    user_id: int = _big()
+    reply_id: str = Field(max_length=64, unique=True)
+    model: str = Field(max_length=128)
+    price_version: int = _big()
+    prompt_tokens: int = _big()
+    completion_tokens: int = _big()
+    cached_tokens: int = _big(server_default=text("0"))
+    cost: int = _big()
+    duration_ms: int = _big(server_default=text("0"))
+    status: str = Field(max_length=16)
+    at: int = _big()
+
+
+class PackageRow(SQLModel, table=True):
+    """Credits for sale. The bonus is part of what the price buys."""
+
+    __tablename__ = "package"
+    __table_args__ = (
+        CheckConstraint(_whole("price_minor"), name="price_minor"),
+        CheckConstraint(_whole("credits", "1"), name="credits"),
+        CheckConstraint(_whole("bonus_credits"), name="bonus_credits"),
+    )
+
+    code: str = Field(primary_key=True, max_length=32)
+    name: str = Field(max_length=64)
+    price_minor: int = _big()
+    currency: str = Field(max_length=3)
+    credits: int = _big()
+    bonus_credits: int = _big(server_default=text("0"))
+    position: int = _big(server_default=text("0"))
+    active: bool = True
+    created_at: int = _big()
+
+
+class PaymentRow(SQLModel, table=True):
+    """An order for credits and what became of it. `fulfilled_op_id` names its one grant."""
+
+    __tablename__ = "payment"
+    __table_args__ = (
+        CheckConstraint("status IN ('pending', 'paid', 'failed')", name="status"),
+        CheckConstraint(_whole("credits", "1"), name="credits"),
+        CheckConstraint(_whole("bonus_credits"), name="bonus_credits"),
+        CheckConstraint(_whole("amount_minor"), name="amount_minor"),
+        CheckConstraint(
+            "(status = 'paid') = (fulfilled_op_id IS NOT NULL)", name="paid_means_granted"
+        ),
+        UniqueConstraint("provider", "provider_ref", name="uq_payment_provider_ref"),
+        Index("ix_payment_user_id_created_at", "user_id", "created_at"),
+    )
+
+    id: str = Field(primary_key=True, max_length=32)
+    provider: str = Field(max_length=16)
+    provider_ref: str = Field(max_length=128)
+    status: str = Field(max_length=16)
+    user_id: int = _big()
+    package_code: str | None = Field(default=None, max_length=32)
+    credits: int = _big()
+    bonus_credits: int = _big(server_default=text("0"))
+    amount_minor: int = _big()
+    currency: str = Field(max_length=3)
+    fulfilled_op_id: int | None = _big_or_none("operation.id", unique=True)
+    created_at: int = _big()
+    paid_at: int | None = _big_or_none()

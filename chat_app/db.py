@@ -1,0 +1,333 @@
+"""The database: one writer with group commit on SQLite, a pool on PostgreSQL, one interface.
+
+`write(story)` runs `story(session)` in a transaction and returns after it is durable; a story
+that raises leaves nothing behind. `read()` gives a session for queries. Domain functions take
+the session and flush; they never commit.
+
+On SQLite all writes of the process go through one thread: up to 64 stories that wait are run
+one after another inside one `BEGIN IMMEDIATE`, each in its own savepoint, and share one fsync.
+That is faster than a transaction each, fair between callers, and no two stories interleave.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import BigInteger, Connection, Engine, Integer, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool, QueuePool
+from sqlmodel import Session, SQLModel
+
+from chat_app.errors import AppError, Unavailable
+
+T = TypeVar("T")
+Story = Callable[[Session], T]
+
+BigInt = BigInteger().with_variant(Integer, "sqlite")
+BATCH = 64
+PG_WRITERS = 8
+PG_ATTEMPTS = 5
+# Serialization failure, deadlock: the transaction did nothing and may simply run again.
+PG_RETRY_STATES = {"40001", "40P01"}
+MIGRATION_LOCK = 7_250_116  # any number: the same for all processes of this program
+# `session.info` key: callbacks that run in the same batch after a story was rolled back.
+AFTER_ROLLBACK = "after_rollback"
+
+# Alembic can only change a constraint that has a name, so every one gets one.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be written: disk full, locked by another program, gone."""
+
+    code = "database_unavailable"
+    message = "The books cannot be written right now, so nothing was done. Try again in a moment."
+
+
+@dataclass
+class _Ticket:
+    story: Story[Any]
+    future: "Future[Any]" = field(default_factory=Future)
+
+
+class Database:
+    """Reads and writes by URL. `close()` finishes what was accepted."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sqlite = make_url(url).get_backend_name() == "sqlite"
+        if self.sqlite:
+            path = make_url(url).database
+            if path and path != ":memory:":
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = _sqlite_engine(url, immediate=True)
+            self._reader = _sqlite_engine(url, immediate=False)
+            self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+            self._thread: threading.Thread | None = None
+            self._starting = threading.Lock()
+        else:
+            self.engine = create_engine(url, pool_size=PG_WRITERS + 4, max_overflow=8)
+            self._reader = self.engine
+            self._pool = ThreadPoolExecutor(PG_WRITERS, thread_name_prefix="db-write")
+        self._closed = False
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for queries: one snapshot, nothing written, closed at the end."""
+        with Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    def submit(self, story: Story[T]) -> "Future[T]":
+        """Queue a write and return at once; the future holds its result when it is durable."""
+        if self._closed:
+            raise DatabaseUnavailable
+        if not self.sqlite:
+            return self._pool.submit(self._run_alone, story)
+        self._ensure_writer()
+        ticket = _Ticket(story)
+        self._queue.put(ticket)
+        return ticket.future
+
+    def write(self, story: Story[T]) -> T:
+        """Run `story(session)` in a write transaction; return when it is durable.
+
+        Raises what the story raises, and DatabaseUnavailable when the database cannot be
+        written; in both cases nothing was changed.
+        """
+        if not self.sqlite:
+            if self._closed:
+                raise DatabaseUnavailable
+            return self._run_alone(story)
+        return self.submit(story).result()
+
+    async def awrite(self, story: Story[T]) -> T:
+        """`write` for a coroutine: the event loop stays free meanwhile."""
+        return await asyncio.wrap_future(self.submit(story))
+
+    def close(self) -> None:
+        """Finish the queued writes and close all connections."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.sqlite:
+            if self._thread is not None:
+                self._queue.put(None)
+                self._thread.join()
+            self._reader.dispose()
+        else:
+            self._pool.shutdown()
+        self.engine.dispose()
+
+    # SQLite: the writer thread
+
+    def _ensure_writer(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._writer, name="db-writer", daemon=True)
+                self._thread.start()
+
+    def _writer(self) -> None:
+        connection: Connection | None = None
+        while True:
+            batch, last = self._next_batch()
+            if batch:
+                try:
+                    connection = connection or self.engine.connect()
+                    self._run_batch(connection, batch)
+                except BaseException as error:  # the thread outlives any fault
+                    _fail(batch, error)
+                    with suppress(Exception):
+                        if connection is not None:
+                            connection.invalidate()
+                            connection.close()
+                    connection = None
+            if last:
+                if connection is not None:
+                    connection.close()
+                return
+
+    def _next_batch(self) -> tuple[list[_Ticket], bool]:
+        batch: list[_Ticket] = []
+        ticket = self._queue.get()
+        while True:
+            if ticket is None:
+                return batch, True
+            batch.append(ticket)
+            if len(batch) >= BATCH:
+                return batch, False
+            try:
+                ticket = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+
+    def _run_batch(self, connection: Connection, batch: list[_Ticket]) -> None:
+        outcomes: list[tuple[_Ticket, Any, BaseException | None]] = []
+        with connection.begin():
+            for ticket in batch:
+                if ticket.future.set_running_or_notify_cancel():
+                    outcomes.append(_in_savepoint(connection, ticket))
+        # Only now is it durable, so only now may anybody hear of it.
+        for ticket, result, error in outcomes:
+            if error is None:
+                ticket.future.set_result(result)
+            else:
+                ticket.future.set_exception(error)
+
+    # PostgreSQL: a transaction each, retried where the server asks for it
+
+    def _run_alone(self, story: Story[T]) -> T:
+        for attempt in range(PG_ATTEMPTS):
+            session = Session(self.engine, expire_on_commit=False)
+            try:
+                with session, session.begin():
+                    return story(session)
+            except AppError:
+                self._run_after_rollback(session)
+                raise
+            except DBAPIError as error:
+                state = getattr(error.orig, "sqlstate", None)
+                if state in PG_RETRY_STATES and attempt < PG_ATTEMPTS - 1:
+                    time.sleep(0.01 * 2**attempt)
+                    continue
+                raise _translated(error) from error
+        raise AssertionError("unreachable")
+
+    def _run_after_rollback(self, session: Session) -> None:
+        callbacks = session.info.get(AFTER_ROLLBACK)
+        if callbacks:
+            with Session(self.engine) as later, later.begin():
+                for callback in callbacks:
+                    callback(later)
+
+
+def _in_savepoint(
+    connection: Connection, ticket: _Ticket
+) -> tuple[_Ticket, Any, BaseException | None]:
+    # The savepoint is the driver's; the session makes its own inside only when it is used, so
+    # a story of plain statements (the ledger's) does without the cost of one.
+    driver: Any = connection.connection.driver_connection
+    driver.execute("SAVEPOINT story")
+    session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+    try:
+        result = ticket.story(session)
+        session.flush()
+        if session.in_transaction():
+            session.commit()
+        driver.execute("RELEASE story")
+    except (OperationalError, sqlite3.OperationalError):
+        # The whole transaction may be gone (disk full rolls it back): fail the batch.
+        raise
+    except Exception as error:
+        session.rollback()
+        driver.execute("ROLLBACK TO story")
+        driver.execute("RELEASE story")
+        _run_after_rollback(connection, session)
+        return ticket, None, error
+    else:
+        return ticket, result, None
+    finally:
+        session.close()
+
+
+def _run_after_rollback(connection: Connection, session: Session) -> None:
+    callbacks = session.info.get(AFTER_ROLLBACK)
+    if callbacks:
+        with Session(connection, join_transaction_mode="create_savepoint") as later:
+            for callback in callbacks:
+                callback(later)
+            later.commit()
+
+
+def _fail(batch: list[_Ticket], error: BaseException) -> None:
+    shown = _translated(error) if isinstance(error, DBAPIError) else error
+    for ticket in batch:
+        if not ticket.future.done():
+            with suppress(Exception):
+                ticket.future.set_running_or_notify_cancel()
+            ticket.future.set_exception(shown)
+
+
+def _translated(error: DBAPIError) -> AppError | DBAPIError:
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        failure = DatabaseUnavailable()
+        failure.__cause__ = error
+        return failure
+    return error
+
+
+def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=NullPool if immediate else QueuePool,
+        connect_args={"timeout": 30, "check_same_thread": False},
+        **({} if immediate else {"pool_size": 8, "max_overflow": 32}),
+    )
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        if not immediate:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def migrate(database: Database) -> None:
+    """Bring the database to the newest schema, in one transaction.
+
+    Several processes may start at once: the first does it and the others wait. Raises
+    DatabaseUnavailable when the database cannot be reached or written.
+    """
+    from alembic import command
+
+    from chat_app import migrations
+
+    try:
+        with database.engine.connect() as connection:
+            if database.sqlite:
+                # Batch migrations rebuild tables that others refer to. The switch does nothing
+                # inside a transaction, so it comes before, on this connection only.
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA foreign_keys=OFF")
+            with connection.begin():
+                if not database.sqlite:
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                command.upgrade(migrations.config(connection), "head")
+    except OperationalError as error:
+        raise _translated(error) from error
+
+
+def schema_is_current(database: Database) -> bool:
+    """Whether the database has the newest schema and its append-only triggers."""
+    from alembic.migration import MigrationContext
+
+    from chat_app import migrations
+    from chat_app.migrations import triggers
+
+    with database.read() as session:
+        connection = session.connection()
+        revision = MigrationContext.configure(connection).get_current_revision()
+        return revision == migrations.head() and not triggers.missing(connection)

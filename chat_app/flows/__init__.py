@@ -1,0 +1,1 @@
+"""Stories that cross rooms. Each flow opens its transactions; nothing below commits."""

@@ -1,0 +1,68 @@
+"""An administrator corrects a balance: with a reason, once, and on the record."""
+
+from sqlmodel import Session
+
+from chat_app.accounts import users
+from chat_app.app import App
+from chat_app.audit import log
+from chat_app.credits import ledger
+from chat_app.credits.ledger import Balance
+from chat_app.errors import Invalid
+from chat_app.money import format_credits
+
+REASON_LENGTH = 500
+
+
+class ReasonMissing(Invalid):
+    """Every adjustment needs a reason that a person can read."""
+
+    code = "reason_missing"
+    message = "Give a reason of 3 to 500 characters: it stays in the books with the adjustment."
+
+
+class NothingToAdjust(Invalid):
+    """Zero credits."""
+
+    code = "nothing_to_adjust"
+    message = "Give an amount of credits other than zero."
+
+
+async def adjust(
+    app: App, *, admin_id: int, user_id: int, micro: int, reason: str, key: str
+) -> Balance:
+    """Add (or, negative, take) microcredits; returns the new balance.
+
+    Takes only what is neither spent nor held: OutOfCredits otherwise. The same key does it once.
+    """
+    reason = " ".join(reason.split())
+    if not 3 <= len(reason) <= REASON_LENGTH:
+        raise ReasonMissing
+    if micro == 0:
+        raise NothingToAdjust
+
+    def story(session: Session) -> Balance:
+        now = app.clock.micros()
+        users.get(session, user_id)
+        outcome = ledger.adjust(
+            session,
+            user_id=user_id,
+            micro=micro,
+            reason=reason,
+            actor=f"user:{admin_id}",
+            now=now,
+            scope=f"adjust:{admin_id}",
+            key=key,
+        )
+        if not outcome.replayed:
+            log.record(
+                session,
+                type="credits_adjusted",
+                actor=f"user:{admin_id}",
+                now=now,
+                user=user_id,
+                credits=format_credits(micro),
+                reason=reason,
+            )
+        return ledger.balance(session, user_id=user_id)
+
+    return await app.db.awrite(story)

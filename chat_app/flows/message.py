@@ -1,0 +1,474 @@
+"""A message, from the question to the reply that is under way.
+
+`start` refuses or places a hold; everything that can refuse does so here, before any stream
+exists, and costs nothing. From then on the reply is a job that the app owns: `flows/reply.py`.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlmodel import Session, col, select, update
+
+from chat_app.app import App
+from chat_app.chat import conversations
+from chat_app.chat.live import Live
+from chat_app.chat.tables import Conversation, Message, Reply
+from chat_app.clock import MICROS_PER_SECOND
+from chat_app.credits import holds, ledger, operations, pricing
+from chat_app.credits.pricing import Price
+from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
+from chat_app.flows import reply
+from chat_app.ids import new_id
+from chat_app.llm import catalogue
+from chat_app.llm.engine import ChatMessage, Request, Sampling, UnknownModel
+from chat_app.money import format_credits
+
+# The hold outlives the longest answer, its queueing and a restart; the lease, not the hold's
+# end, is what finds a dead process quickly.
+HOLD_MARGIN_SECONDS = 3600
+TOKENS_PER_MESSAGE = 16
+
+
+class ModelUnavailable(Unavailable):
+    """The model is known but cannot answer; the engine's reason is the sentence."""
+
+    code = "model_unavailable"
+
+
+class EmptyMessage(Invalid):
+    """Nothing but white space."""
+
+    code = "empty_message"
+    message = "The message is empty. Write something and send it again."
+
+
+class MessageTooLong(TooLarge):
+    """More bytes than `chat.max_message_kib`."""
+
+    code = "message_too_long"
+    message = "The message is too long. Shorten it or send it in parts."
+
+
+class StillAnswering(Conflict):
+    """The conversation has a running answer."""
+
+    code = "still_answering"
+    message = "This conversation is still being answered. Wait for it, or stop it first."
+
+
+class NothingToRetry(Conflict):
+    """The conversation has no question."""
+
+    code = "nothing_to_retry"
+    message = "There is no message to answer again. Send one first."
+
+
+class Draining(Unavailable):
+    """The server is going down and takes no new messages."""
+
+    code = "draining"
+    message = "The server is about to restart. Send the message again in a minute."
+
+
+class OverSpendLimit(OutOfCredits):
+    """The most this message can cost is above the limit given with it."""
+
+    code = "over_spend_limit"
+    message = "This message could cost more than your limit for it. Raise the limit and send again."
+
+
+@dataclass(frozen=True)
+class Started:
+    """A reply that is under way. `maximum` microcredits are held; more is never charged."""
+
+    reply_id: str
+    conversation_id: str
+    message_id: str
+    maximum: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a message would cost, in microcredits; the charge is never above `maximum`."""
+
+    prompt_tokens: int
+    likely: int
+    maximum: int
+    price_version: int
+    available: int
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the person asked for, checked."""
+
+    user_id: int
+    entry: catalogue.Entry
+    text: str
+    conversation_id: str | None
+    question_id: str | None
+    max_tokens: int
+    temperature: float | None
+    spend_limit: int | None
+
+
+async def quote(
+    app: App,
+    *,
+    user_id: int,
+    text: str,
+    model: str,
+    conversation_id: str | None = None,
+    max_tokens: int | None = None,
+) -> Quote:
+    """What the message would cost. Exact where the price does not depend on tokens.
+
+    For prices by token the prompt is counted by the model when it is loaded; before that its
+    bytes bound it from above, so the maximum still holds.
+    """
+    order = _checked(
+        app,
+        user_id=user_id,
+        text=text,
+        model=model,
+        conversation_id=conversation_id,
+        max_tokens=max_tokens,
+    )
+    now = app.clock.micros()
+
+    def look() -> tuple[Price, list[ChatMessage], int]:
+        with app.db.read() as session:
+            told = _told(session, order)
+            balance = ledger.balance(session, user_id=user_id)
+            return pricing.current(session, model, now), told, balance.available
+
+    price, told, available = await asyncio.to_thread(look)
+    prompt_tokens = await _prompt_tokens(app, model, price, told)
+    return Quote(
+        prompt_tokens=prompt_tokens,
+        likely=pricing.cost(
+            price, prompt_tokens=prompt_tokens, completion_tokens=max(1, order.max_tokens // 4)
+        ),
+        maximum=pricing.maximum(price, prompt_tokens=prompt_tokens, max_tokens=order.max_tokens),
+        price_version=price.version,
+        available=available,
+    )
+
+
+async def start(
+    app: App,
+    *,
+    user_id: int,
+    text: str,
+    model: str,
+    conversation_id: str | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    idempotency_key: str | None = None,
+    spend_limit: int | None = None,
+) -> Started:
+    """Hold the most the message may cost, store it, and have it answered.
+
+    Everything that can refuse does so here, before any stream exists, and costs nothing. The
+    same `idempotency_key` with the same request returns the first reply, charged once.
+    """
+    order = _checked(
+        app,
+        user_id=user_id,
+        text=text,
+        model=model,
+        conversation_id=conversation_id,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        spend_limit=spend_limit,
+    )
+    # Shielded: a caller that goes away between the commit and the job must not orphan a hold.
+    return await asyncio.shield(
+        asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
+    )
+
+
+async def retry(
+    app: App,
+    *,
+    user_id: int,
+    conversation_id: str,
+    idempotency_key: str | None = None,
+    model: str | None = None,
+) -> Started:
+    """Answer the last question of the conversation again; the new answer replaces the old."""
+
+    def look() -> Message:
+        with app.db.read() as session:
+            conversations.get(session, user_id=user_id, conversation_id=conversation_id)
+            last = session.exec(
+                select(Message)
+                .where(Message.conversation_id == conversation_id, Message.role == "user")
+                .order_by(col(Message.created_at).desc(), col(Message.id).desc())
+            ).first()
+            if last is None:
+                raise NothingToRetry
+            return last
+
+    question = await asyncio.to_thread(look)
+    order = _checked(
+        app,
+        user_id=user_id,
+        text=question.content,
+        model=model or question.model,
+        conversation_id=conversation_id,
+    )
+    order = replace(order, question_id=question.id)
+    return await asyncio.shield(
+        asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
+    )
+
+
+def _checked(
+    app: App,
+    *,
+    user_id: int,
+    text: str,
+    model: str,
+    conversation_id: str | None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    spend_limit: int | None = None,
+) -> _Order:
+    if app.draining:
+        raise Draining
+    if not text.strip():
+        raise EmptyMessage
+    limit = app.settings.chat.max_message_kib * 1024
+    size = len(text.encode("utf-8", errors="surrogatepass"))
+    if size > limit:
+        raise MessageTooLong(limit_bytes=limit, bytes=size)
+    entry = catalogue.get(model)
+    if entry.hidden:
+        raise UnknownModel(model=model)
+    ceiling = app.settings.llm.max_output_tokens
+    return _Order(
+        user_id=user_id,
+        entry=entry,
+        text=text,
+        conversation_id=conversation_id,
+        question_id=None,
+        max_tokens=max(1, min(max_tokens or ceiling, ceiling)),
+        temperature=temperature,
+        spend_limit=spend_limit,
+    )
+
+
+async def _start(app: App, order: _Order, key: str) -> Started:
+    replayed = await asyncio.to_thread(_replayed, app, order, key)
+    if replayed is not None:
+        return replayed
+    state = app.engine.state(order.entry.id)
+    if not state.usable:
+        raise ModelUnavailable(state.reason, model=order.entry.id, state=state.state)
+    app.limits.check_rate(order.user_id)
+    ticket = app.limits.enter(order.user_id)
+    try:
+        now = app.clock.micros()
+        price, told = await asyncio.to_thread(_price_and_history, app, order, now)
+        prompt_tokens = await _prompt_tokens(app, order.entry.id, price, told)
+        maximum = pricing.maximum(price, prompt_tokens=prompt_tokens, max_tokens=order.max_tokens)
+        if order.spend_limit is not None and maximum > order.spend_limit:
+            raise OverSpendLimit(
+                reason="spend_limit",
+                limit_source="request",
+                needed=format_credits(maximum),
+                available=format_credits(order.spend_limit),
+            )
+        outcome, again = await app.db.awrite(
+            lambda session: operations.once(
+                session,
+                scope=f"message:{order.user_id}",
+                key=key,
+                request=_request_of(order),
+                now=now,
+                actor=f"user:{order.user_id}",
+                run=lambda: _place(
+                    app, session, order=order, price=price, maximum=maximum, now=now
+                ),
+            )
+        )
+        started = Started(**outcome, replayed=again)
+        if again:
+            ticket.leave()
+            return started
+    except BaseException:
+        ticket.leave()
+        raise
+    item: Live[object] = Live(started.reply_id, order.user_id, started.conversation_id)
+    item.say("Waiting for a free place…")
+    app.replies.add(item)
+    request = Request(
+        id=started.reply_id,
+        model=order.entry.id,
+        messages=tuple(told),
+        max_tokens=order.max_tokens,
+        sampling=_sampling(order),
+        stop=(),
+        user_scope=str(order.user_id),
+        deadline_seconds=app.settings.llm.answer_seconds,
+    )
+    item.task = asyncio.create_task(reply.write(app, item, request, ticket), name=started.reply_id)
+    return started
+
+
+def _replayed(app: App, order: _Order, key: str) -> Started | None:
+    with app.db.read() as session:
+        outcome = operations.replay(
+            session, scope=f"message:{order.user_id}", key=key, request=_request_of(order)
+        )
+    return Started(**outcome, replayed=True) if outcome is not None else None
+
+
+def _request_of(order: _Order) -> dict[str, Any]:
+    return {
+        "model": order.entry.id,
+        "text": order.text,
+        "conversation_id": order.conversation_id,
+        "question_id": order.question_id,
+        "max_tokens": order.max_tokens,
+        "temperature": None if order.temperature is None else str(order.temperature),
+        "spend_limit": order.spend_limit,
+    }
+
+
+def _place(
+    app: App, session: Session, *, order: _Order, price: Price, maximum: int, now: int
+) -> dict[str, Any]:
+    """Write transaction 1: the question, the hold, and the reply that pins the price."""
+    conversation_id, reply_id = order.conversation_id, new_id("rep")
+    if conversation_id is None:
+        conversation_id = new_id("con")
+        session.add(
+            Conversation(
+                id=conversation_id,
+                user_id=order.user_id,
+                title=conversations.title_of(order.text),
+                model=order.entry.id,
+                created_at=now,
+                updated_at=now,
+            )
+        )
+        session.flush()
+    else:
+        # The update comes first: on PostgreSQL its row lock puts two senders in a line.
+        session.execute(
+            update(Conversation)
+            .where(
+                col(Conversation.id) == conversation_id,
+                col(Conversation.user_id) == order.user_id,
+            )
+            .values(updated_at=now, model=order.entry.id)
+        )
+        conversations.get(session, user_id=order.user_id, conversation_id=conversation_id)
+        if conversations.count_running(session, conversation_id=conversation_id):
+            raise StillAnswering
+    question_id = order.question_id
+    if question_id is None:
+        question_id = new_id("msg")
+        session.add(
+            Message(
+                id=question_id,
+                conversation_id=conversation_id,
+                role="user",
+                content=order.text,
+                model=order.entry.id,
+                created_at=now,
+            )
+        )
+        session.flush()
+    answer_id = new_id("msg")
+    session.add(
+        Message(
+            id=answer_id,
+            conversation_id=conversation_id,
+            parent_id=question_id,
+            role="assistant",
+            model=order.entry.id,
+            created_at=now + 1,
+        )
+    )
+    session.flush()
+    hold = holds.place(
+        session,
+        user_id=order.user_id,
+        micro=maximum,
+        ttl_seconds=app.settings.llm.answer_seconds
+        + app.settings.llm.load_seconds
+        + HOLD_MARGIN_SECONDS,
+        now=now,
+        scope="reply",
+        key=reply_id,
+        reference=reply_id,
+    )
+    session.add(
+        Reply(
+            id=reply_id,
+            user_id=order.user_id,
+            conversation_id=conversation_id,
+            question_id=question_id,
+            message_id=answer_id,
+            model=order.entry.id,
+            hold_id=hold.id,
+            price_version=price.version,
+            maximum=maximum,
+            lease_until=now + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND),
+            created_at=now,
+        )
+    )
+    session.flush()
+    return {
+        "reply_id": reply_id,
+        "conversation_id": conversation_id,
+        "message_id": answer_id,
+        "maximum": maximum,
+    }
+
+
+def _price_and_history(app: App, order: _Order, now: int) -> tuple[Price, list[ChatMessage]]:
+    with app.db.read() as session:
+        return pricing.current(session, order.entry.id, now), _told(session, order)
+
+
+def _told(session: Session, order: _Order) -> list[ChatMessage]:
+    """What the model reads: its system prompt, the conversation so far, the question."""
+    told = []
+    if order.entry.system_prompt:
+        told.append(ChatMessage("system", order.entry.system_prompt))
+    if order.conversation_id is not None:
+        conversations.get(session, user_id=order.user_id, conversation_id=order.conversation_id)
+        earlier = conversations.history(
+            session, conversation_id=order.conversation_id, until=order.question_id
+        )
+        told += [
+            ChatMessage("user" if message.role == "user" else "assistant", message.content)
+            for message in earlier
+        ]
+    if order.question_id is None:
+        told.append(ChatMessage("user", order.text))
+    return told
+
+
+def _sampling(order: _Order) -> Sampling:
+    base = order.entry.sampling
+    if order.temperature is None:
+        return base
+    return replace(base, temperature=order.temperature)
+
+
+async def _prompt_tokens(app: App, model: str, price: Price, told: list[ChatMessage]) -> int:
+    """Tokens of the prompt: counted when the model is loaded, else bounded by its bytes.
+
+    A token of a byte-level or byte-fallback vocabulary stands for at least one byte; the
+    template adds a few per message.
+    """
+    if app.engine.state(model).state == "ready" or app.settings.llm.engine == "script":
+        return await app.engine.count_tokens(model, told)
+    return sum(len(item.content.encode()) + TOKENS_PER_MESSAGE for item in told)

@@ -1,0 +1,60 @@
+"""Buying credits: an order, its payment, and the credits that follow from it."""
+
+from sqlmodel import Session
+
+from chat_app.app import App
+from chat_app.audit import log
+from chat_app.credits.payments import offline, orders
+from chat_app.credits.payments.orders import Payment
+from chat_app.money import format_credits
+
+
+async def buy(
+    app: App,
+    *,
+    user_id: int,
+    package_code: str | None = None,
+    micro: int | None = None,
+    key: str,
+) -> Payment:
+    """Order a package or a custom amount of microcredits. The same key orders once."""
+
+    def story(session: Session) -> Payment:
+        return orders.create(
+            session,
+            user_id=user_id,
+            package_code=package_code,
+            micro=micro,
+            now=app.clock.micros(),
+            scope=f"order:{user_id}",
+            key=key,
+        )
+
+    return await app.db.awrite(story)
+
+
+async def confirm(app: App, *, user_id: int, payment_id: str) -> Payment:
+    """Pay an order of the offline provider: no real money moves. Credits come once."""
+
+    def story(session: Session) -> Payment:
+        now = app.clock.micros()
+        payment = offline.confirm(session, user_id=user_id, payment_id=payment_id, now=now)
+        if not payment.replayed:
+            log.record(
+                session,
+                type="payment_fulfilled",
+                actor=f"user:{user_id}",
+                now=now,
+                payment=payment_id,
+                credits=format_credits(payment.credits + payment.bonus_credits),
+                amount_minor=payment.amount_minor,
+            )
+        return payment
+
+    return await app.db.awrite(story)
+
+
+def get(app: App, *, user_id: int, payment_id: str) -> Payment:
+    """The user's order as it stands."""
+    with app.db.read() as session:
+        return orders.get(session, user_id=user_id, payment_id=payment_id)

@@ -1,0 +1,334 @@
+"""A reply, from its first token to the settled answer.
+
+The job meters what the engine delivers and settles exactly once, whoever listens. `follow`
+gives the pieces to any number of readers, during and after. Nothing here trusts a reader to
+stay.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sqlmodel import Session, col, select, update
+
+from chat_app.accounts.limits import Ticket
+from chat_app.app import App
+from chat_app.chat import live
+from chat_app.chat.live import Live, Piece, Status
+from chat_app.chat.tables import Conversation, Message, Reply
+from chat_app.credits import holds, ledger, pricing
+from chat_app.credits.holds import UsageFacts
+from chat_app.credits.ledger import Balance
+from chat_app.errors import AppError, NotFound
+from chat_app.llm.engine import Delta, Done, Failed, Loading, Queued, Request, Usage
+from chat_app.llm.engine import Started as PromptRead
+
+log = logging.getLogger(__name__)
+
+SETTLE_RETRY_SECONDS = 5.0
+POLL_SECONDS = 0.5
+
+
+class ReplyNotFound(NotFound):
+    """No such reply of this user."""
+
+    code = "reply_not_found"
+    message = "This answer does not exist. Open the conversation again."
+
+
+@dataclass(frozen=True)
+class ReplyView:
+    """A reply as it is shown: amounts in microcredits, `created_at` in µs."""
+
+    reply_id: str
+    conversation_id: str
+    message_id: str
+    model: str
+    state: str
+    content: str
+    finish_reason: str | None
+    error_code: str | None
+    error_message: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    dropped_messages: int
+    charged: int
+    balance: Balance
+    receipt_id: str | None
+    created_at: int
+    cached: bool = False
+
+
+async def follow(
+    app: App, *, user_id: int, reply_id: str, after: int = 0
+) -> AsyncIterator[Piece | Status | ReplyView]:
+    """The pieces after number `after`, status lines while waiting, and the ReplyView at last.
+
+    Works for running replies, for finished ones and after a restart. Leaving early changes
+    nothing.
+    """
+    running = app.replies.get(reply_id)
+    if running is not None:
+        if running.user_id != user_id:
+            raise ReplyNotFound
+        async for item in running.follow(after):
+            assert isinstance(item, (Piece, Status, ReplyView))
+            yield item
+        return
+    while True:
+        shown = await view(app, user_id=user_id, reply_id=reply_id)
+        pieces = await asyncio.to_thread(_stored_pieces, app, reply_id, after)
+        for piece in pieces:
+            after = piece.index
+            yield piece
+        if shown.state != "running":
+            yield shown
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def stop(app: App, *, user_id: int, reply_id: str) -> None:
+    """End the answer before its next token. What was delivered is kept and settled."""
+    running = app.replies.get(reply_id)
+    if running is None:
+        await view(app, user_id=user_id, reply_id=reply_id)
+        return
+    if running.user_id != user_id:
+        raise ReplyNotFound
+    running.stop_wanted.set()
+
+
+async def view(app: App, *, user_id: int, reply_id: str) -> ReplyView:
+    """The reply as it stands."""
+
+    def look() -> ReplyView:
+        with app.db.read() as session:
+            found = session.get(Reply, reply_id)
+            if found is None or found.user_id != user_id:
+                raise ReplyNotFound
+            return _view(session, found)
+
+    return await asyncio.to_thread(look)
+
+
+def running(app: App, *, user_id: int, conversation_id: str | None = None) -> list[str]:
+    """The ids of the user's replies that this process is writing."""
+    return [
+        item.reply_id
+        for item in app.replies
+        if item.user_id == user_id and conversation_id in (None, item.conversation_id)
+    ]
+
+
+async def write(app: App, item: Live[object], request: Request, ticket: Ticket) -> None:
+    """The reply's job: take a turn, generate, settle. Nothing ends it but itself."""
+    began = time.monotonic()
+    end: Done | Failed
+    try:
+        end = await _generate(app, item, request, ticket)
+    except Exception:
+        log.exception("reply %s failed", item.reply_id)
+        end = Failed("engine_error", "The model failed. Nothing was charged; try again.", Usage())
+    finally:
+        ticket.leave()
+    item.say("Finishing the books…")
+    duration_ms = int((time.monotonic() - began) * 1000)
+    shown = await _settle(app, item, end, duration_ms)
+    if shown is not None:
+        item.finish(shown)
+    app.replies.remove(item.reply_id)
+
+
+async def _generate(
+    app: App, item: Live[object], request: Request, ticket: Ticket
+) -> Done | Failed:
+    wanted = asyncio.create_task(item.stop_wanted.wait())
+    try:
+        turn = asyncio.create_task(ticket.turn())
+        await asyncio.wait({turn, wanted}, return_when=asyncio.FIRST_COMPLETED)
+        if not turn.done():
+            turn.cancel()
+            return Done("cancelled", Usage())
+        if item.stop_wanted.is_set():
+            return Done("cancelled", Usage())
+        wanted.add_done_callback(lambda _: app.engine.cancel(item.reply_id))
+        end: Done | Failed | None = None
+        async for event in app.engine.submit(request):
+            match event:
+                case Queued(position=position):
+                    item.say(f"Number {position} in line…" if position else "Starting…")
+                case Loading(sentence=sentence):
+                    item.say(sentence)
+                case PromptRead():
+                    item.prompt_tokens = event.prompt_tokens
+                    item.cached_tokens = event.cached_tokens
+                    item.dropped_messages = event.dropped_messages
+                    item.say("Thinking…")
+                case Delta(text=text, tokens=tokens):
+                    item.add(text, tokens)
+                case Done() | Failed():
+                    end = event
+        assert end is not None, "an engine ends every request"
+        return end
+    finally:
+        wanted.cancel()
+
+
+async def _settle(
+    app: App, item: Live[object], end: Done | Failed, duration_ms: int
+) -> ReplyView | None:
+    """End the reply in the books, trying again for as long as the process lives.
+
+    A settlement that fails keeps its hold: the answer is neither free nor charged twice, and
+    after a restart the sweeper settles it by its saved progress.
+    """
+    pause = 0.1
+    while True:
+        try:
+            return await app.db.awrite(lambda session: _end(app, session, item, end, duration_ms))
+        except AppError as error:
+            log.warning("reply %s is not settled yet: %s", item.reply_id, error)
+        except Exception:
+            log.exception("reply %s is not settled yet", item.reply_id)
+        if app.draining and pause >= SETTLE_RETRY_SECONDS:
+            return None
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, SETTLE_RETRY_SECONDS)
+
+
+def _end(
+    app: App, session: Session, item: Live[object], end: Done | Failed, duration_ms: int
+) -> ReplyView:
+    """Write transaction 2: the charge, the answer and the usage, or nothing of it."""
+    usage = end.usage
+    return finish(
+        app,
+        session,
+        reply_id=item.reply_id,
+        text=item.text,
+        lengths=item.piece_lengths,
+        prompt_tokens=usage.prompt_tokens or item.prompt_tokens,
+        # What was delivered is what is paid; a token in flight at the stop is free.
+        completion_tokens=item.completion_tokens,
+        cached_tokens=usage.cached_tokens or item.cached_tokens,
+        dropped_messages=item.dropped_messages,
+        duration_ms=duration_ms,
+        finish_reason="error" if isinstance(end, Failed) else end.reason,
+        error_code=end.code if isinstance(end, Failed) else None,
+        error_message=end.message if isinstance(end, Failed) else None,
+        failed=isinstance(end, Failed),
+        # A failed answer is free, whatever of it arrived.
+        billable=not isinstance(end, Failed),
+    )
+
+
+def finish(
+    app: App,
+    session: Session,
+    *,
+    reply_id: str,
+    text: str,
+    lengths: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int,
+    dropped_messages: int,
+    duration_ms: int,
+    finish_reason: str,
+    error_code: str | None,
+    error_message: str | None,
+    failed: bool,
+    billable: bool,
+) -> ReplyView:
+    """End a reply in the books, once: the charge, the answer and the usage, or nothing of it.
+
+    Runs inside a write transaction. Whoever comes second gets the reply as the first left it.
+    """
+    now = app.clock.micros()
+    # This update decides who ends the reply; everybody else finds it ended.
+    mine = session.execute(
+        update(Reply)
+        .where(col(Reply.id) == reply_id, col(Reply.state) == "running")
+        .values(state="failed" if failed else "done", ended_at=now)
+    ).rowcount  # type: ignore[attr-defined]
+    reply = session.exec(
+        select(Reply).where(Reply.id == reply_id).execution_options(populate_existing=True)
+    ).one()
+    if not mine:
+        return _view(session, reply)
+    visible = completion_tokens if billable and text.strip() else 0
+    price = pricing.version(session, reply.model, reply.price_version)
+    cost = min(
+        pricing.cost(price, prompt_tokens=prompt_tokens, completion_tokens=visible),
+        reply.maximum,
+    )
+    settled = holds.settle(
+        session,
+        hold_id=reply.hold_id,
+        micro=cost,
+        now=now,
+        usage=UsageFacts(
+            reply_id=reply_id,
+            model=reply.model,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cached_tokens=cached_tokens,
+            duration_ms=duration_ms,
+            status=finish_reason,
+            price_version=reply.price_version,
+        ),
+    )
+    reply.pieces = lengths
+    reply.prompt_tokens = prompt_tokens
+    reply.completion_tokens = completion_tokens
+    reply.cached_tokens = cached_tokens
+    reply.dropped_messages = dropped_messages
+    reply.charged = settled.charged
+    reply.transfer_id = settled.transfer_id
+    reply.finish_reason = finish_reason
+    reply.error_code = error_code
+    reply.error_message = error_message
+    session.add(reply)
+    conversation = session.get(Conversation, reply.conversation_id)
+    answer = session.get(Message, reply.message_id)
+    assert conversation is not None
+    assert answer is not None
+    answer.content = text if conversation.deleted_at is None else ""
+    session.add(answer)
+    session.flush()
+    return _view(session, reply)
+
+
+def _view(session: Session, reply: Reply) -> ReplyView:
+    answer = session.get(Message, reply.message_id)
+    return ReplyView(
+        reply_id=reply.id,
+        conversation_id=reply.conversation_id,
+        message_id=reply.message_id,
+        model=reply.model,
+        state=reply.state,
+        content=answer.content if answer is not None else "",
+        finish_reason=reply.finish_reason,
+        error_code=reply.error_code,
+        error_message=reply.error_message,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        cached_tokens=reply.cached_tokens,
+        dropped_messages=reply.dropped_messages,
+        charged=reply.charged,
+        balance=ledger.balance(session, user_id=reply.user_id),
+        receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
+        created_at=reply.created_at,
+    )
+
+
+def _stored_pieces(app: App, reply_id: str, after: int) -> list[Piece]:
+    with app.db.read() as session:
+        reply = session.get(Reply, reply_id)
+        answer = session.get(Message, reply.message_id) if reply is not None else None
+        if reply is None or answer is None:
+            return []
+        return live.cut(answer.content, reply.pieces, after=after)

@@ -1,0 +1,116 @@
+"""The self-check: what this machine has, what is missing, and the next step, a line each.
+
+It looks and changes nothing: no directory, no database, no secrets are made here.
+"""
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from chat_app import secrets
+from chat_app.clock import Clock
+from chat_app.db import Database
+from chat_app.llm import catalogue, loader
+from chat_app.monitor import health, system
+from chat_app.settings import Settings
+
+MIN_MEMORY_BYTES = 2_000_000_000
+# A clock that says less than this was never set; tokens and leases would be wrong.
+RELEASED = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. `ok` is False only for what keeps the program from working."""
+
+    name: str
+    ok: bool
+    sentence: str
+
+
+def run(settings: Settings, *, clock: Clock | None = None) -> Iterator[Finding]:
+    """Look at one thing after the other."""
+    yield _clock(clock or Clock())
+    yield from _machine(settings)
+    disk = health.check_disk(settings)
+    yield Finding("disk", disk.ok, disk.sentence)
+    yield _secrets(settings.data_dir / secrets.FILE)
+    yield _database(settings)
+    yield from _models(settings)
+
+
+def _clock(clock: Clock) -> Finding:
+    now = clock.now()
+    if now < RELEASED:
+        sentence = f"The clock says {now:%Y-%m-%d}, before this program was written. Set it."
+        return Finding("clock", ok=False, sentence=sentence)
+    return Finding("clock", ok=True, sentence=f"{now:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+def _machine(settings: Settings) -> Iterator[Finding]:
+    stats = system.snapshot(settings)
+    total, free = stats.memory_total_bytes, stats.memory_total_bytes - stats.memory_used_bytes
+    sentence = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free."
+    if free < MIN_MEMORY_BYTES:
+        sentence += " The demo model needs about 1 GB: end other programs before you load it."
+    yield Finding("memory", ok=True, sentence=sentence)
+    for gpu in stats.gpus:
+        spare = gpu.memory_total_bytes - gpu.memory_used_bytes
+        sentence = f"{gpu.name}, {spare / 1e9:.1f} of {gpu.memory_total_bytes / 1e9:.1f} GB free."
+        yield Finding("gpu", ok=True, sentence=sentence)
+    if not stats.gpus:
+        yield Finding("gpu", ok=True, sentence=stats.gpu_reason)
+
+
+def _secrets(path: Path) -> Finding:
+    if not path.exists():
+        sentence = f"None yet. The first start writes {path}."
+        return Finding("secrets", ok=True, sentence=sentence)
+    try:
+        secrets.load_or_create(path.parent)
+    except (OSError, ValueError, TypeError) as error:
+        sentence = f"{path} cannot be used ({error}). Restore it from your backup."
+        return Finding("secrets", ok=False, sentence=sentence)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        sentence = f"Others can read {path}. Run: chmod 600 {path}"
+        return Finding("secrets", ok=False, sentence=sentence)
+    return Finding("secrets", ok=True, sentence="They are there, for their owner alone.")
+
+
+def _database(settings: Settings) -> Finding:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        sentence = f"None yet. The first start makes {url.database}."
+        return Finding("database", ok=True, sentence=sentence)
+    db = Database(settings.database_url)
+    try:
+        for check in (health.check_schema, health.check_write):
+            result = check(db)
+            if not result.ok:
+                return Finding("database", ok=False, sentence=result.sentence)
+    finally:
+        db.close()
+    kind = "SQLite" if db.sqlite else "PostgreSQL"
+    return Finding("database", ok=True, sentence=f"{kind}, newest schema, writable.")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    if settings.llm.engine == "script":
+        yield Finding("models", ok=True, sentence="The scripted engine answers; no weights needed.")
+        return
+    states = {entry: loader.state(entry, settings.models_dir) for entry in catalogue.offered()}
+    for entry, state in states.items():
+        sentence = f"{entry.id}: {state.reason or 'here and whole by size.'}"
+        yield Finding("model", ok=state.state != "broken", sentence=sentence)
+    if not any(state.state == "available" for state in states.values()):
+        demo = next(entry for entry in states if entry.demo)
+        yield Finding(
+            "models",
+            ok=False,
+            sentence=f"No model can answer. Run: python -m chat_app models pull {demo.id}",
+        )

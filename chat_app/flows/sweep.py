@@ -1,0 +1,104 @@
+"""Progress and rescue: running replies are saved, those of a dead process are settled.
+
+The lease says until when a reply's process is believed to be alive. It is renewed with the
+progress; when it runs out, whoever sweeps settles the reply by its last progress, once.
+"""
+
+from functools import partial
+from typing import Any
+
+from sqlmodel import Session, col, select, update
+
+from chat_app.app import App
+from chat_app.chat.tables import Message, Reply
+from chat_app.clock import MICROS_PER_SECOND
+from chat_app.flows import reply
+from chat_app.flows.reply import ReplyView
+
+
+async def save_progress(app: App) -> int:
+    """Renew the lease of every running reply and store what it has written so far."""
+    now = app.clock.micros()
+    lease_until = now + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND)
+    rows = [
+        (item.reply_id, item.text, item.piece_lengths, item.prompt_tokens, item.completion_tokens,
+         len(item.pieces), item.saved_pieces)
+        for item in app.replies
+        if item.end is None
+    ]  # fmt: skip
+    if not rows:
+        return 0
+
+    def save(session: Session) -> None:
+        for reply_id, text, lengths, prompt_tokens, completion_tokens, count, saved in rows:
+            values: dict[str, Any] = {"lease_until": lease_until}
+            if count > saved:
+                values |= {
+                    "pieces": lengths,
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": completion_tokens,
+                }
+            changed = session.execute(
+                update(Reply)
+                .where(col(Reply.id) == reply_id, col(Reply.state) == "running")
+                .values(**values)
+                .returning(col(Reply.message_id))
+            ).scalar_one_or_none()
+            if changed is not None and count > saved:
+                session.execute(
+                    update(Message).where(col(Message.id) == changed).values(content=text)
+                )
+
+    await app.db.awrite(save)
+    for reply_id, *_, count, _saved in rows:
+        item = app.replies.get(reply_id)
+        if item is not None:
+            item.saved_pieces = count
+    return len(rows)
+
+
+def settle_abandoned(app: App) -> int:
+    """Settle the replies whose process died: by their last saved progress, once.
+
+    Returns how many were ended. Replies that this process is writing are left alone, whatever
+    the clock says.
+    """
+    now = app.clock.micros()
+    with app.db.read() as session:
+        overdue = session.exec(
+            select(Reply.id).where(Reply.state == "running", col(Reply.lease_until) < now)
+        ).all()
+    ended = 0
+    for reply_id in overdue:
+        if app.replies.get(reply_id) is not None:
+            continue
+        end = app.db.write(partial(_end_abandoned, app, reply_id))
+        ended += end is not None
+    return ended
+
+
+def _end_abandoned(app: App, reply_id: str, session: Session) -> ReplyView | None:
+    found = session.get(Reply, reply_id)
+    if found is None or found.state != "running" or found.lease_until >= app.clock.micros():
+        return None
+    answer = session.get(Message, found.message_id)
+    assert answer is not None
+    return reply.finish(
+        app,
+        session,
+        reply_id=reply_id,
+        text=answer.content,
+        lengths=found.pieces,
+        prompt_tokens=found.prompt_tokens,
+        completion_tokens=found.completion_tokens,
+        cached_tokens=found.cached_tokens,
+        dropped_messages=found.dropped_messages,
+        duration_ms=0,
+        finish_reason="error",
+        error_code="interrupted",
+        error_message="The server restarted while this was being written. "
+        "You paid for what is shown; send again for a full answer.",
+        failed=True,
+        # It was cut off, not refused: what was delivered and saved is paid.
+        billable=True,
+    )

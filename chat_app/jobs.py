@@ -1,0 +1,128 @@
+"""Background jobs: due ones run, once across processes, and failures are recorded.
+
+A job takes its turn by moving a row in `job` forward in one conditional update, so two
+processes never run it at the same time. This room knows no domain: `schedule.py` lists the jobs.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Field, Session, SQLModel, col, select, update
+
+from chat_app.clock import MICROS_PER_SECOND, Clock
+from chat_app.db import BigInt, Database
+
+log = logging.getLogger(__name__)
+
+
+class JobState(SQLModel, table=True):
+    """When a job may run next, and how its last run went."""
+
+    __tablename__ = "job"
+
+    name: str = Field(primary_key=True)
+    due_at: int = Field(default=0, sa_type=BigInt)
+    started_at: int | None = Field(default=None, sa_type=BigInt)
+    ended_at: int | None = Field(default=None, sa_type=BigInt)
+    error: str | None = None
+    runs: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """`run` is called every `every_seconds`, on a thread of its own runner."""
+
+    name: str
+    every_seconds: float
+    run: Callable[[], object]
+
+
+class Runner:
+    """Runs jobs until stopped. One thread; a slow job delays the others, never doubles."""
+
+    def __init__(self, db: Database, clock: Clock, jobs: Sequence[Job]) -> None:
+        self._db = db
+        self._clock = clock
+        self._jobs = jobs
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, with all due jobs at once."""
+        self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the job in hand."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def run_due(self) -> int:
+        """Run every job whose time has come; returns how many ran."""
+        return sum(self._run_if_due(job) for job in self._jobs)
+
+    def _loop(self) -> None:
+        pause = min((job.every_seconds for job in self._jobs), default=60) / 4
+        while not self._stopped.is_set():
+            self.run_due()
+            self._stopped.wait(min(pause, 5))
+
+    def _run_if_due(self, job: Job) -> bool:
+        try:
+            if not self._db.write(lambda session: self._claim(session, job)):
+                return False
+        except Exception:
+            log.exception("job %s could not be claimed", job.name)
+            return False
+        failure: str | None = None
+        try:
+            job.run()
+        except Exception as error:
+            log.exception("job %s failed", job.name)
+            failure = f"{type(error).__name__}: {error}"[:500]
+        try:
+            self._db.write(lambda session: self._record(session, job, failure))
+        except Exception:
+            log.exception("the end of job %s could not be recorded", job.name)
+        return True
+
+    def _claim(self, session: Session, job: Job) -> bool:
+        now = self._clock.micros()
+        step = int(job.every_seconds * MICROS_PER_SECOND)
+        if session.get(JobState, job.name) is None:
+            try:
+                with session.begin_nested():
+                    session.add(JobState(name=job.name))
+            except IntegrityError:
+                log.debug("job %s was registered by another process", job.name)
+        # A due time further away than one step was written before the clock was set back.
+        claimed = session.execute(
+            update(JobState)
+            .where(
+                col(JobState.name) == job.name,
+                (col(JobState.due_at) <= now) | (col(JobState.due_at) > now + step),
+            )
+            .values(due_at=now + step, started_at=now, runs=JobState.runs + 1)
+        )
+        return bool(claimed.rowcount)  # type: ignore[attr-defined]
+
+    def _record(self, session: Session, job: Job, failure: str | None) -> None:
+        session.execute(
+            update(JobState)
+            .where(col(JobState.name) == job.name)
+            .values(
+                ended_at=self._clock.micros(),
+                error=failure,
+                failures=JobState.failures + (1 if failure else 0),
+            )
+        )
+
+
+def states(session: Session) -> Sequence[JobState]:
+    """How each job is doing, by name."""
+    return session.exec(select(JobState).order_by(JobState.name)).all()

@@ -1,0 +1,91 @@
+"""What a backend offers to the worker: tokens in, tokens out, one step at a time.
+
+Text, stop texts, limits of the prompt and usage are the worker's business.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from chat_app.llm.engine import ChatMessage, Sampling
+
+Progress = Callable[[str, float | None], None]
+Family = Literal["gemma3", "llama"]
+MARKERS: dict[str, tuple[str, ...]] = {
+    "gemma3": ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<bos>", "<eos>"),
+    "llama": ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+}
+
+
+class LoadRefused(Exception):
+    """The model cannot be loaded; `code` is an event's code, the sentence is for a person."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class RanOutOfMemory(Exception):
+    """One answer could not get memory. The others go on."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to load and how. Sizes in bytes; `path` is a GGUF file or a safetensors folder."""
+
+    model: str
+    family: Family
+    path: str
+    backend: str
+    device: str
+    threads: int
+    context_tokens: int
+    quantization: str = "none"
+    why: str = ""
+
+
+@dataclass
+class Step:
+    """What one step did for one answer. The end-of-turn token is not among the tokens."""
+
+    id: str
+    tokens: list[int] = field(default_factory=list)
+    finish: Literal["stop", "length"] | None = None
+    error: Exception | None = None
+
+
+class Backend(Protocol):
+    """One loaded model. Used by one thread."""
+
+    slots: int
+    """How many answers may run at once."""
+    context_tokens: int
+    """Prompt and answer together."""
+    device: str
+    """`cpu` or `cuda`."""
+    why: str
+    """One sentence: how it runs and why so."""
+
+    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The prompt's tokens, template included."""
+        ...
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a bare text."""
+        ...
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of some tokens, without special ones."""
+        ...
+
+    def add(self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int) -> None:
+        """Begin an answer; its first tokens come with a later step."""
+        ...
+
+    def drop(self, id: str) -> None:
+        """Forget an answer at once, whatever it was doing. Unknown ids are fine."""
+        ...
+
+    def step(self) -> list[Step]:
+        """Advance the running answers: at most one token each, or a piece of a prompt."""
+        ...

@@ -1,0 +1,92 @@
+"""Which backend runs a model on this machine, and the sentence that says why.
+
+It looks at the settings, the files that are there and the machine; it loads nothing.
+"""
+
+import importlib.util
+import os
+import platform
+import warnings
+from pathlib import Path
+
+from chat_app.llm import loader
+from chat_app.llm.backends.base import Spec
+from chat_app.llm.catalogue import Entry
+from chat_app.llm.engine import ModelNotReady
+from chat_app.settings import Llm
+
+
+def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
+    """How to run this model here. Raises ModelNotReady when no backend can."""
+    here = loader.weights(entry, models_dir)
+    gpu = gpu_name()
+    wants_openvino = llm.engine == "openvino" or (
+        llm.engine == "auto" and here.gguf is not None and here.safetensors is None
+    )
+    if wants_openvino and here.gguf is not None and entry.family == "llama" and openvino_here():
+        why = f"{entry.name} runs on the CPU with OpenVINO, the fastest way for its GGUF file."
+        if llm.engine == "openvino":
+            why = f"{entry.name} runs on the CPU with OpenVINO, because the settings ask for it."
+        return _spec(entry, here.gguf, "openvino", "cpu", llm, why=why)
+    if llm.engine == "openvino":
+        raise ModelNotReady(
+            f"OpenVINO cannot run the files of {entry.name} on this machine. "
+            "Set engine to auto in the section [llm], or choose another model.",
+            model=entry.id,
+        )
+    path = here.safetensors or here.gguf
+    if path is None:
+        raise ModelNotReady(f"The weights of {entry.name} are not here. Pull them first.")
+    if gpu:
+        why = f"{entry.name} runs with transformers on the GPU {gpu}."
+    else:
+        why = f"{entry.name} runs with transformers on the CPU, because no NVIDIA GPU was found."
+    device = "cuda" if gpu else "cpu"
+    return _spec(entry, path, "transformers", device, llm, why=why)
+
+
+def threads(llm: Llm) -> int:
+    """CPU threads of a worker: the setting, or one less than this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return llm.threads or max(1, (cores or 2) - 1)
+
+
+def openvino_here() -> bool:
+    """OpenVINO GenAI is installed and made for this processor."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and importlib.util.find_spec("openvino_genai") is not None
+
+
+def gpu_name() -> str:
+    """The name of the first NVIDIA GPU, empty when there is none or no driver for it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it renames itself
+            import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:
+        return ""
+    try:
+        if not pynvml.nvmlDeviceGetCount():
+            return ""
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        return name.decode() if isinstance(name, bytes) else str(name)
+    except pynvml.NVMLError:
+        return ""
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _spec(entry: Entry, path: Path, backend: str, device: str, llm: Llm, *, why: str) -> Spec:
+    return Spec(
+        model=entry.id,
+        family=entry.family,
+        path=str(path.resolve()),
+        backend=backend,
+        device=device,
+        threads=threads(llm),
+        context_tokens=entry.context_tokens,
+        quantization=llm.quantization,
+        why=why,
+    )

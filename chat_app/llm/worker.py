@@ -1,0 +1,295 @@
+"""A worker: one process, one model. `python -m chat_app.llm.worker FD` with a socket to obey.
+
+One thread reads what arrived, lets the backend take one step, and reports what came of it.
+The process ends when the socket does, so it never outlives the web process. It knows no user
+and no secret: its environment holds none.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chat_app.errors import AppError
+from chat_app.llm import prompt, wire
+from chat_app.llm.backends.base import (
+    MARKERS,
+    Backend,
+    LoadRefused,
+    RanOutOfMemory,
+    Spec,
+    Step,
+)
+from chat_app.llm.engine import (
+    ChatMessage,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    Queued,
+    Reason,
+    Request,
+    Started,
+    Usage,
+)
+from chat_app.llm.stops import Detokenizer, StopText
+
+BEAT_SECONDS = 1.0
+_log = logging.getLogger("chat_app.llm.worker")
+_OUT_OF_MEMORY = "The model ran out of memory for this answer. Try a shorter one or try later."
+_BROKE = "The model failed while it was writing. Send the message again."
+
+
+@dataclass
+class _Answer:
+    """An answer in this worker, from the prompt's tokens to the last piece of text."""
+
+    request: Request
+    prompt: list[int]
+    dropped: int
+    max_tokens: int
+    text: StopText
+    detokenizer: Detokenizer
+    sent: int = 0
+    position: int = -1
+
+    def usage(self, *, begun: bool = True) -> Usage:
+        return Usage(prompt_tokens=len(self.prompt) if begun else 0, completion_tokens=self.sent)
+
+
+@dataclass
+class Desk:
+    """Waiting and running answers over one backend. `out` is called with (id, event)."""
+
+    backend: Backend
+    family: str
+    waiting: "OrderedDict[str, _Answer]" = field(default_factory=OrderedDict)
+    running: dict[str, _Answer] = field(default_factory=dict)
+    events: list[tuple[str, Event]] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    def submit(self, request: Request) -> None:
+        """Queue an answer, or fail it when its prompt cannot fit."""
+        try:
+            fitted = self.fit(request.messages, max_tokens=request.max_tokens)
+            tokens = self.backend.encode(self._clean(fitted.messages))
+        except AppError as error:
+            self._tell(request.id, Failed(error.code, str(error), Usage()))
+            return
+        except Exception:
+            _log.exception("the prompt of %s could not be made", request.id)
+            self._tell(request.id, Failed("engine_error", _BROKE, Usage()))
+            return
+        self.waiting[request.id] = _Answer(
+            request=request,
+            prompt=tokens,
+            dropped=fitted.dropped_messages,
+            max_tokens=max(1, min(request.max_tokens, self.backend.context_tokens - len(tokens))),
+            text=StopText(request.stop),
+            detokenizer=Detokenizer(self.backend.decode),
+        )
+
+    def fit(self, messages: tuple[ChatMessage, ...], *, max_tokens: int) -> prompt.Fitted:
+        """What of a conversation the model reads when the answer may have `max_tokens`."""
+        context = self.backend.context_tokens
+        return prompt.fit(
+            messages,
+            count=lambda some: len(self.backend.encode(self._clean(some))),
+            count_text=self.backend.count_text,
+            limit_tokens=context - min(max_tokens, context // 2),
+        )
+
+    def count(self, messages: tuple[ChatMessage, ...]) -> int:
+        """Exact tokens of these messages as a prompt."""
+        return len(self.backend.encode(self._clean(messages)))
+
+    def cancel(self, id: str) -> None:
+        """End an answer now. Unknown ids are fine."""
+        if answer := self.waiting.pop(id, None):
+            self._tell(id, Done("cancelled", answer.usage(begun=False)))
+        elif answer := self.running.get(id):
+            self._end(answer, "cancelled")
+
+    def turn(self) -> None:
+        """Let waiting answers in, then take one step."""
+        while self.waiting and len(self.running) < self.backend.slots:
+            id, answer = self.waiting.popitem(last=False)
+            self.running[id] = answer
+            self.backend.add(id, answer.prompt, answer.request.sampling, answer.max_tokens)
+            self._tell(id, Started(len(answer.prompt), 0, answer.dropped))
+        for position, (id, answer) in enumerate(self.waiting.items()):
+            if answer.position != position:
+                answer.position = position
+                self._tell(id, Queued(position))
+        if self.running:
+            for step in self.backend.step():
+                self._apply(step)
+
+    def _apply(self, step: Step) -> None:
+        answer = self.running.get(step.id)
+        if answer is None:
+            return
+        pieces = []
+        for token in step.tokens:
+            if not answer.text.stopped and (
+                piece := answer.text.feed(answer.detokenizer.feed(token))
+            ):
+                pieces.append(piece)
+        if pieces:
+            self._send(answer, pieces)
+        if step.error is not None:
+            self._break(answer, step.error)
+        elif answer.text.stopped:
+            self._end(answer, "stop")
+        elif step.finish is not None:
+            self._end(answer, step.finish)
+
+    def _send(self, answer: _Answer, pieces: list[Delta]) -> None:
+        tokens = sum(piece.tokens for piece in pieces)
+        answer.sent += tokens
+        text = "".join(piece.text for piece in pieces)
+        self._tell(answer.request.id, Delta(text, tokens))
+
+    def _end(self, answer: _Answer, reason: Reason) -> None:
+        self._leave(answer)
+        # What is held back is shown at a natural end; a cancelled reader wants nothing more.
+        if reason != "cancelled" and (rest := answer.text.finish()):
+            self._send(answer, [rest])
+        self._tell(answer.request.id, Done(reason, answer.usage()))
+
+    def _break(self, answer: _Answer, error: Exception) -> None:
+        self._leave(answer)
+        if isinstance(error, RanOutOfMemory | MemoryError):
+            failed = Failed("out_of_memory", _OUT_OF_MEMORY, answer.usage())
+        else:
+            _log.error("answer %s failed", answer.request.id, exc_info=error)
+            failed = Failed("engine_error", _BROKE, answer.usage())
+        self._tell(answer.request.id, failed)
+
+    def _leave(self, answer: _Answer) -> None:
+        self.running.pop(answer.request.id, None)
+        self.backend.drop(answer.request.id)
+
+    def _tell(self, id: str, event: Event) -> None:
+        self.events.append((id, event))
+
+    def _clean(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        markers = MARKERS[self.family]
+        return [
+            ChatMessage(message.role, prompt.harmless(message.content, markers))
+            for message in messages
+        ]
+
+
+def load(spec: Spec, line: wire.Line) -> Backend:
+    """The backend of the spec with its model in memory. Raises LoadRefused."""
+
+    def progress(sentence: str, fraction: float | None) -> None:
+        line.send({"op": "loading", "sentence": sentence, "fraction": fraction})
+
+    if spec.backend == "openvino":
+        from chat_app.llm.backends.openvino import OpenVino
+
+        return OpenVino(spec, progress)
+    from chat_app.llm.backends.transformers import Transformers
+
+    return Transformers(spec, progress)
+
+
+def serve(line: wire.Line) -> None:
+    """Load what the first message names, then write answers until the line closes."""
+    (first, *early) = _first(line)
+    spec = Spec(**first["spec"])
+    try:
+        backend = load(spec, line)
+    except LoadRefused as refusal:
+        line.send({"op": "refused", "code": refusal.code, "message": str(refusal)})
+        return
+    except MemoryError:
+        sentence = "There is not enough memory for this model. Unload another one first."
+        line.send({"op": "refused", "code": "not_enough_memory", "message": sentence})
+        return
+    except Exception as error:
+        _log.exception("%s could not be loaded", spec.model)
+        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else repr(error)
+        line.send({"op": "refused", "code": "load_failed", "message": reason})
+        return
+    desk = Desk(backend, spec.family)
+    line.send({"op": "ready", "device": backend.device, "why": backend.why})
+    _answer(line, desk, early)
+
+
+def _first(line: wire.Line) -> list[wire.Message]:
+    while not (messages := line.receive()):
+        pass
+    return messages
+
+
+def _answer(line: wire.Line, desk: Desk, inbox: list[wire.Message]) -> None:
+    beat = time.monotonic()
+    while True:
+        for message in inbox:
+            _obey(line, desk, message)
+        inbox = []
+        desk.turn()
+        now = time.monotonic()
+        if desk.events:
+            events = [[id, wire.event_out(event)] for id, event in desk.events]
+            desk.events.clear()
+            line.send({"op": "events", "events": events})
+        elif now - beat >= BEAT_SECONDS:
+            line.send({"op": "beat"})
+            beat = now
+        if select.select([line.sock], [], [], BEAT_SECONDS if desk.idle else 0)[0]:
+            inbox = line.receive()
+
+
+def _obey(line: wire.Line, desk: Desk, message: wire.Message) -> None:
+    match message["op"]:
+        case "submit":
+            desk.submit(wire.request_in(message["request"]))
+        case "cancel":
+            desk.cancel(message["id"])
+        case "count":
+            tokens = desk.count(wire.messages_in(message["messages"]))
+            line.send({"op": "counted", "key": message["key"], "tokens": tokens})
+
+
+def _end_with(sock: socket.socket) -> None:
+    """End this process when the socket's other side is gone, even in the middle of a load."""
+
+    def watch() -> None:
+        hung_up = select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+        poll = select.poll()
+        poll.register(sock, hung_up)
+        poll.poll()
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def main() -> None:
+    """Serve the socket whose number is the only argument."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    _end_with(sock)
+    # A closed line means that the web process is gone, and so is the reason to be here.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        serve(wire.Line(sock))
+    sys.stdout.flush()
+    # No teardown of libraries: they are slow at it, and everything ends with the process.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

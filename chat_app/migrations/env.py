@@ -1,0 +1,29 @@
+"""Alembic's entry: one connection, which the caller gives and whose transaction it owns."""
+
+from typing import Any
+
+from alembic import context
+from sqlmodel.sql.sqltypes import AutoString
+
+from chat_app import migrations
+from chat_app.migrations import triggers
+
+
+def render_item(kind: str, item: Any, _context: Any) -> str | bool:
+    """SQLModel's string type is a plain one."""
+    if kind == "type" and isinstance(item, AutoString):
+        return f"sa.String(length={item.length})" if item.length else "sa.String()"
+    return False
+
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=migrations.metadata(),
+    render_as_batch=connection.dialect.name == "sqlite",
+    render_item=render_item,
+    compare_type=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
+triggers.create(connection)

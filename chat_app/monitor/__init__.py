@@ -1,0 +1,1 @@
+"""Monitoring: how the machine and the program are doing."""

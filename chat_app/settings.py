@@ -1,0 +1,206 @@
+"""Settings: every knob once, typed, frozen, with unknown names refused by name.
+
+`settings.toml` holds each default with a sentence; the environment wins over the file
+(`CHAT_APP_SERVER__PORT=8000` is `port` in `[server]`). Secrets are never here, see
+`chat_app/secrets.py`.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from chat_app.errors import Invalid
+
+PREFIX = "CHAT_APP_"
+DEFAULT_FILE = Path(__file__).resolve().parent.parent / "settings.toml"
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(Invalid):
+    """A setting is missing, unknown or out of range; the sentence names it."""
+
+    code = "settings"
+
+
+class Section(BaseModel):
+    """One table of settings.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 7860
+    public_url: str = ""
+    drain_seconds: Seconds = 30
+    max_body_kib: Annotated[int, Field(ge=64)] = 2048
+
+
+class DatabaseSettings(Section):
+    url: str = ""
+
+
+class Admin(Section):
+    username: str = ""
+    email: str = ""
+    password: str = ""
+
+
+class Accounts(Section):
+    welcome_credits: Annotated[int, Field(ge=0, le=10**9)] = 100
+    require_verified_email: Literal[False] = False
+    password_min_length: Annotated[int, Field(ge=8, le=128)] = 12
+    session_hours: Annotated[int, Field(ge=1)] = 168
+    session_idle_hours: Annotated[int, Field(ge=1)] = 72
+    access_minutes: Annotated[int, Field(ge=1, le=60)] = 10
+    refresh_days: Annotated[int, Field(ge=1)] = 30
+
+
+class Mail(Section):
+    kind: Literal["outbox"] = "outbox"
+
+
+class Payments(Section):
+    provider: Literal["offline"] = "offline"
+
+
+class Script(Section):
+    tokens: Annotated[int, Field(ge=0)] = 40
+    tokens_per_second: Annotated[float, Field(ge=0)] = 40
+    first_token_ms: Annotated[float, Field(ge=0)] = 50
+    fault: Annotated[str, Field(pattern=r"^(none|oom|empty|hostile|error_at:\d+|hang_at:\d+)$")] = (
+        "none"
+    )
+
+
+class Llm(Section):
+    engine: Literal["auto", "openvino", "transformers", "script"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    default_model: str = "gemma-3-1b-it"
+    quantization: Literal["auto", "nf4", "int8", "none"] = "auto"
+    max_output_tokens: Annotated[int, Field(ge=1, le=8192)] = 1024
+    answer_seconds: Seconds = 600
+    stall_seconds: Seconds = 120
+    load_seconds: Seconds = 600
+    idle_unload_minutes: Annotated[float, Field(ge=0)] = 30
+    script: Script = Script()
+
+
+class Chat(Section):
+    max_message_kib: Annotated[int, Field(ge=1)] = 256
+    lease_seconds: Seconds = 15
+    progress_seconds: Seconds = 2
+    updates_per_second: Annotated[float, Field(gt=0, le=30)] = 8
+
+
+class Limits(Section):
+    running_per_user: Count = 2
+    waiting_per_user: Count = 2
+    queue_total: Count = 200
+    requests_per_minute: Count = 120
+    registrations_per_hour_per_ip: Count = 20
+    login_failures_per_15_minutes: Count = 10
+
+
+class Settings(BaseSettings):
+    """All settings. `load()` makes one; nothing in the program keeps it in a module."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Path("data")
+    models_dir: Path = Path("models_cache")
+    server: Server = Server()
+    database: DatabaseSettings = DatabaseSettings()
+    admin: Admin = Admin()
+    accounts: Accounts = Accounts()
+    mail: Mail = Mail()
+    payments: Payments = Payments()
+    llm: Llm = Llm()
+    chat: Chat = Chat()
+    limits: Limits = Limits()
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL; SQLite in the data dir when none is set."""
+        return self.database.url or f"sqlite:///{self.data_dir / 'chat.db'}"
+
+
+def load(path: Path = DEFAULT_FILE, **overrides: Any) -> Settings:
+    """Settings from the file, the environment over it, and `overrides` over both.
+
+    Raises SettingsError naming the file and the key for a missing file, a key nobody knows
+    (in the file or as an environment variable), a wrong type or a value out of range.
+    """
+    if not path.is_file():
+        raise SettingsError(f"The settings file {path} does not exist. Give one with --settings.")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}.") from error
+    _refuse_unknown_environment()
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, values)
+
+    try:
+        return Layered(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_sentence(path, error)) from error
+
+
+def _environment() -> list[str]:
+    return sorted(name for name in os.environ if name.upper().startswith(PREFIX))
+
+
+def known_names() -> set[str]:
+    """The environment names of all settings, e.g. `CHAT_APP_SERVER__PORT`."""
+
+    def walk(model: type[BaseModel], prefix: str) -> set[str]:
+        names = set()
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            path = f"{prefix}{name.upper()}"
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names |= walk(kind, f"{path}__")
+            else:
+                names.add(path)
+        return names
+
+    return walk(Settings, PREFIX)
+
+
+def _refuse_unknown_environment() -> None:
+    unknown = [name for name in _environment() if name.upper() not in known_names()]
+    if unknown:
+        raise SettingsError(
+            f"{', '.join(unknown)} is not a setting. The names are in settings.toml; "
+            "in the environment a section and its key are joined by two underscores."
+        )
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    problems = "; ".join(
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+    )
+    return f"A setting in {path} or in the environment is wrong: {problems}."

@@ -1,0 +1,216 @@
+"""Serve the chat: browser UI and REST API on one port.
+
+    python launch.py [--host H] [--port P] [--data-dir D] [--settings F]
+
+The first start creates the data directory, the secrets and the database, fetches the demo
+model when no model is there, and prints a one-time link that creates the first administrator.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chat_app.app import App
+    from chat_app.settings import Settings
+
+log = logging.getLogger("launch")
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, parsed."""
+    from chat_app import settings
+
+    parser = argparse.ArgumentParser(
+        prog="launch.py", description="Serve the paid chat: browser UI and REST API on one port."
+    )
+    parser.add_argument("--host", help="address to listen on (default: settings, 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port (default: settings, 7860; 0: a free one)")
+    parser.add_argument("--data-dir", type=Path, help="where the database and secrets live")
+    parser.add_argument(
+        "--settings", type=Path, default=settings.DEFAULT_FILE, help="the settings file"
+    )
+    return parser.parse_args(argv)
+
+
+def read_settings(options: argparse.Namespace) -> "Settings":
+    """Settings from the file and the environment, with the command line over both."""
+    from chat_app import settings
+
+    server = {
+        name: value
+        for name, value in (("host", options.host), ("port", options.port))
+        if value is not None
+    }
+    over: dict[str, Any] = {"server": server} if server else {}
+    if options.data_dir is not None:
+        over["data_dir"] = options.data_dir
+    return settings.load(options.settings, **over)
+
+
+def build_web(app: "App") -> Any:
+    """REST and UI as one ASGI application with the app's life bound to it."""
+    import ui
+    from chat_app import api, schedule
+    from chat_app.jobs import Runner
+
+    web = api.create(app)
+
+    @asynccontextmanager
+    async def lifespan(_web: object) -> AsyncIterator[None]:
+        await app.start()
+        runner = Runner(app.db, app.clock, schedule.jobs(app))
+        runner.start()
+        keeper = asyncio.create_task(keep_progress(app))
+        try:
+            yield
+        finally:
+            await app.drain()
+            keeper.cancel()
+            await asyncio.to_thread(runner.stop)
+            await app.stop()
+
+    web.router.lifespan_context = lifespan
+    return ui.mount(app, web)
+
+
+async def keep_progress(app: "App") -> None:
+    """Save the progress of running replies and renew their leases, as long as the app lives."""
+    from chat_app.flows import sweep
+
+    while True:
+        await asyncio.sleep(app.settings.chat.progress_seconds)
+        try:
+            await sweep.save_progress(app)
+        except Exception:
+            log.exception("the progress of running answers could not be saved")
+
+
+def pull_demo_model(settings: "Settings") -> None:
+    """Fetch the demo model when no model of the catalogue is there. A failure is not fatal."""
+    from tqdm import tqdm
+
+    from chat_app.errors import AppError
+    from chat_app.llm import catalogue, loader
+
+    if settings.llm.engine == "script":
+        return
+    entries = catalogue.offered()
+    if any(loader.state(entry, settings.models_dir).state == "available" for entry in entries):
+        return
+    demo = next(entry for entry in entries if entry.demo)
+    say(f"No model is here yet: fetching the demo model {demo.name}.")
+    try:
+        with tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+            def progress(sentence: str, fraction: float | None) -> None:
+                bar.set_description(sentence)
+                if fraction is not None:
+                    bar.n = round(100 * fraction)
+                bar.refresh()
+
+            loader.pull(demo, settings.models_dir, progress)
+    except AppError as error:
+        say(f"{error} The chat starts without a model.")
+    else:
+        say(f"{demo.name} is ready.")
+
+
+def say(sentence: str) -> None:
+    """A line for the person at the console."""
+    print(sentence, flush=True)
+
+
+async def serve(app: "App") -> None:
+    """Serve until a signal: the first one drains, a second one ends at once."""
+    import uvicorn
+
+    from chat_app.flows import signup
+
+    server_settings = app.settings.server
+    config = uvicorn.Config(
+        build_web(app),
+        host=server_settings.host,
+        port=server_settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
+    )
+    server = uvicorn.Server(config)
+    loop = asyncio.get_running_loop()
+    ending: list[asyncio.Task[None]] = []
+
+    async def end() -> None:
+        await app.drain()
+        server.should_exit = True
+
+    def on_signal() -> None:
+        if ending:
+            server.should_exit = server.force_exit = True
+        else:
+            say("Ending: no new messages; running answers may finish.")
+            ending.append(asyncio.create_task(end()))
+
+    @asynccontextmanager
+    async def own_signals() -> AsyncIterator[None]:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError):
+                loop.add_signal_handler(name, on_signal)
+        yield
+
+    # uvicorn's own handler would close the listening socket before running answers ended.
+    server.capture_signals = suppress  # type: ignore[method-assign,assignment]
+    async with own_signals():
+        serving = asyncio.create_task(server.serve())
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.05)
+        if server.started:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            host = server_settings.host
+            shown = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::"} else host  # noqa: S104
+            url = server_settings.public_url.rstrip("/") or f"http://{shown}:{port}"
+            say(f"Serving on {url}")
+            token = await asyncio.to_thread(signup.ensure_first_admin, app)
+            if token is not None:
+                say(f"Create the first administrator (works once): {url}/?setup={token}")
+        await serving
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program; the exit code is 0 after a clean end and 2 for a wrong start."""
+    from chat_app.errors import AppError
+
+    options = arguments(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        settings = read_settings(options)
+        pull_demo_model(settings)
+        from chat_app.app import build
+
+        app = build(settings)
+    except AppError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with suppress(ImportError):
+        import uvloop
+
+        uvloop.install()
+    asyncio.run(serve(app))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Fixtures for all rooms: a migrated database, on SQLite and on a real PostgreSQL."""
+
+import shutil
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from chat_app.db import Database, migrate
+from tests.postgres import Server, running_server
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def _postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server() as server:
+        server.create("template_books")
+        database = Database(server.url("template_books"))
+        migrate(database)
+        database.close()
+        yield server
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path, _sqlite_template: Path) -> Iterator[Database]:
+    """A migrated SQLite database in a file of its own."""
+    path = tmp_path / "books.db"
+    shutil.copyfile(_sqlite_template, path)
+    database = Database(f"sqlite:///{path}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def empty_postgres_url(_postgres_server: Server) -> Iterator[str]:
+    """The URL of an empty database on a PostgreSQL that this session has started."""
+    with _postgres_server.database(f"empty_{next(_numbers)}") as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(_postgres_server: Server) -> Iterator[str]:
+    """The URL of a migrated database on a PostgreSQL that this session has started."""
+    with _postgres_server.database(f"books_{next(_numbers)}", "template_books") as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A migrated database; each test runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_database")
+        return
+    made = Database(request.getfixturevalue("postgres_url"))
+    yield made
+    made.close()

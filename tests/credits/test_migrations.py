@@ -1,0 +1,90 @@
+"""The schema's history: equal to the tables of the program, safe at a crowded start."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlmodel import SQLModel
+
+from chat_app import db as database_room
+from chat_app import migrations
+from chat_app.db import Database
+from chat_app.migrations import triggers
+
+
+def test_the_history_leads_to_the_tables_of_the_program(database: Database) -> None:
+    with database.engine.connect() as connection:
+        assert migrations.difference(connection) == []
+    assert database_room.schema_is_current(database)
+
+
+def test_checks_are_the_same_migrated_and_created(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    """Alembic does not compare CHECKs, so this does."""
+    created = Database(f"sqlite:///{tmp_path / 'created.db'}")
+    metadata = migrations.metadata()
+    SQLModel.metadata.create_all(created.engine)
+
+    def checks(database: Database) -> dict[str, set[tuple[str, str]]]:
+        look = inspect(database.engine)
+        return {
+            table: {
+                (str(check["name"]), re.sub(r"\s+", " ", check["sqltext"]))
+                for check in look.get_check_constraints(table)
+            }
+            for table in metadata.tables
+        }
+
+    try:
+        assert checks(sqlite_database) == checks(created)
+        assert sum(map(len, checks(created).values())) > 40
+    finally:
+        created.close()
+
+
+def test_every_constraint_has_a_name() -> None:
+    unnamed = [
+        (table.name, str(constraint))
+        for table in migrations.metadata().tables.values()
+        for constraint in table.constraints
+        if constraint.name is None and type(constraint).__name__ == "CheckConstraint"
+    ]
+    assert unnamed == []
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_several_processes_start_at_once(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'crowd.db'}"
+    if backend == "postgres":
+        url = request.getfixturevalue("empty_postgres_url")
+    program = "import sys; from chat_app.db import Database, migrate; migrate(Database(sys.argv[1]))"
+    crowd = [
+        subprocess.Popen([sys.executable, "-c", program, url], stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in crowd:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    database = Database(url)
+    try:
+        assert database_room.schema_is_current(database)
+    finally:
+        database.close()
+
+
+def test_a_missing_trigger_is_noticed_and_put_back(database: Database) -> None:
+    with database.engine.begin() as connection:
+        place = "" if database.sqlite else " ON transfer"
+        connection.execute(text(f"DROP TRIGGER transfer_no_update{place}"))
+        assert triggers.missing(connection) == ["transfer_no_update"]
+        with pytest.raises(triggers.TriggersMissing, match="transfer_no_update"):
+            triggers.assert_triggers(connection)
+    assert not database_room.schema_is_current(database)
+    database_room.migrate(database)
+    assert database_room.schema_is_current(database)

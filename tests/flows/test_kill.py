@@ -1,0 +1,99 @@
+"""SIGKILL at any moment: after a restart every hold ends once and every credit is accounted for."""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from sqlmodel import col, func, select
+
+from chat_app.accounts.tables import User
+from chat_app.app import build
+from chat_app.chat.tables import Message, Reply
+from chat_app.credits import ledger, verify
+from chat_app.credits.tables import Hold, Transfer
+from chat_app.flows import sweep
+from chat_app.money import MICRO
+from tests.apps import ask, person, script_settings
+
+KILLS = 50
+LEASE_SECONDS = 0.4
+CREDITS = 5000
+OVER = {
+    "accounts": {"welcome_credits": CREDITS},
+    "script": {"tokens": 20, "tokens_per_second": 100},
+    "chat": {"lease_seconds": LEASE_SECONDS, "progress_seconds": 0.05},
+}
+
+
+def _victim(data_dir: Path, url: str, ready: Connection) -> None:
+    """A server process in small: it answers without end until it is killed."""
+
+    async def story() -> None:
+        app = build(script_settings(data_dir, url=url, **OVER))
+        await app.start()
+        with app.db.read() as session:
+            alice = session.exec(select(User.id).where(User.username == "alice")).first()
+        alice = alice or await person(app)
+        ready.send("going")
+        while True:
+            for _ in range(3):
+                await ask(app, alice)
+            for _ in range(10):
+                await asyncio.sleep(0.03)
+                await sweep.save_progress(app)
+                sweep.settle_abandoned(app)
+
+    asyncio.run(story())
+
+
+def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) -> None:
+    """T5, T7: each hold is settled or released once, by the job or by the sweeper."""
+    chance = random.Random(20261121)
+    fork = multiprocessing.get_context("fork")
+    for _ in range(KILLS if not database_url else KILLS // 2):
+        here, there = fork.Pipe()
+        process = fork.Process(target=_victim, args=(tmp_path, database_url, there))
+        process.start()
+        assert here.poll(60), "the victim did not start"
+        time.sleep(chance.uniform(0.0, 0.5))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        here.close()
+        there.close()
+
+    app = build(script_settings(tmp_path, url=database_url, **OVER))
+    try:
+        time.sleep(LEASE_SECONDS + 0.1)
+        sweep.settle_abandoned(app)
+        with app.db.read() as session:
+            assert verify.run(session) == []
+            assert session.exec(select(Hold).where(Hold.state == "open")).all() == []
+            assert session.exec(select(Reply).where(Reply.state == "running")).all() == []
+            replies = session.exec(select(Reply)).all()
+            texts = dict(session.exec(select(Message.id, Message.content)).all())
+            for reply in replies:
+                owed = 1 * MICRO if texts[reply.message_id] else 0
+                assert reply.charged == owed, reply
+            charged = sum(reply.charged for reply in replies)
+            alice = session.exec(select(User.id)).one()
+            assert alice is not None
+            balance = ledger.balance(session, user_id=alice)
+            assert (balance.total, balance.held) == (CREDITS * MICRO - charged, 0)
+            settlements = session.exec(
+                select(func.count())
+                .select_from(Transfer)
+                .where(col(Transfer.pending_id).is_not(None))
+            ).one()
+            assert settlements == len(replies)
+        interrupted = [reply for reply in replies if reply.error_code == "interrupted"]
+        # Both ways must have been taken, or the kills proved nothing.
+        assert any(reply.charged for reply in interrupted)
+        assert any(reply.state == "done" for reply in replies)
+    finally:
+        app.db.close()
