@@ -10,7 +10,7 @@ from chat_app.errors import Invalid
 
 MICRO = 1_000_000
 MAX_MICROCREDITS = 2**62
-_CREDITS = re.compile(r"[+-]?\d{1,13}(\.\d{1,6})?")
+_CREDITS = re.compile(r"[+-]?\d{1,13}(\.\d{1,6})?", re.ASCII)
 
 
 class BadCredits(Invalid):

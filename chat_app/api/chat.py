@@ -143,10 +143,7 @@ async def _answer(
     view = await sse.wait(app, who=who, reply_id=started.reply_id)
     if view.state != "failed":
         return _json(ReplyOut.of(view).model_dump(mode="json", exclude={"error"}))
-    failure = sse.failure(view)
-    if view.content:  # what was delivered is worth having, and was charged
-        return _json(ReplyOut.of(view, error=failure["error"]).model_dump(mode="json"))
-    return _json(failure, sse.failure_status(view))
+    return _json(sse.failure(view), sse.failure_status(view))
 
 
 @router.get(

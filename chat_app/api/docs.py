@@ -28,7 +28,7 @@ body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 60rem;
   padding: 2rem 1rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
 h2 { margin: 2.4rem 0 .6rem; text-transform: capitalize; }
-nav a { margin-right: .9rem; } a { color: var(--post); }
+nav { display: flex; flex-wrap: wrap; gap: .2rem .9rem; } a { color: var(--post); }
 details { border: 1px solid var(--line); border-radius: .6rem; margin: .45rem 0; }
 summary { cursor: pointer; display: flex; gap: .8rem; align-items: baseline; padding: .55rem .8rem;
   flex-wrap: wrap; }
@@ -38,6 +38,7 @@ details > div { padding: .2rem .9rem .9rem; border-top: 1px solid var(--line); }
 .get { color: var(--get); } .post { color: var(--post); } .patch { color: var(--patch); }
 .put { color: var(--put); } .delete { color: var(--delete); }
 code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere; }
+td:first-child code { white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; margin: .3rem 0 .8rem; display: block;
   overflow-x: auto; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
@@ -80,7 +81,7 @@ def page(schema: dict[str, Any]) -> str:
 
 def _route(schema: dict[str, Any], path: str, method: str, route: dict[str, Any]) -> str:
     paragraphs = "".join(
-        f"<p>{_prose(part)}</p>" for part in route.get("description", "").split("\n\n") if part
+        f"<p>{_prose(part)}</p>" for part in route.get("description", "").split("\n\n")[1:]
     )
     short = escape(route.get("description", "").split("\n")[0])
     return (
@@ -114,7 +115,11 @@ def _responses(schema: dict[str, Any], route: dict[str, Any]) -> str:
     for status, response in route.get("responses", {}).items():
         if status.startswith("2"):
             content = response.get("content", {}).get("application/json", {})
-            parts.append(_fields(schema, f"Answer {status}", content.get("schema", {})))
+            form = content.get("schema", {})
+            parts.append(_fields(schema, f"Answer {status}", form))
+            items = _resolve(schema, form).get("properties", {}).get("items", {}).get("items")
+            if items:
+                parts.append(_fields(schema, "Each item", items))
             if not content:
                 parts.append(f"<h3>Answer {escape(status)}</h3>")
         else:

@@ -2,7 +2,7 @@
 
 Each check is one query for the rows that break a rule; it reads tables, never the program's
 caches, and returns all discrepancies, not the first. Rules are numbered as in
-docs/ledger.md.
+docs/money.md.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 It looks and changes nothing: no directory, no database, no secrets are made here.
 """
 
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
+from chat_app import db as database
 from chat_app import secrets
 from chat_app.clock import Clock
 from chat_app.db import Database
+from chat_app.errors import AppError
 from chat_app.llm import catalogue, loader
-from chat_app.monitor import health, system
+from chat_app.monitor import system
+from chat_app.monitor.health import MIN_FREE_BYTES, beat
 from chat_app.settings import Settings
 
 MIN_MEMORY_BYTES = 2_000_000_000
@@ -34,12 +39,12 @@ class Finding:
 
 def run(settings: Settings, *, clock: Clock | None = None) -> Iterator[Finding]:
     """Look at one thing after the other."""
-    yield _clock(clock or Clock())
+    clock = clock or Clock()
+    yield _clock(clock)
     yield from _machine(settings)
-    disk = health.check_disk(settings)
-    yield Finding("disk", disk.ok, disk.sentence)
+    yield _disk(settings.data_dir)
     yield _secrets(settings.data_dir / secrets.FILE)
-    yield _database(settings)
+    yield _database(settings, clock)
     yield from _models(settings)
 
 
@@ -66,6 +71,14 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         yield Finding("gpu", ok=True, sentence=stats.gpu_reason)
 
 
+def _disk(data_dir: Path) -> Finding:
+    free = shutil.disk_usage(system.existing(data_dir)).free
+    sentence = f"{free / 1e9:.1f} GB are free for {data_dir}."
+    if free < MIN_FREE_BYTES:
+        sentence += f" At least {MIN_FREE_BYTES / 1e6:.0f} MB are needed: make room."
+    return Finding("disk", free >= MIN_FREE_BYTES, sentence)
+
+
 def _secrets(path: Path) -> Finding:
     if not path.exists():
         sentence = f"None yet. The first start writes {path}."
@@ -82,20 +95,25 @@ def _secrets(path: Path) -> Finding:
     return Finding("secrets", ok=True, sentence="They are there, for their owner alone.")
 
 
-def _database(settings: Settings) -> Finding:
+def _database(settings: Settings, clock: Clock) -> Finding:
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         sentence = f"None yet. The first start makes {url.database}."
         return Finding("database", ok=True, sentence=sentence)
     db = Database(settings.database_url)
+    kind = "SQLite" if db.sqlite else "PostgreSQL"
     try:
-        for check in (health.check_schema, health.check_write):
-            result = check(db)
-            if not result.ok:
-                return Finding("database", ok=False, sentence=result.sentence)
+        if not database.schema_is_current(db):
+            sentence = "The schema is not the newest. Run: python -m chat_app migrate"
+            return Finding("database", ok=False, sentence=sentence)
+        # Written and committed: only that proves that there is room and the right to do it.
+        db.write(lambda session: beat(session, at=clock.micros()))
+    except (AppError, SQLAlchemyError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        sentence = f"{kind}: {reason}. Check [database] url, the server and its disk."
+        return Finding("database", ok=False, sentence=sentence)
     finally:
         db.close()
-    kind = "SQLite" if db.sqlite else "PostgreSQL"
     return Finding("database", ok=True, sentence=f"{kind}, newest schema, writable.")
 
 

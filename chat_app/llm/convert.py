@@ -51,20 +51,25 @@ def convert(gguf_path: Path, folder: Path, progress: Progress = lambda _share: N
 
     The folder appears whole or not at all. Raises Unreadable.
     """
-    from gguf import GGUFReader
-
     draft = folder.with_name(folder.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    reader = GGUFReader(str(gguf_path))
-    family = _family(reader)
-    config = _config(reader, family)
-    config.save_pretrained(draft)
-    _weights(reader, family, config, draft, progress)
-    del reader
+    family = model(gguf_path, draft, progress)
     _tokenizer(gguf_path, family, draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def model(gguf_path: Path, folder: Path, progress: Progress = lambda _share: None) -> str:
+    """Write the configuration and the weights into `folder`; the family's name."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(gguf_path))
+    family = _family(reader)
+    config = _config(reader, family)
+    config.save_pretrained(folder)
+    _weights(reader, family, config, folder, progress)
+    return family
 
 
 def _value(reader: Any, key: str, default: Any = None) -> Any:

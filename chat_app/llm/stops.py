@@ -19,24 +19,24 @@ class Detokenizer:
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._context = 0
         self._shown = 0
+        self._waiting = 0
 
     def feed(self, token: int) -> str:
         """The text that this token completes; often empty within one character or emoji."""
         self._ids.append(token)
-        known = self._decode(self._ids[self._context : self._shown])
-        text = self._decode(self._ids[self._context :])
-        waiting = len(self._ids) - self._shown
-        if len(text) <= len(known) or (text.endswith(_BROKEN) and waiting < _PATIENCE_TOKENS):
-            return ""
-        # The tokens just shown stay as context: some decoders treat a text's start differently.
-        self._context, self._shown = self._shown, len(self._ids)
-        if self._context:
-            del self._ids[: self._context]
-            self._shown -= self._context
-            self._context = 0
-        return text[len(known) :]
+        text = self._decode(self._ids)
+        whole = len(text.rstrip(_BROKEN))
+        self._waiting = self._waiting + 1 if whole <= self._shown else 0
+        if self._waiting >= _PATIENCE_TOKENS:
+            whole, self._waiting = len(text), 0
+        new = text[self._shown : whole]
+        self._shown = max(self._shown, whole)
+        if whole == len(text):
+            # One token stays as context: some decoders treat a text's start differently.
+            self._ids = self._ids[-1:]
+            self._shown = len(self._decode(self._ids))
+        return new
 
 
 class StopText:

@@ -133,8 +133,10 @@ class Supervisor:
         self._closed = True
         for answer in list(self._answers.values()):
             answer.put(Done("cancelled", Usage()))
-        for task in list(self._tasks):
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for model in list(self._models.values()):
             if model.load is not None:
                 model.load.cancel()
@@ -201,7 +203,7 @@ class Supervisor:
 
     async def _load(self, model: _Model) -> Process:
         entry = catalogue.get(model.id)
-        found = await asyncio.to_thread(self.state, model.id)
+        found = await asyncio.to_thread(self._at_rest, model)
         if not found.usable:
             raise ModelNotReady(found.reason, model=model.id)
         spec = await asyncio.to_thread(
@@ -368,17 +370,19 @@ class Supervisor:
 
     def state(self, model: str) -> ModelState:
         """See Engine.state."""
-        entry = catalogue.get(model)
-        found = self._models.get(model)
-        if found is not None:
-            if found.process is not None:
-                spec = found.process.spec
-                return ModelState("ready", backend=spec.backend, device=found.process.device)
-            if found.load is not None and not found.load.done():
-                return ModelState("loading", reason=found.progress.sentence)
-            if found.problem and time.monotonic() < found.problem_until:
-                return ModelState("broken", found.problem)
-        return loader.state(entry, self._settings.models_dir)
+        found = self._model(model)
+        if found.process is not None:
+            spec = found.process.spec
+            return ModelState("ready", backend=spec.backend, device=found.process.device)
+        if found.load is not None and not found.load.done():
+            return ModelState("loading", reason=found.progress.sentence)
+        return self._at_rest(found)
+
+    def _at_rest(self, model: _Model) -> ModelState:
+        """The state of a model that is not in memory."""
+        if model.problem and time.monotonic() < model.problem_until:
+            return ModelState("broken", model.problem)
+        return loader.state(catalogue.get(model.id), self._settings.models_dir)
 
     def why(self, model: str) -> str:
         """See Engine.why."""

@@ -74,7 +74,7 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
     try:
         import pynvml
     except ImportError:
-        return (), "The package pynvml is not installed, so GPUs cannot be seen."
+        return (), "The package nvidia-ml-py is not installed, so GPUs cannot be seen."
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

@@ -88,7 +88,7 @@ def test_unknown_environment_name_fails_by_name(monkeypatch: pytest.MonkeyPatch,
 def test_unknown_key_in_the_file_fails_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(text)
-    with pytest.raises(SettingsError, match="prot|sever"):
+    with pytest.raises(SettingsError, match=r"prot|sever"):
         settings.load(file)
 
 

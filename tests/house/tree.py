@@ -35,8 +35,15 @@ def kept_files() -> list[Path]:
     if listed.returncode == 0:
         paths = [ROOT / line for line in listed.stdout.splitlines()]
     else:  # an unpacked archive
-        paths = [path for path in ROOT.rglob("*") if not SKIPPED & set(path.parts)]
+        paths = [path for path in ROOT.rglob("*") if not _is_skipped(path.relative_to(ROOT))]
     return [path for path in paths if path.is_file() and path.suffix in TEXT]
+
+
+def _is_skipped(path: Path) -> bool:
+    return any(
+        part in SKIPPED or part.endswith((".egg-info", "_cache")) or part == ".hypothesis"
+        for part in path.parts
+    )
 
 
 def import_everything() -> None:

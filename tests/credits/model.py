@@ -1,0 +1,755 @@
+"""A second, slow and simple ledger, and a machine that plays it against the real one.
+
+The model keeps lots in lists and knows nothing of SQL. The machine is steered: it moves the
+clock to deadlines and one microsecond around them, draws amounts from what is there, and uses
+keys again. `reached` counts the outcomes, so that a run that reached nothing is noticed.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import text
+from sqlmodel import Session
+
+from chat_app.credits import holds, ledger, lots, operations, verify
+from chat_app.db import AFTER_ROLLBACK, Database
+from chat_app.errors import AppError, OutOfCredits
+from chat_app.money import format_credits
+
+USERS = (1, 2, 3)
+START = 1_000_000
+reached: Counter[str] = Counter()
+
+
+@dataclass
+class Lot:
+    number: int
+    granted: int
+    remaining: int
+    price: int
+    end: int | None
+    priority: int
+    held: int = 0
+
+    @property
+    def earned(self) -> int:
+        used = self.granted - self.remaining
+        # Half up, on the whole: the fraction is exact because it is kept as integers.
+        whole, rest = divmod(self.price * used, self.granted)
+        return whole + (1 if 2 * rest >= self.granted else 0)
+
+    def order(self) -> tuple[int, float, bool, int]:
+        return (
+            self.priority,
+            float("inf") if self.end is None else self.end,
+            self.price > 0,
+            self.number,
+        )
+
+
+@dataclass
+class Hold:
+    user: int
+    amount: int
+    end: int
+    pins: list[tuple[int, int]]
+    state: str = "open"
+    settled: int = 0
+
+
+@dataclass
+class Wallet:
+    last: int = 0
+    lots: list[Lot] = field(default_factory=list)
+    moves: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def posted(self) -> int:
+        return sum(lot.remaining for lot in self.lots)
+
+    @property
+    def held(self) -> int:
+        return sum(lot.held for lot in self.lots)
+
+    @property
+    def available(self) -> int:
+        return self.posted - self.held
+
+
+class Refused(Exception):
+    """What the model says no to; the argument is the error's code."""
+
+
+class Model:
+    """The rules of the ledger in plain Python."""
+
+    def __init__(self) -> None:
+        self.wallets: dict[int, Wallet] = {}
+        self.holds: dict[int, Hold] = {}
+        self.keys: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self.system: Counter[str] = Counter()
+        self.usage: dict[int, int] = {}
+        self.lots_made = 0
+
+    def wallet(self, user: int) -> Wallet:
+        return self.wallets.setdefault(user, Wallet())
+
+    def expire_lots(self, wallet: Wallet, now: int) -> int:
+        gone = 0
+        for lot in sorted(wallet.lots, key=Lot.order):
+            if lot.end is not None and lot.end <= now and lot.remaining > lot.held:
+                if lot.held:
+                    reached["a pinned part outlived its lot"] += 1
+                self._expire(wallet, lot, lot.remaining - lot.held, now)
+                gone += 1
+        return gone
+
+    def _expire(self, wallet: Wallet, lot: Lot, amount: int, now: int) -> None:
+        lot.remaining -= amount
+        wallet.moves.append(("expiry", -amount))
+        self.system["expired"] += amount
+        wallet.last = max(wallet.last, now)
+        reached["a lot expired"] += 1
+
+    def end_hold(self, hold: Hold, state: str, spent: int, now: int) -> None:
+        wallet = self.wallets[hold.user]
+        wallet.last = max(wallet.last, now)
+        hold.state, hold.settled = state, spent
+        self.system["consumed"] += spent
+        if spent:
+            wallet.moves.append(("message", -spent))
+        late: list[tuple[Lot, int]] = []
+        for number, pinned in hold.pins:
+            lot = next(lot for lot in wallet.lots if lot.number == number)
+            used = min(spent, pinned)
+            spent -= used
+            lot.held -= pinned
+            lot.remaining -= used
+            if used < pinned and lot.end is not None and lot.end <= now:
+                late.append((lot, pinned - used))
+        for lot, rest in late:
+            reached["freed credits of an ended lot expired"] += 1
+            self._expire(wallet, lot, rest, now)
+
+    def take(self, wallet: Wallet, amount: int) -> list[tuple[int, int]]:
+        taken = []
+        for lot in sorted(wallet.lots, key=Lot.order):
+            part = min(amount, lot.remaining - lot.held)
+            if part:
+                taken.append((lot.number, part))
+                amount -= part
+        assert amount == 0
+        if len(taken) > 1:
+            reached["several lots at once"] += 1
+        return taken
+
+    def grant(
+        self, user: int, amount: int, shown: str, system: str, end: int | None, price: int, now: int
+    ) -> Wallet:
+        wallet = self.wallet(user)
+        wallet.last = max(wallet.last, now)
+        self.lots_made += 1
+        wallet.lots.append(Lot(self.lots_made, amount, amount, price, end, 0))
+        wallet.moves.append((shown, amount))
+        self.system[system] -= amount
+        return wallet
+
+    def place(self, user: int, amount: int, ttl: int, now: int) -> Hold:
+        wallet = self.wallet(user)
+        now = max(now, wallet.last)
+        self.expire_lots(wallet, now)
+        if wallet.available < amount:
+            for _, hold in sorted(self.holds.items()):
+                if hold.user == user and hold.state == "open" and hold.end <= now:
+                    self.end_hold(hold, "expired", 0, now)
+                    reached["an overdue hold made room"] += 1
+        if wallet.available < amount:
+            raise Refused("out_of_credits")
+        pins = self.take(wallet, amount)
+        for number, part in pins:
+            next(lot for lot in wallet.lots if lot.number == number).held += part
+        wallet.last = now
+        return Hold(user, amount, now + ttl, pins)
+
+    def settle(self, hold: Hold, amount: int, now: int) -> tuple[int, bool, bool, int]:
+        """Charged, replayed, late, written off."""
+        if not 0 <= amount <= hold.amount:
+            raise Refused("overrun")
+        if hold.state in ("settled", "late"):
+            return hold.settled, True, hold.state == "late", 0
+        if hold.state == "released":
+            raise Refused("hold_ended")
+        wallet = self.wallets[hold.user]
+        now = max(now, wallet.last)
+        if hold.state == "open" and now < hold.end:
+            self.end_hold(hold, "settled", amount, now)
+            return amount, False, False, 0
+        if hold.state == "open":
+            self.end_hold(hold, "expired", 0, now)
+        self.expire_lots(wallet, now)
+        charged = min(amount, wallet.available)
+        for number, part in self.take(wallet, charged):
+            next(lot for lot in wallet.lots if lot.number == number).remaining -= part
+        if charged:
+            wallet.moves.append(("message", -charged))
+        wallet.last = now
+        hold.state, hold.settled = "late", charged
+        self.system["consumed"] += amount
+        self.system["writeoff"] -= amount - charged
+        return charged, False, True, amount - charged
+
+
+class Machine(RuleBasedStateMachine):
+    """Plays the same moves on the ledger and the model, and compares everything after each."""
+
+    path: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = Database(self.url())
+        self.connection = self.database.engine.connect()
+        self.outer = self.connection.begin()
+        self.model = Model()
+        self.clock = START
+        self.numbers = 0
+        self.ids: list[int] = []
+
+    @classmethod
+    def url(cls) -> str:
+        return f"sqlite:///{cls.path}"
+
+    def teardown(self) -> None:
+        try:
+            with Session(self.connection, join_transaction_mode="create_savepoint") as session:
+                assert verify.run(session, now=0) == []
+        finally:
+            self.outer.rollback()
+            self.connection.close()
+            self.database.close()
+
+    def write(self, story: Callable[[Session], Any]) -> Any:
+        """A story as the writer runs it: a savepoint, and what follows its rollback."""
+        savepoint = self.connection.begin_nested()
+        session = Session(
+            self.connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+        )
+        try:
+            result = story(session)
+            session.commit()
+            savepoint.commit()
+        except AppError as error:
+            session.rollback()
+            savepoint.rollback()
+            for callback in session.info.get(AFTER_ROLLBACK, []):
+                with Session(self.connection, join_transaction_mode="create_savepoint") as later:
+                    callback(later)
+                    later.commit()
+            return error
+        except BaseException:
+            session.close()
+            savepoint.rollback()
+            raise
+        finally:
+            session.close()
+        return result
+
+    def key(self, data: st.DataObject, kind: str) -> tuple[str, str]:
+        """Mostly a fresh key; sometimes a used one, sometimes a used one in another scope."""
+        used = sorted(self.model.keys)
+        choice = data.draw(st.integers(0, 11), label="key")
+        same = [key for key in used if self.model.keys[key][0][0] == kind]
+        if same and choice >= 9:
+            return data.draw(st.sampled_from(same), label="used key")
+        if used and choice == 8:
+            return data.draw(st.sampled_from(used), label="any used key")
+        if used and choice == 7:
+            scope, name = data.draw(st.sampled_from(used), label="other scope of")
+            reached["a key in another scope"] += 1
+            return ("b" if scope == "a" else "a"), name
+        self.numbers += 1
+        return "a", f"k{self.numbers}"
+
+    def amount(self, data: st.DataObject, whole: int, *, low: int = 0) -> int:
+        """All of it, one more, half, one, or nothing."""
+        third, half = whole // 3, whole // 2
+        choices = [third, half, third, half, whole, whole - 1, 1, 0, whole + 1]
+        return max(low, data.draw(st.sampled_from(choices), label="amount"))
+
+    @initialize()
+    def begin(self) -> None:
+        data = [
+            (1, 1000, "paid", None, 7, "a1"),
+            (1, 300, "promo", START + 50, 0, "a2"),
+            (1, 200, "paid", START + 90, 3, "a3"),
+            (2, 500, "welcome", None, 0, "a4"),
+        ]
+        for user, amount, source, end, price, name in data:
+            self._grant(user, amount, source, end, price, ("a", name))
+
+    def _grant(
+        self,
+        user: int,
+        amount: int,
+        source: str,
+        end: int | None,
+        price: int,
+        key: tuple[str, str],
+    ) -> None:
+        request = ("grant", user, amount, source, end, price)
+        result = self.write(
+            lambda session: ledger.grant(
+                session,
+                user_id=user,
+                micro=amount,
+                source=source,
+                now=self.clock,
+                scope=key[0],
+                key=key[1],
+                actor="machine",
+                price_minor=price,
+                expires_at=end,
+            )
+        )
+        if self.seen_before(key, request, result):
+            return
+        shown, system = ledger.SOURCES[source]
+        wallet = self.model.grant(user, amount, shown, system, end, price, self.clock)
+        assert (result.micro, result.balance_after) == (amount, wallet.posted)
+        assert not result.replayed
+        self.model.keys[key] = (request, ("done", result.transfer_id))
+
+    def seen_before(self, key: tuple[str, str], request: Any, result: Any) -> bool:
+        """Check the answer to a used key. A fresh one returns False."""
+        if key not in self.model.keys:
+            return False
+        known, (status, value) = self.model.keys[key]
+        if known != request:
+            reached["another request with a used key"] += 1
+            assert isinstance(result, operations.IdempotencyConflict), result
+        elif status == "refused":
+            reached["a refusal remembered"] += 1
+            assert isinstance(result, OutOfCredits), result
+            assert result.facts == value
+        else:
+            reached["an outcome remembered"] += 1
+            assert result.replayed
+            found = result.id if isinstance(result, holds.HoldView) else result.transfer_id
+            assert found == value
+        return True
+
+    @rule(data=st.data())
+    def move_clock(self, data: st.DataObject) -> None:
+        if data.draw(st.booleans(), label="back"):
+            self.clock -= data.draw(st.integers(1, 60), label="by")
+            reached["clock back"] += 1
+        else:
+            self.clock += data.draw(st.integers(0, 20), label="on")
+
+    @precondition(lambda self: bool(self.ends()))
+    @rule(data=st.data())
+    def meet_an_end(self, data: st.DataObject) -> None:
+        """Go to the end of a hold or a lot, give or take a microsecond, and do something there."""
+        near, name = data.draw(st.sampled_from(self.ends()), label="to the end")
+        step = data.draw(st.sampled_from([-1, 0, 1]), label="around it")
+        reached[f"clock at an end {step:+d}"] += 1
+        self.clock = near + step
+        self._act_at_an_end(data, name)
+
+    @precondition(lambda self: bool(self.unended("open")))
+    @rule(data=st.data())
+    def meet_the_end_of_a_hold(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.unended("open")), label="hold")
+        hold = self.model.holds[name]
+        self.clock = hold.end + data.draw(st.sampled_from([-1, 0, 1]), label="around its end")
+        if hold.amount and data.draw(st.booleans(), label="use what it would free"):
+            self._place(data, hold.user, self.model.wallets[hold.user].available + hold.amount)
+        else:
+            self._act_at_an_end(data, name)
+
+    def _act_at_an_end(self, data: st.DataObject, name: int | None) -> None:
+        acts = ["sweep", "expire", "place"]
+        if name is not None:
+            acts += ["settle", "settle", "release", "place"]
+        act = data.draw(st.sampled_from(acts), label="and there")
+        user = self.model.holds[name].user if name is not None else 1
+        if act == "sweep":
+            self._sweep()
+        elif act == "expire":
+            self._expire_lots()
+        elif act == "place":
+            self._place(data, user)
+        elif act == "settle":
+            assert name is not None
+            self._settle(data, name, twice=False)
+        else:
+            assert name is not None
+            self._release(name)
+
+    def ends(self) -> list[tuple[int, int | None]]:
+        """When open holds and lots end, with the hold's id."""
+        held = {(self.model.holds[name].end, name) for name in self.unended("open")}
+        lots = {
+            (lot.end, None)
+            for wallet in self.model.wallets.values()
+            for lot in wallet.lots
+            if lot.end is not None and lot.remaining
+        }
+        return [*sorted(held), *sorted(lots)]
+
+    @rule(data=st.data(), user=st.sampled_from(USERS))
+    def grant(self, data: st.DataObject, user: int) -> None:
+        key = self.key(data, "grant")
+        known = self.model.keys.get(key)
+        if known and known[0][0] == "grant" and data.draw(st.booleans(), label="same"):
+            _, user, amount, source, end, price = known[0]
+            if end is not None and end <= self.clock:
+                return
+        else:
+            amount = data.draw(st.integers(1, 400), label="amount")
+            source = data.draw(st.sampled_from(sorted(ledger.SOURCES)), label="source")
+            after = data.draw(st.sampled_from([None, 1, 10, 40]), label="ends after")
+            end = None if after is None else self.clock + after
+            price = data.draw(st.integers(0, 9), label="price") if source == "paid" else 0
+        self._grant(user, amount, source, end, price, key)
+
+    @rule(data=st.data(), user=st.sampled_from((1, 1, 2, 3)))
+    def place(self, data: st.DataObject, user: int) -> None:
+        self._place(data, user)
+
+    @rule(data=st.data(), user=st.sampled_from(USERS))
+    def pin_a_part_of_an_ending_lot(self, data: st.DataObject, user: int) -> None:
+        """A free and a paid lot with one end, a hold on a part of them that outlives them."""
+        end = self.clock + 10
+        for source, price in data.draw(
+            st.permutations([("promo", 0), ("paid", 7)]), label="lots in this order"
+        ):
+            self.numbers += 1
+            self._grant(user, 60, source, end, price, ("a", f"k{self.numbers}"))
+        self._place(data, user, data.draw(st.sampled_from([20, 60, 90]), label="of 120"), ttl=60)
+        name = self.ids[-1] if self.ids else None
+        self.clock = end + data.draw(st.sampled_from([-1, 0, 1]), label="around the end")
+        if name is not None and self.model.holds[name].state == "open":
+            act = data.draw(st.sampled_from(["expire", "settle", "release", "place"]), label="then")
+            if act == "expire":
+                self._expire_lots()
+            elif act == "settle":
+                self._settle(data, name, twice=False)
+            elif act == "release":
+                self._release(name)
+            else:
+                self._place(data, user)
+
+    def _place(
+        self,
+        data: st.DataObject,
+        user: int,
+        amount: int | None = None,
+        *,
+        ttl: int | None = None,
+    ) -> None:
+        key = self.key(data, "place")
+        wallet = self.model.wallets.get(user, Wallet())
+        if amount is None:
+            amount = self.amount(data, wallet.available)
+        known = self.model.keys.get(key)
+        if known and known[0][0] == "place" and data.draw(st.booleans(), label="same"):
+            _, user, amount = known[0]
+        if ttl is None:
+            ttl = data.draw(st.sampled_from([1, 5, 20, 60]), label="ttl")
+        request = ("place", user, amount)
+        result = self.write(
+            lambda session: holds.place(
+                session,
+                user_id=user,
+                micro=amount,
+                ttl_seconds=ttl / 1_000_000,
+                now=self.clock,
+                scope=key[0],
+                key=key[1],
+                reference="r",
+            )
+        )
+        if self.seen_before(key, request, result):
+            return
+        before = copy.deepcopy(self.model.__dict__)
+        try:
+            hold = self.model.place(user, amount, ttl, self.clock)
+        except Refused:
+            reached["a hold refused"] += 1
+            had = self.model.wallet(user).available
+            self.model.__dict__.update(before)
+            assert isinstance(result, OutOfCredits), result
+            assert result.facts["needed"] == format_credits(amount)
+            assert result.facts["available"] == format_credits(had)
+            self.model.keys[key] = (request, ("refused", result.facts))
+            return
+        reached["a hold of nothing" if amount == 0 else "a hold placed"] += 1
+        assert isinstance(result, holds.HoldView), result
+        assert (result.micro, result.expires_at, result.replayed) == (amount, hold.end, False)
+        self.model.holds[result.id] = hold
+        self.ids.append(result.id)
+        self.model.keys[key] = (request, ("done", result.id))
+
+    def pick(self, data: st.DataObject) -> int:
+        """Mostly an open hold."""
+        unended = self.unended("open", "expired")
+        if unended and data.draw(st.integers(0, 3), label="any") > 0:
+            return data.draw(st.sampled_from(unended), label="hold")
+        return data.draw(st.sampled_from(self.ids), label="hold")
+
+    @precondition(lambda self: bool(self.ids))
+    @rule(data=st.data(), twice=st.booleans())
+    def settle(self, data: st.DataObject, twice: bool) -> None:
+        self._settle(data, self.pick(data), twice)
+
+    @precondition(lambda self: bool(self.unended("open", "expired")))
+    @rule(data=st.data())
+    def settle_late_on_a_thin_wallet(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.unended("open", "expired")), label="hold")
+        hold = self.model.holds[name]
+        self.clock = max(self.clock, hold.end + data.draw(st.integers(0, 1), label="after"))
+        self._sweep()
+        wallet = self.model.wallets[hold.user]
+        left = data.draw(st.sampled_from([hold.amount, hold.amount // 3, 0]), label="leave")
+        if wallet.available > left:
+            self._take_back(hold.user, wallet.available - left, self.key(data, "-"))
+        self._settle(data, name, twice=False)
+
+    def unended(self, *states: str) -> list[int]:
+        return [name for name in self.ids if self.model.holds[name].state in states]
+
+    def overdue(self) -> list[int]:
+        return [
+            name for name in self.unended("open") if self.model.holds[name].end <= self.clock
+        ]
+
+    def _settle(self, data: st.DataObject, name: int, twice: bool) -> None:
+        hold = self.model.holds[name]
+        amount = self.amount(data, hold.amount)
+        usage = holds.UsageFacts(f"r{name}", "m", 1, 2, 1)
+        for _ in range(2 if twice else 1):
+            result = self.write(
+                lambda session: holds.settle(
+                    session, hold_id=name, micro=amount, now=self.clock, usage=usage
+                )
+            )
+            before = hold.state
+            try:
+                charged, replayed, late, lost = self.model.settle(hold, amount, self.clock)
+            except Refused as refusal:
+                reached[f"settle: {refusal}"] += 1
+                assert isinstance(result, AppError), result
+                assert result.code == str(refusal)
+                return
+            kind = "again" if replayed else "late" if late else "in time"
+            part = "lost" if lost else "nothing" if not charged else "charged"
+            reached[f"settle {kind}: {part}"] += 1
+            if before == "open" and late:
+                reached["settle found the hold overdue"] += 1
+            assert isinstance(result, holds.Settlement), result
+            assert (result.charged, result.replayed) == (charged, replayed)
+            assert (result.late, result.written_off) == (late, lost)
+            if not replayed:
+                self.model.usage[name] = charged
+
+    @precondition(lambda self: bool(self.ids))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self._release(self.pick(data))
+
+    def _release(self, name: int) -> None:
+        hold = self.model.holds[name]
+        result = self.write(
+            lambda session: holds.release(session, hold_id=name, now=self.clock)
+        )
+        now = max(self.clock, self.model.wallets[hold.user].last)
+        done = hold.state == "open" and now < hold.end
+        if hold.state == "open":
+            self.model.end_hold(hold, "released" if done else "expired", 0, now)
+            reached["released" if done else "release found the hold overdue"] += 1
+        else:
+            reached["release of an ended hold"] += 1
+        assert result is done
+
+    @precondition(lambda self: bool(self.ids))
+    @rule(data=st.data(), by=st.sampled_from([-5, 1, 30]))
+    def extend(self, data: st.DataObject, by: int) -> None:
+        name = self.pick(data)
+        hold = self.model.holds[name]
+        end = hold.end + by
+        result = self.write(lambda session: holds.extend(session, hold_id=name, expires_at=end))
+        longer = hold.state == "open" and by > 0
+        if longer:
+            hold.end = end
+        reached["extended" if longer else "not extended"] += 1
+        assert result is longer
+
+    @precondition(lambda self: bool(self.overdue()) or len(self.ids) == 1)
+    @rule()
+    def sweep(self) -> None:
+        self._sweep()
+
+    def _sweep(self) -> None:
+        result = self.write(lambda session: holds.sweep(session, now=self.clock))
+        ended = 0
+        for _, hold in sorted(self.model.holds.items()):
+            if hold.state == "open" and hold.end <= self.clock:
+                now = max(self.clock, self.model.wallets[hold.user].last)
+                self.model.end_hold(hold, "expired", 0, now)
+                ended += 1
+        reached["swept" if ended else "nothing to sweep"] += 1
+        assert result == ended
+
+    @precondition(lambda self: self.clock > START + 40)
+    @rule()
+    def expire_lots(self) -> None:
+        self._expire_lots()
+
+    def _expire_lots(self) -> None:
+        result = self.write(lambda session: lots.expire_due(session, now=self.clock))
+        some = 0
+        for wallet in self.model.wallets.values():
+            due = any(
+                lot.end is not None and lot.end <= self.clock and lot.remaining > lot.held
+                for lot in wallet.lots
+            )
+            if due:
+                some += 1
+                self.model.expire_lots(wallet, max(self.clock, wallet.last))
+        reached["lots expired" if some else "no lot to expire"] += 1
+        assert result == some
+
+    @rule(data=st.data(), user=st.sampled_from(USERS))
+    def take_back(self, data: st.DataObject, user: int) -> None:
+        key = self.key(data, "adjust")
+        wallet = self.model.wallets.get(user, Wallet())
+        amount = self.amount(data, wallet.available // 2, low=1)
+        if data.draw(st.integers(0, 3), label="too much") == 3:
+            amount = wallet.available + 1
+        self._take_back(user, amount, key)
+
+    def _take_back(self, user: int, amount: int, key: tuple[str, str]) -> None:
+        request = ("adjust", user, amount)
+        result = self.write(
+            lambda session: ledger.adjust(
+                session,
+                user_id=user,
+                micro=-amount,
+                reason="why",
+                actor="admin",
+                now=self.clock,
+                scope=key[0],
+                key=key[1],
+            )
+        )
+        if self.seen_before(key, request, result):
+            return
+        before = copy.deepcopy(self.model.__dict__)
+        wallet = self.model.wallet(user)
+        now = max(self.clock, wallet.last)
+        self.model.expire_lots(wallet, now)
+        if wallet.available < amount:
+            reached["taking refused"] += 1
+            self.model.__dict__.update(before)
+            assert isinstance(result, OutOfCredits), result
+            self.model.keys[key] = (request, ("refused", result.facts))
+            return
+        reached["taken"] += 1
+        for number, part in self.model.take(wallet, amount):
+            next(lot for lot in wallet.lots if lot.number == number).remaining -= part
+        wallet.moves.append(("adjustment", -amount))
+        wallet.last = now
+        self.model.system["adjusted"] += amount
+        assert result.balance_after == wallet.posted
+        self.model.keys[key] = (request, ("done", result.transfer_id))
+
+    @invariant()
+    def everything_is_equal(self) -> None:
+        model = self.model
+        found = {
+            user: (posted, held, last)
+            for user, posted, held, last in self.rows(
+                "SELECT user_id, posted, held, last_at FROM account WHERE kind = 'wallet'"
+            )
+        }
+        for user, wallet in model.wallets.items():
+            expected = (wallet.posted, wallet.held, wallet.last)
+            assert found.get(user, (0, 0, 0)) == expected, user
+        assert self.rows(
+            "SELECT remaining, held, recognized_minor FROM lot ORDER BY id"
+        ) == [
+            (lot.remaining, lot.held, lot.earned)
+            for lot in sorted(
+                (lot for wallet in model.wallets.values() for lot in wallet.lots),
+                key=lambda lot: lot.number,
+            )
+        ]
+        assert self.rows("SELECT id, state, settled, expires_at FROM hold ORDER BY id") == [
+            (name, hold.state, hold.settled, hold.end) for name, hold in sorted(model.holds.items())
+        ]
+        system = self.rows(
+            """SELECT substr(a.code, 5), SUM(CASE WHEN t.credit_id = a.id THEN t.amount
+             ELSE -t.amount END)
+            FROM account a JOIN transfer t ON t.credit_id = a.id OR t.debit_id = a.id
+            WHERE a.kind = 'system' AND t.kind IN ('direct', 'post') GROUP BY a.code"""
+        )
+        assert {name: int(total) for name, total in system if total} == {
+            name: total for name, total in model.system.items() if total
+        }
+        used = self.rows("SELECT reply_id, cost FROM usage")
+        assert sorted(used) == sorted((f"r{name}", cost) for name, cost in model.usage.items())
+        with Session(self.connection, join_transaction_mode="create_savepoint") as session:
+            for user, wallet in model.wallets.items():
+                moves, _ = ledger.transactions(session, user_id=user, limit=500)
+                shown = [(move.type, move.credits) for move in reversed(moves)]
+                assert sorted(shown) == sorted(wallet.moves), user
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.connection.execute(text(query))]
+
+
+BRANCHES = {
+    "a hold of nothing",
+    "a hold placed",
+    "a hold refused",
+    "a key in another scope",
+    "a lot expired",
+    "a pinned part outlived its lot",
+    "a refusal remembered",
+    "an outcome remembered",
+    "an overdue hold made room",
+    "another request with a used key",
+    "clock at an end +0",
+    "clock at an end +1",
+    "clock at an end -1",
+    "clock back",
+    "extended",
+    "freed credits of an ended lot expired",
+    "lots expired",
+    "no lot to expire",
+    "not extended",
+    "nothing to sweep",
+    "release found the hold overdue",
+    "release of an ended hold",
+    "released",
+    "settle again: charged",
+    "settle again: nothing",
+    "settle found the hold overdue",
+    "settle in time: charged",
+    "settle in time: nothing",
+    "settle late: charged",
+    "settle late: lost",
+    "settle late: nothing",
+    "settle: hold_ended",
+    "settle: overrun",
+    "several lots at once",
+    "swept",
+    "taken",
+    "taking refused",
+}

@@ -1,0 +1,111 @@
+"""Twenty faults that somebody could make in the ledger, each one small change of its text.
+
+`KEPT` says which module, what is there and what it becomes. A text that is no longer there is
+an error, so the list follows the code.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    module: str
+    there: str
+    becomes: str
+
+
+KEPT = [
+    Fault("a settlement keeps the rest held", "accounts", "held = held - :held,", "held = held,"),
+    Fault(
+        "a settlement charges the whole hold",
+        "accounts",
+        "posted = posted - :spent",
+        "posted = posted - :held",
+    ),
+    Fault(
+        "a hold does not set anything aside",
+        "accounts",
+        "held = held + :micro, last_at",
+        "held = held + 0 * :micro, last_at",
+    ),
+    Fault("ledger time follows a clock that goes back", "accounts", "max(now, self.last_at)", "now"),
+    Fault(
+        "held credits count as available",
+        "accounts",
+        "return self.posted - self.held - self.floor",
+        "return self.posted - self.floor",
+    ),
+    Fault(
+        "credits without an end are used first", "lots", "l.expires_at NULLS LAST", "l.expires_at"
+    ),
+    Fault("paid credits are used before free ones", "lots", "l.price_minor > 0", "l.price_minor = 0"),
+    Fault(
+        "a lot ends one microsecond late",
+        "lots",
+        "self.expires_at <= now",
+        "self.expires_at < now",
+    ),
+    Fault(
+        "what an open hold has pinned expires too",
+        "lots",
+        "micro=lot.remaining - lot.held, now=now",
+        "micro=lot.remaining, now=now",
+    ),
+    Fault(
+        "freed credits of an ended lot live on",
+        "lots",
+        "if used < pinned and lot.ended(now):",
+        "if False:",
+    ),
+    Fault(
+        "earned money is rounded for each use",
+        "lots",
+        "return earned - self.recognized_minor",
+        "return self.price_minor * micro // self.granted",
+    ),
+    Fault(
+        "a hold can be settled at its very end",
+        "holds",
+        'if hold.state == "open" and hold.expires_at <= now:\n        _resolve',
+        'if hold.state == "open" and hold.expires_at < now:\n        _resolve',
+    ),
+    Fault(
+        "overdue holds stay when room is needed",
+        "holds",
+        "if wallet.available < micro and _expire_due_of(books, wallet, now=now):",
+        "if False:",
+    ),
+    Fault("a late loss is not recorded", "holds", "if charged < micro:", "if False:"),
+    Fault(
+        "a late answer is charged beyond the balance",
+        "holds",
+        "charged = min(micro, max(0, wallet.available))",
+        "charged = micro",
+    ),
+    Fault(
+        "a released hold can still be charged",
+        "holds",
+        'if hold.state == "released":',
+        'if hold.state == "never":',
+    ),
+    Fault("more than the hold can be charged", "holds", "0 <= micro <= hold.amount", "0 <= micro"),
+    Fault(
+        "a hold can be shortened",
+        "holds",
+        "AND state = 'open' AND expires_at < :expires_at",
+        "AND state = 'open'",
+    ),
+    Fault(
+        "a key counts in all scopes",
+        "operations",
+        "WHERE scope = :scope AND key = :key",
+        "WHERE key = :key",
+    ),
+    Fault(
+        "another request gets the stored answer",
+        "operations",
+        "if stored_hash != hashed:",
+        "if False:",
+    ),
+]

@@ -1,0 +1,75 @@
+"""Which backend runs a model, and why."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from chat_app.llm import catalogue, choice
+from chat_app.llm.catalogue import File
+from chat_app.llm.engine import ModelNotReady
+from chat_app.settings import Llm
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "gpu_name", lambda: "")
+
+
+def entry(model: str, path: Path) -> catalogue.Entry:
+    return dataclasses.replace(catalogue.get(model), source=File(str(path)))
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> catalogue.Entry:
+    path = tmp_path / "w.gguf"
+    path.write_bytes(b"GGUF")
+    return entry("smollm2-135m-instruct", path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> catalogue.Entry:
+    return entry("gemma-3-1b-it", tmp_path)
+
+
+def test_auto_takes_openvino_for_a_llama_file(gguf: catalogue.Entry, tmp_path: Path) -> None:
+    spec = choice.choose(gguf, tmp_path, Llm())
+    assert (spec.backend, spec.device) == ("openvino", "cpu")
+    assert "OpenVINO" in spec.why
+
+
+def test_auto_takes_transformers_for_safetensors_and_says_that_it_is_the_cpu(
+    folder: catalogue.Entry, tmp_path: Path
+) -> None:
+    spec = choice.choose(folder, tmp_path, Llm())
+    assert (spec.backend, spec.device) == ("transformers", "cpu")
+    assert "because no NVIDIA GPU was found" in spec.why
+
+
+def test_a_gpu_is_used_and_named(
+    folder: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "gpu_name", lambda: "Some GPU")
+    spec = choice.choose(folder, tmp_path, Llm())
+    assert spec.device == "cuda"
+    assert "Some GPU" in spec.why
+
+
+def test_a_machine_without_openvino_converts_the_file(
+    gguf: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "openvino_here", lambda: False)
+    assert choice.choose(gguf, tmp_path, Llm()).backend == "transformers"
+
+
+def test_openvino_by_force_refuses_what_it_cannot_read(
+    folder: catalogue.Entry, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelNotReady, match="engine to auto"):
+        choice.choose(folder, tmp_path, Llm(engine="openvino"))
+
+
+def test_one_core_is_left_for_the_web(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
+    assert choice.threads(Llm()) == 7
+    assert choice.threads(Llm(threads=3)) == 3

@@ -1,0 +1,209 @@
+"""One battery for every engine: the scripted one and each backend with real weights."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from chat_app.llm.engine import ChatMessage, Delta, Done, Event, ModelBusy, Sampling, Started
+from tests.llm.conftest import (
+    DEMO,
+    GEMMA,
+    Stage,
+    check_protocol,
+    done,
+    failed,
+    stage,
+    started,
+    text_of,
+    tokens_of,
+)
+
+WARM = Sampling(temperature=0.9, top_p=0.95, top_k=40, seed=7)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "script",
+        pytest.param("openvino", marks=pytest.mark.weights),
+        pytest.param("transformers", marks=pytest.mark.weights),
+    ],
+)
+def here(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A stage for each engine, its model loaded."""
+    if request.param == "script":
+        with stage(DEMO, engine="script", script={"first_token_ms": 1, "tokens_per_second": 300}) as made:
+            yield made
+        return
+    request.getfixturevalue("demo_weights" if request.param == "openvino" else "gemma_weights")
+    model = DEMO if request.param == "openvino" else GEMMA
+    with stage(model, engine=request.param, threads=1) as made:
+        made.run(made.engine.load(model))
+        yield made
+
+
+def test_an_answer_streams_and_ends_at_its_limit(here: Stage) -> None:
+    events = here.answer(max_tokens=6)
+    check_protocol(events)
+    assert done(events).reason == "length"
+    assert done(events).usage.completion_tokens == 6
+    assert 3 <= sum(isinstance(event, Delta) for event in events) <= 6
+
+
+def test_a_limit_of_one_token(here: Stage) -> None:
+    events = here.answer(max_tokens=1)
+    check_protocol(events)
+    assert done(events).usage.completion_tokens == 1
+
+
+def test_usage_is_exact_and_timed(here: Stage) -> None:
+    told = (ChatMessage("user", "How are you?"),)
+    events = here.run(here.events(here.request(messages=told, max_tokens=4)))
+    usage = done(events).usage
+    assert usage.prompt_tokens == here.run(here.engine.count_tokens(here.model, told))
+    assert 0 < usage.ttft_ms <= usage.duration_ms
+
+
+def test_a_greedy_answer_repeats(here: Stage) -> None:
+    first, again = (text_of(here.answer("Count to ten.", max_tokens=10)) for _ in range(2))
+    assert first == again != ""
+
+
+def test_the_same_seed_repeats_and_others_do_not_disturb_it(here: Stage) -> None:
+    """In company the rounding of a batch may change a late token, so the first ones are held."""
+
+    async def company() -> list[list[Event]]:
+        return await asyncio.gather(
+            here.events(here.request(sampling=WARM, max_tokens=3)),
+            here.events(here.request(sampling=replace(WARM, seed=8), max_tokens=3)),
+        )
+
+    here.answer(sampling=WARM, max_tokens=8)
+    alone, again = (text_of(here.answer(sampling=WARM, max_tokens=8)) for _ in range(2))
+    assert alone == again
+    assert alone.startswith(text_of(here.run(company())[0]))
+
+
+def test_a_stop_text_is_not_shown(here: Stage) -> None:
+    whole = text_of(here.answer("Count to ten.", max_tokens=12))
+    stop = whole[len(whole) // 2 :][:4]
+    events = here.answer("Count to ten.", max_tokens=12, stop=(stop,))
+    check_protocol(events)
+    assert done(events).reason == "stop"
+    assert text_of(events) == whole[: whole.index(stop)]
+    assert tokens_of(events) < 12
+
+
+def test_cancel_in_the_middle_counts_what_was_shown(here: Stage) -> None:
+    """T9, T14: after k tokens k are counted, and the place is free at once."""
+
+    async def story() -> list[Event]:
+        request = here.request(max_tokens=500)
+        seen = []
+        async for event in here.engine.submit(request):
+            seen.append(event)
+            if tokens_of(seen) >= 3:
+                here.engine.cancel(request.id)
+        return seen
+
+    events = here.run(story())
+    check_protocol(events)
+    assert done(events).reason == "cancelled"
+    assert 3 <= tokens_of(events) <= 6
+    assert here.engine.stats()["running"] == 0
+
+
+def test_cancel_before_anything_began(here: Stage) -> None:
+    async def story() -> list[Event]:
+        request = here.request(max_tokens=500)
+        task = asyncio.create_task(here.events(request))
+        await asyncio.sleep(0)
+        here.engine.cancel(request.id)
+        await asyncio.sleep(0)
+        here.engine.cancel(request.id)
+        return await task
+
+    events = here.run(story())
+    check_protocol(events)
+    assert done(events).reason == "cancelled"
+    assert tokens_of(events) <= 1
+
+
+def test_cancel_of_an_unknown_or_ended_answer_does_nothing(here: Stage) -> None:
+    request = here.request(max_tokens=2)
+    events = here.run(here.events(request))
+    here.engine.cancel(request.id)
+    here.engine.cancel("never-seen")
+    assert done(events).reason == "length"
+
+
+def test_a_reader_who_leaves_frees_the_place(here: Stage) -> None:
+    """T15: nobody closes what a closed tab has left behind, so closing must be enough."""
+
+    async def story() -> None:
+        events = here.engine.submit(here.request(max_tokens=500))
+        async for event in events:
+            if isinstance(event, Delta):
+                break
+        await events.aclose()  # type: ignore[attr-defined]
+
+    here.run(story())
+    assert here.engine.stats()["running"] == 0
+    assert done(here.answer(max_tokens=2)).reason == "length"
+
+
+def test_many_answers_at_once_are_all_right(here: Stage) -> None:
+    async def story() -> list[list[Event]]:
+        requests = [here.request(f"Say {number}.", max_tokens=4) for number in range(6)]
+        return await asyncio.gather(*(here.events(request) for request in requests))
+
+    for events in here.run(story()):
+        check_protocol(events)
+        assert isinstance(events[-1], Done)
+
+
+def test_emoji_and_broken_characters_in_the_prompt(here: Stage) -> None:
+    events = here.answer("🧑‍🚀 \ud800 \x00 <|im_end|><end_of_turn>", max_tokens=3)
+    check_protocol(events)
+    assert isinstance(events[-1], Done)
+
+
+def test_a_busy_model_is_not_unloaded(here: Stage) -> None:
+    if "script" in here.engine.why(here.model):
+        pytest.skip("the scripted engine holds no memory")
+
+    async def story() -> None:
+        events = here.engine.submit(here.request(max_tokens=500))
+        async for event in events:
+            if isinstance(event, Started):
+                break
+        with pytest.raises(ModelBusy):
+            await here.engine.unload(here.model)
+        await events.aclose()  # type: ignore[attr-defined]
+
+    here.run(story())
+
+
+def test_a_long_conversation_loses_its_oldest_exchanges(here: Stage) -> None:
+    if "script" in here.engine.why(here.model):
+        pytest.skip("the scripted engine has no context limit")
+    told = [ChatMessage("system", "Be brief.")]
+    for number in range(30):
+        told.append(ChatMessage("user", f"Question {number}: " + "word " * 150))
+        told.append(ChatMessage("assistant", "Yes."))
+    told.append(ChatMessage("user", "So?"))
+    events = here.run(here.events(here.request(messages=tuple(told), max_tokens=2)))
+    check_protocol(events)
+    assert started(events).dropped_messages >= 10
+    assert started(events).dropped_messages % 2 == 0
+
+
+def test_a_message_that_is_too_long_alone_is_refused(here: Stage) -> None:
+    if "script" in here.engine.why(here.model):
+        pytest.skip("the scripted engine has no context limit")
+    events = here.answer("word " * 6000, max_tokens=2)
+    check_protocol(events)
+    assert failed(events).code == "context_overflow"
+    assert failed(events).usage.prompt_tokens == 0

@@ -1,0 +1,166 @@
+"""The worker's desk: who waits, who runs, what each step becomes. With a backend of numbers."""
+
+from collections.abc import Sequence
+
+from chat_app.llm.backends.base import RanOutOfMemory, Step
+from chat_app.llm.engine import ChatMessage, Delta, Done, Event, Failed, Queued, Request, Sampling, Started
+from chat_app.llm.worker import Desk
+from tests.llm.conftest import check_protocol
+
+
+class Counting:
+    """A backend with two slots that counts: the text of token n is `n `; words are tokens."""
+
+    slots = 2
+    context_tokens = 20
+    device = "cpu"
+    why = ""
+
+    def __init__(self) -> None:
+        self.running: dict[str, tuple[int, int]] = {}
+        self.errors: dict[str, Exception] = {}
+
+    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+        return [0 for message in messages for _ in message.content.split()]
+
+    def count_text(self, text: str) -> int:
+        return len(text.split())
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(f"{token} " for token in tokens)
+
+    def add(self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int) -> None:
+        self.running[id] = (0, max_tokens)
+
+    def drop(self, id: str) -> None:
+        self.running.pop(id, None)
+
+    def step(self) -> list[Step]:
+        steps = []
+        for id, (made, limit) in list(self.running.items()):
+            if error := self.errors.pop(id, None):
+                steps.append(Step(id, error=error))
+                continue
+            self.running[id] = (made + 1, limit)
+            steps.append(Step(id, [made], "length" if made + 1 >= limit else None))
+        return steps
+
+
+def desk() -> Desk:
+    return Desk(Counting(), "llama")
+
+
+def request(id: str, text: str = "a b", *, max_tokens: int = 3, stop: tuple[str, ...] = ()) -> Request:
+    return Request(id, "m", (ChatMessage("user", text),), max_tokens, stop=stop)
+
+
+def events_of(at: Desk, id: str) -> list[Event]:
+    return [event for who, event in at.events if who == id]
+
+
+def finish(at: Desk) -> None:
+    for _ in range(50):
+        at.turn()
+    assert at.idle
+    assert not at.backend.running  # type: ignore[attr-defined]
+
+
+def test_answers_take_places_in_order() -> None:
+    at = desk()
+    for id in "abcd":
+        at.submit(request(id))
+    finish(at)
+    assert events_of(at, "a") == [
+        Started(2),
+        Delta("0 ", 1),
+        Delta("1 ", 1),
+        Delta("2 ", 1),
+        events_of(at, "a")[-1],
+    ]
+    assert [event for event in events_of(at, "d") if isinstance(event, Queued)] == [Queued(1)]
+    assert events_of(at, "c")[0] == Queued(0)
+    for id in "abcd":
+        check_protocol(events_of(at, id))
+
+
+def test_a_waiting_answer_is_cancelled_for_nothing() -> None:
+    at = desk()
+    for id in "abc":
+        at.submit(request(id))
+    at.turn()
+    at.cancel("c")
+    finish(at)
+    end = events_of(at, "c")[-1]
+    assert isinstance(end, Done)
+    assert (end.reason, end.usage.prompt_tokens) == ("cancelled", 0)
+
+
+def test_a_running_answer_is_cancelled_before_the_next_step() -> None:
+    """T14: a stop frees the place at once."""
+    at = desk()
+    at.submit(request("a", max_tokens=9))
+    at.turn()
+    at.turn()
+    at.cancel("a")
+    assert at.idle
+    assert not at.backend.running  # type: ignore[attr-defined]
+    at.cancel("a")
+    at.cancel("unknown")
+    end = events_of(at, "a")[-1]
+    assert isinstance(end, Done)
+    assert (end.reason, end.usage.completion_tokens) == ("cancelled", 2)
+
+
+def test_one_answer_out_of_memory_leaves_the_others() -> None:
+    at = desk()
+    at.submit(request("a"))
+    at.submit(request("b"))
+    at.turn()
+    at.backend.errors["a"] = RanOutOfMemory()  # type: ignore[attr-defined]
+    finish(at)
+    end = events_of(at, "a")[-1]
+    assert isinstance(end, Failed)
+    assert (end.code, end.usage.completion_tokens) == ("out_of_memory", 1)
+    assert isinstance(events_of(at, "b")[-1], Done)
+
+
+def test_a_broken_step_says_nothing_of_its_error() -> None:
+    """T10: the text of an error is never part of an answer."""
+    at = desk()
+    at.submit(request("a"))
+    at.turn()
+    at.backend.errors["a"] = RuntimeError("tensor secrets")  # type: ignore[attr-defined]
+    finish(at)
+    end = events_of(at, "a")[-1]
+    assert isinstance(end, Failed)
+    assert end.code == "engine_error"
+    assert "secrets" not in end.message
+
+
+def test_a_stop_text_frees_the_place() -> None:
+    at = desk()
+    at.submit(request("a", max_tokens=9, stop=("2 ",)))
+    finish(at)
+    text = "".join(event.text for event in events_of(at, "a") if isinstance(event, Delta))
+    assert text == "0 1 "
+
+
+def test_a_message_that_cannot_fit_is_refused_alone() -> None:
+    at = desk()
+    at.submit(request("a", "word " * 18))
+    at.submit(request("b"))
+    finish(at)
+    end = events_of(at, "a")[-1]
+    assert isinstance(end, Failed)
+    assert end.code == "context_overflow"
+    assert isinstance(events_of(at, "b")[-1], Done)
+
+
+def test_prompt_and_answer_together_stay_inside_the_context() -> None:
+    at = desk()
+    at.submit(request("a", "word " * 10, max_tokens=500))
+    finish(at)
+    end = events_of(at, "a")[-1]
+    assert isinstance(end, Done)
+    assert end.reason == "length"
+    assert end.usage.prompt_tokens + end.usage.completion_tokens == 20

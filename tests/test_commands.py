@@ -1,0 +1,226 @@
+"""The operator's commands, as an operator runs them: exit codes, words, and nothing else."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chat_app import __main__ as commands
+from chat_app import secrets
+from chat_app.accounts import users
+from chat_app.db import Database
+from chat_app.llm import catalogue
+from tests.house import tree
+
+ADMIN = ["create-admin", "--username", "root", "--email", "root@example.org"]
+PASSWORD = "a long enough phrase"
+
+
+@pytest.fixture(autouse=True)
+def _small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the machine counts, and no weights are in reach."""
+    for name in list(os.environ):
+        if name.startswith("CHAT_APP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CHAT_APP_LLM__ENGINE", "script")
+    monkeypatch.setenv("CHAT_APP_MODELS_DIR", str(tmp_path / "models"))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def books(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data directory with an administrator and the welcome credits, hence a transfer."""
+    monkeypatch.setenv("CHAT_APP_ADMIN__PASSWORD", PASSWORD)
+    assert run(data_dir, *ADMIN) == commands.OK
+    return data_dir
+
+
+def run(data_dir: Path, *arguments: str) -> int:
+    return commands.main([*arguments, "--data-dir", str(data_dir)])
+
+
+def damage(data_dir: Path, *statements: str) -> None:
+    """What only somebody with the file can do: triggers off, rows changed."""
+    with sqlite3.connect(data_dir / "chat.db") as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='trigger'"):
+            connection.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            assert connection.execute(statement).rowcount > 0
+    connection.close()
+
+
+def test_migrate_makes_a_database_and_may_run_again(data_dir: Path) -> None:
+    assert run(data_dir, "migrate") == commands.OK
+    assert run(data_dir, "migrate") == commands.OK
+    assert (data_dir / "chat.db").exists()
+
+
+def test_verify_is_silent_about_right_books(
+    books: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(books, "verify") == commands.OK
+    assert capsys.readouterr().out == "The books are right: no discrepancy.\n"
+    assert run(books, "verify", "--json") == commands.OK
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "problems": []}
+
+
+def test_verify_prints_every_discrepancy(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two planted ones are two findings at least, each with its invariant's name."""
+    damage(
+        books,
+        "UPDATE account SET posted = posted + 1000000 WHERE kind = 'wallet'",
+        "UPDATE lot SET remaining = remaining - 1",
+    )
+    capsys.readouterr()
+    assert run(books, "verify", "--json") == commands.PROBLEMS
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert {"I2", "I5", "I6", "I13"} <= {problem["invariant"] for problem in report["problems"]}
+    assert run(books, "verify") == commands.PROBLEMS
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(report["problems"]) + 1
+    assert lines[-1] == f"{len(report['problems'])} discrepancies."
+
+
+def test_verify_needs_a_database(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error in --data-dir must not make an empty database and call it right."""
+    assert run(data_dir, "verify") == commands.WRONG_USE
+    assert "--data-dir" in capsys.readouterr().err
+    assert not data_dir.exists()
+
+
+def test_verify_makes_no_new_secrets(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (books / secrets.FILE).unlink()
+    assert run(books, "verify") == commands.WRONG_USE
+    assert "backup" in capsys.readouterr().err
+    assert not (books / secrets.FILE).exists()
+
+
+def test_create_admin(books: Path) -> None:
+    db = Database(f"sqlite:///{books / 'chat.db'}")
+    with db.read() as session:
+        user = users.find(session, "root")
+    db.close()
+    assert user is not None
+    assert user.role == "admin"
+    assert PASSWORD not in user.password_hash
+
+
+@pytest.mark.parametrize(
+    ("password", "words"), [("short", "password"), (PASSWORD, "CHAT_APP_ADMIN__USERNAME")]
+)
+def test_create_admin_refuses_in_words(
+    books: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    password: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("CHAT_APP_ADMIN__PASSWORD", password)
+    assert run(books, *ADMIN) == commands.PROBLEMS
+    assert words.lower() in capsys.readouterr().err.lower()
+
+
+def test_create_admin_without_a_terminal_or_password(data_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chat_app", *ADMIN, "--data-dir", str(data_dir)],
+        cwd=tree.ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == commands.WRONG_USE
+    assert "CHAT_APP_ADMIN__PASSWORD" in done.stderr
+    assert not data_dir.exists()
+
+
+def test_models_list_names_every_offered_model(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data_dir, "models", "list") == commands.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [entry.id for entry in catalogue.offered()]
+    assert all("not_downloaded" in line and "models pull" in line for line in lines)
+
+
+def test_models_with_an_unknown_id(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data_dir, "models", "pull", "gpt-99") == commands.PROBLEMS
+    assert "models" in capsys.readouterr().err
+
+
+def test_models_verify_of_one_that_is_not_there(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data_dir, "models", "verify") == commands.OK
+    assert run(data_dir, "models", "verify", "smollm2-135m-instruct") == commands.PROBLEMS
+    assert "models pull" in capsys.readouterr().out
+
+
+def findings(text: str) -> dict[str, tuple[bool, str]]:
+    """The lines of selfcheck by name."""
+    split = (line.split(maxsplit=2) for line in text.splitlines())
+    return {name: (mark == "ok", sentence) for mark, name, sentence in split}
+
+
+def test_selfcheck_of_a_bare_machine_changes_nothing(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data_dir, "selfcheck") == commands.OK
+    found = findings(capsys.readouterr().out)
+    assert {"clock", "memory", "gpu", "disk", "secrets", "database", "models"} <= set(found)
+    assert not data_dir.exists()
+
+
+def test_selfcheck_finds_open_secrets_and_an_old_schema(
+    books: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(books, "selfcheck") == commands.OK
+    (books / secrets.FILE).chmod(0o644)
+    with sqlite3.connect(books / "chat.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0000'")
+    connection.close()
+    capsys.readouterr()
+    assert run(books, "selfcheck") == commands.PROBLEMS
+    found = findings(capsys.readouterr().out)
+    assert "chmod 600" in found["secrets"][1]
+    assert "migrate" in found["database"][1]
+    assert not found["secrets"][0]
+    assert not found["database"][0]
+    assert stat.S_IMODE((books / secrets.FILE).stat().st_mode) == 0o644
+
+
+def test_selfcheck_without_a_model_says_how_to_get_one(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHAT_APP_LLM__ENGINE", "auto")
+    assert run(data_dir, "selfcheck") == commands.PROBLEMS
+    assert "models pull smollm2-135m-instruct" in findings(capsys.readouterr().out)["models"][1]
+
+
+def test_selfcheck_of_a_database_that_is_not_reached(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHAT_APP_DATABASE__URL", "postgresql+psycopg://nobody@127.0.0.1:1/none")
+    assert run(data_dir, "selfcheck") == commands.PROBLEMS
+    ok, sentence = findings(capsys.readouterr().out)["database"]
+    assert not ok
+    assert "[database] url" in sentence
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["models"], ["create-admin"], ["migrate", "x"]])
+def test_wrong_use_ends_with_two(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        commands.main(arguments)
+    assert ended.value.code == commands.WRONG_USE
+
+
+def test_wrong_settings_end_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["migrate", "--settings", str(tmp_path / "no.toml")]) == 2
+    assert "no.toml" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""The page: header and tabs joined, and who sees which of them.
+
+What a person sees decides nothing: every handler checks the cookie again (`guard.py`).
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from chat_app.accounts.tables import User
+from chat_app.app import App
+from ui import parts
+from ui.guard import guard
+from ui.shell import BRAND, Shell, pill
+from ui.tabs import admin, analytics, chat, credits, history, login
+
+HIDDEN = "hidden"  # visible=False would leave the button of a tab that was shown once
+
+
+def build(app: App) -> gr.Blocks:
+    """All components, then all wiring."""
+    accounts = app.settings.accounts
+    with gr.Blocks(title="ML Chat Billing", fill_width=True) as demo:
+        with gr.Row(elem_id="topbar"):
+            gr.HTML(BRAND, elem_id="brand")
+            pill_part = gr.HTML(visible=HIDDEN, elem_id="credits-pill")
+            who = gr.HTML(visible=HIDDEN, elem_id="who")
+            gr.Button("◐", elem_id="theme-toggle", size="sm", scale=0)
+            sign_out = gr.Button(
+                "Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0
+            )
+        wait = gr.HTML(parts.loading(6), elem_id="page-loading")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            rooms = (
+                login.build(
+                    welcome_credits=accounts.welcome_credits,
+                    password_min_length=accounts.password_min_length,
+                ),
+                chat.build(),
+                credits.build(),
+                history.build(),
+                analytics.build(),
+                admin.build(),
+            )
+        shell = Shell(tabs=tabs, pill=pill_part, who=who, sign_out=sign_out)
+        signin_tab, chat_room, credits_room, history_room, analytics_room, admin_room = rooms
+        chat.bind(chat_room, app, shell)
+        credits.bind(credits_room, app, shell)
+        history.bind(history_room, app, shell)
+        analytics.bind(analytics_room, app, shell)
+        admin.bind(admin_room, app, shell)
+
+        @guard(app, "anyone")
+        async def open_page(user: User | None) -> dict[Any, Any]:
+            """Show the tabs of whoever the cookie belongs to."""
+            known, administers = user is not None, user is not None and user.role == "admin"
+            shown: dict[Any, Any] = {
+                wait: gr.update(visible=HIDDEN),
+                tabs: gr.update(selected="chat" if known else "login"),
+                sign_out: gr.update(visible=True if known else HIDDEN),
+            }
+            if user is None:
+                shown[signin_tab.tab] = gr.update(visible=True)
+                return shown
+            assert user.id is not None
+            shown[pill_part] = gr.update(value=pill(app, user.id), visible=True)
+            shown[who] = gr.update(value=f"<span>{parts.esc(user.username)}</span>", visible=True)
+            for room in (chat_room, credits_room, history_room, analytics_room):
+                shown[room.tab] = gr.update(visible=True)
+            if administers:
+                shown[admin_room.tab] = gr.update(visible=True)
+            return shown
+
+        opened = demo.load(
+            open_page,
+            outputs=[wait, tabs, sign_out, pill_part, who, *(room.tab for room in rooms)],
+            show_progress="hidden",
+            queue=True,
+            api_visibility="private",
+        )
+        chat.bind_load(chat_room, app, shell, opened)
+    return demo

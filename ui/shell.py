@@ -1,0 +1,36 @@
+"""The shell: the header around the tabs, and what tabs may change in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from chat_app.app import App
+from chat_app.credits import ledger
+from ui import parts
+
+BRAND = (
+    '<div class="brand"><svg viewBox="0 0 24 24" width="24" height="24" aria-hidden="true">'
+    '<rect width="24" height="24" rx="7" fill="currentColor"/>'
+    '<path d="M7 8.5h10M7 12h10M7 15.5h6" stroke="#fff" stroke-width="1.8" '
+    'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
+)
+
+
+@dataclass
+class Shell:
+    """The header's components. `open_chat` is set by the chat tab and used by the others."""
+
+    tabs: gr.Tabs
+    pill: gr.HTML
+    who: gr.HTML
+    sign_out: gr.Button
+    open_chat: Callable[..., Any] | None = None
+    open_outputs: tuple[Any, ...] = ()
+
+
+def pill(app: App, user_id: int) -> str:
+    """The pill with the balance as it is now."""
+    with app.db.read() as session:
+        return parts.pill(ledger.balance(session, user_id=user_id))

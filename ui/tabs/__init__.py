@@ -1,0 +1,1 @@
+"""The tabs: each `build()`s its components and `bind()`s its handlers."""

@@ -1,0 +1,475 @@
+"""Chat: conversations, the model and its price, the log, and the composer with its quote.
+
+The conversation id in the page is only a wish: every call checks that it is the user's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from chat_app.accounts.tables import User
+from chat_app.app import App
+from chat_app.chat import conversations
+from chat_app.credits import ledger, pricing
+from chat_app.credits.pricing import Price
+from chat_app.errors import AppError
+from chat_app.flows import message, reply, shelf
+from chat_app.flows.shelf import ModelView
+from chat_app.money import show_credits
+from ui import parts, stream
+from ui.guard import guard
+from ui.shell import Shell
+
+HIDDEN = "hidden"
+LISTED = 40
+QUOTED_CHARACTERS = 20_000
+WELCOME = (
+    '<div class="hello"><h2>What can I help with?</h2>'
+    "<p>You see the price before you send, and pay only for an answer that arrives.</p></div>"
+)
+EXAMPLES = [
+    "Explain double-entry bookkeeping in three sentences",
+    "Write a haiku about an honest invoice",
+    "Give me five names for a small bakery",
+]
+_STATES = {
+    "ready": "",
+    "available": "",
+    "loading": " · loading",
+    "not_downloaded": " · not downloaded",
+    "broken": " · broken",
+}
+
+
+@dataclass
+class Chat:
+    """The tab's components."""
+
+    tab: gr.Tab
+    conversation: gr.State
+    new: gr.Button
+    listing: gr.Radio
+    model: gr.Dropdown
+    note: gr.HTML
+    log: gr.Chatbot
+    text: gr.Textbox
+    quote: gr.HTML
+    cost: gr.HTML
+    send: gr.Button
+    stop: gr.Button
+    nonce: gr.Textbox
+
+    @property
+    def live(self) -> list[Any]:
+        """What a stream changes."""
+        return [self.conversation, self.listing, self.log, self.text, self.cost, self.send, self.stop]
+
+
+def build() -> Chat:
+    """The layout, without any data."""
+    with gr.Tab("Chat", id="chat", visible=False, elem_id="chat-tab") as tab:
+        conversation = gr.State(None)
+        nonce = gr.Textbox(visible=False)
+        with gr.Row(elem_id="chat-layout"):
+            with gr.Column(elem_id="chat-side", scale=0, min_width=260):
+                new = gr.Button("New chat", elem_id="new-chat", size="md")
+                listing = gr.Radio(
+                    choices=[], label="Conversations", elem_id="conversation-list", container=True
+                )
+            with gr.Column(elem_id="chat-main"):
+                with gr.Row(elem_id="chat-head"):
+                    gr.Button("Chats", elem_id="chat-menu", size="sm", scale=0)
+                    model = gr.Dropdown(
+                        choices=[], label="Model", elem_id="chat-model", filterable=False, scale=0
+                    )
+                    note = gr.HTML(elem_id="chat-note")
+                log = gr.Chatbot(
+                    elem_id="chat-log",
+                    label="Conversation",
+                    show_label=False,
+                    height="100%",
+                    placeholder=WELCOME,
+                    examples=[{"text": text} for text in EXAMPLES],
+                    buttons=["copy"],
+                    sanitize_html=True,
+                    allow_tags=False,
+                    layout="bubble",
+                    latex_delimiters=[],
+                    like_user_message=False,
+                )
+                with gr.Column(elem_id="composer"):
+                    text = gr.Textbox(
+                        elem_id="chat-input",
+                        label="Message",
+                        show_label=False,
+                        placeholder="Write a message. Shift+Enter makes a new line.",
+                        lines=1,
+                        max_lines=8,
+                        container=False,
+                        submit_btn=False,
+                    )
+                    with gr.Row(elem_id="composer-foot"):
+                        quote = gr.HTML(elem_id="chat-quote")
+                        cost = gr.HTML(elem_id="chat-cost")
+                        stop = gr.Button(
+                            "Stop", elem_id="chat-stop", visible=HIDDEN, size="sm", scale=0
+                        )
+                        send = gr.Button(
+                            "Send", elem_id="chat-send", variant="primary", size="sm", scale=0
+                        )
+    return Chat(
+        tab, conversation, new, listing, model, note, log, text, quote, cost, send, stop, nonce
+    )
+
+
+def bind(c: Chat, app: App, shell: Shell) -> None:
+    """Wire the tab; `bind_load` adds what happens when the page opens."""
+    per_second = app.settings.chat.updates_per_second
+
+    async def follow(
+        user: User, reply_id: str, before: list[stream.Message], price: Price | None
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Updates of the page until the answer has ended."""
+        source = reply.follow(app, user_id=_id(user), reply_id=reply_id)
+        writing = stream.text_message("assistant", "")
+        async for snapshot in stream.snapshots(source, per_second=per_second):
+            if snapshot.end is not None:
+                view = snapshot.end
+                yield {
+                    c.log: [*before, stream.ended(view)],
+                    c.cost: _cost(view),
+                    c.send: gr.update(visible=True),
+                    c.stop: gr.update(visible=HIDDEN),
+                    c.listing: _listing(app, user, view.conversation_id),
+                    shell.pill: parts.pill(view.balance),
+                }
+            elif snapshot.beat:
+                yield {c.cost: _meter(snapshot, price)}
+            else:
+                writing["content"][0]["text"] = snapshot.text
+                yield {
+                    c.log: [*before, writing] if snapshot.text else before,
+                    c.cost: _meter(snapshot, price),
+                }
+
+    def begun(
+        user: User, started: message.Started, before: list[stream.Message]
+    ) -> dict[Any, Any]:
+        return {
+            c.conversation: started.conversation_id,
+            c.listing: _listing(app, user, started.conversation_id),
+            c.log: before,
+            c.text: "",
+            c.cost: _line("Holding at most " + parts.amount(started.maximum), busy=True),
+            c.send: gr.update(visible=HIDDEN),
+            c.stop: gr.update(visible=True),
+            shell.pill: _pill(app, user),
+        }
+
+    @guard(app, "user")
+    async def send(
+        user: User, text: str, model: str | None, conversation: str | None, nonce: str
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Send a message and stream its answer."""
+        started = await message.start(
+            app,
+            user_id=_id(user),
+            text=text or "",
+            model=model or app.settings.llm.default_model,
+            conversation_id=conversation,
+            idempotency_key=nonce[:64] or None,
+        )
+        before, _ = await asyncio.to_thread(_messages, app, user, started.conversation_id)
+        price = await asyncio.to_thread(_price, app, model)
+        yield begun(user, started, before)
+        async for update in follow(user, started.reply_id, before, price):
+            yield update
+
+    @guard(app, "user")
+    async def retry(
+        user: User, model: str | None, conversation: str | None
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Answer the last message again, in place of the answer that is there."""
+        if conversation is None:
+            raise message.NothingToRetry
+        started = await message.retry(
+            app, user_id=_id(user), conversation_id=conversation, model=model
+        )
+        before, _ = await asyncio.to_thread(_messages, app, user, conversation)
+        if before and before[-1]["role"] == "assistant":
+            before.pop()
+        price = await asyncio.to_thread(_price, app, model)
+        yield {**begun(user, started, before), c.text: gr.skip()}
+        async for update in follow(user, started.reply_id, before, price):
+            yield update
+
+    @guard(app, "user")
+    async def open_one(
+        user: User, conversation: str | None
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Show a conversation, and go on with its running answer if there is one."""
+        async for update in opened(user, conversation):
+            yield update
+
+    async def opened(user: User, conversation: str | None) -> AsyncIterator[dict[Any, Any]]:
+        if not conversation:
+            return
+        before, row = await asyncio.to_thread(_messages, app, user, conversation)
+        running = reply.running(app, user_id=_id(user), conversation_id=conversation)
+        update = {
+            c.conversation: conversation,
+            c.log: before,
+            c.cost: "",
+            c.send: gr.update(visible=HIDDEN if running else True),
+            c.stop: gr.update(visible=True if running else HIDDEN),
+        }
+        views = await asyncio.to_thread(_models, app)
+        if any(view.id == row and view.available for view in views):
+            update[c.model] = row
+        yield update
+        for reply_id in running[:1]:
+            async for more in follow(user, reply_id, before, _price(app, row)):
+                yield more
+
+    @guard(app, "user")
+    async def stop(user: User, conversation: str | None) -> dict[Any, Any]:
+        """Stop the answer that is being written; what arrived is kept."""
+        if conversation:
+            for reply_id in reply.running(app, user_id=_id(user), conversation_id=conversation):
+                await reply.stop(app, user_id=_id(user), reply_id=reply_id)
+        return {c.cost: _line("Stopping…", busy=True)}
+
+    @guard(app, "user")
+    async def start_new(_user: User) -> dict[Any, Any]:
+        """An empty chat. An answer under way goes on and waits in the list."""
+        return {
+            c.conversation: None,
+            c.listing: gr.update(value=None),
+            c.log: [],
+            c.cost: "",
+            c.send: gr.update(visible=True),
+            c.stop: gr.update(visible=HIDDEN),
+        }
+
+    @guard(app, "user")
+    async def quote(
+        user: User, text: str, model: str | None, conversation: str | None
+    ) -> dict[Any, Any]:
+        """The price of what is written so far, or of any message when nothing is."""
+        views = await asyncio.to_thread(_models, app)
+        picked = next((view for view in views if view.id == model), None)
+        return {c.note: _note(picked), c.quote: await _quote(app, user, text, picked, conversation)}
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private", "postprocess": False}
+    live = [*c.live, shell.pill]
+    nonce_js = "(text, model, chat, nonce) => [text, model, chat, window.chatKey('send')]"
+    done_js = "() => { window.chatDone('send'); }"
+    inputs = [c.text, c.model, c.conversation, c.nonce]
+    streams = []
+    for trigger in (c.send.click, c.text.submit):
+        sent = trigger(
+            send, inputs, live, js=nonce_js, concurrency_limit=None, trigger_mode="once", **quiet
+        )
+        sent.then(None, js=done_js, api_visibility="private")
+        streams.append(sent)
+    streams.append(
+        c.log.retry(
+            retry, [c.model, c.conversation], live, concurrency_limit=None, preprocess=False, **quiet
+        )
+    )
+    c.log.example_select(
+        None,
+        None,
+        [c.text],
+        js="(event) => { const box = document.querySelector('#chat-input textarea'); box.focus(); }",
+        api_visibility="private",
+    )
+    open_outputs = [*live, c.model]
+    listed = c.listing.input(
+        open_one, [c.listing], open_outputs, concurrency_limit=None, cancels=streams,
+        preprocess=False, **quiet,
+    )
+    streams.append(listed)
+    c.new.click(start_new, None, c.live, cancels=streams, **quiet).then(
+        None, js="() => { document.querySelector('#chat-input textarea').focus(); }",
+        api_visibility="private",
+    )
+    c.stop.click(stop, [c.conversation], [c.cost], concurrency_limit=None, **quiet)
+    for trigger in (c.text.change, c.model.change):
+        trigger(
+            quote,
+            [c.text, c.model, c.conversation],
+            [c.note, c.quote],
+            trigger_mode="always_last",
+            **quiet,
+        )
+    shell.open_chat = opened
+    shell.open_outputs = tuple(open_outputs)
+
+
+def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
+    """When the page opens: models, conversations, and the newest one with its running answer."""
+    open_chat = shell.open_chat
+    assert open_chat is not None
+
+    @guard(app, "anyone")
+    async def load(user: User | None) -> AsyncIterator[dict[Any, Any]]:
+        """Fill the tab and re-attach to an answer that is being written."""
+        if user is None:
+            yield {c.cost: ""}
+            return
+        views = await asyncio.to_thread(_models, app)
+        picked = _preferred(app, views)
+        running = {
+            live.conversation_id for live in app.replies if live.user_id == _id(user)
+        }
+        rows = await asyncio.to_thread(_rows, app, user)
+        newest = next((row.id for row in rows if row.id in running), None)
+        newest = newest or (rows[0].id if rows else None)
+        yield {
+            c.model: gr.update(
+                choices=[(_label(view), view.id) for view in views],
+                value=picked.id if picked else None,
+            ),
+            c.note: _note(picked),
+            c.quote: await _quote(app, user, "", picked, None),
+            c.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=newest),
+        }
+        async for update in open_chat(user, newest):
+            yield update
+
+    after.then(
+        load,
+        None,
+        [*c.live, c.model, c.note, c.quote, shell.pill],
+        concurrency_limit=None,
+        show_progress="hidden",
+        api_visibility="private",
+        postprocess=False,
+    )
+
+
+def _id(user: User) -> int:
+    assert user.id is not None
+    return user.id
+
+
+def _rows(app: App, user: User) -> list[conversations.ConversationRow]:
+    with app.db.read() as session:
+        return conversations.list_for(session, user_id=_id(user), limit=LISTED)[0]
+
+
+def _listing(app: App, user: User, picked: str | None) -> Any:
+    return gr.update(choices=[(row.title, row.id) for row in _rows(app, user)], value=picked)
+
+
+def _messages(app: App, user: User, conversation: str) -> tuple[list[stream.Message], str]:
+    with app.db.read() as session:
+        found = conversations.get(session, user_id=_id(user), conversation_id=conversation)
+        rows = conversations.messages(session, user_id=_id(user), conversation_id=conversation)
+        return stream.shown(rows), found.model
+
+
+def _models(app: App) -> list[ModelView]:
+    with app.db.read() as session:
+        return shelf.models(app, session=session)
+
+
+def _preferred(app: App, views: list[ModelView]) -> ModelView | None:
+    able = [view for view in views if view.available]
+    wanted = app.settings.llm.default_model
+    return next((view for view in able if view.id == wanted), able[0] if able else None)
+
+
+def _price(app: App, model: str | None) -> Price | None:
+    if model is None:
+        return None
+    try:
+        with app.db.read() as session:
+            return pricing.current(session, model, app.clock.micros())
+    except AppError:
+        return None
+
+
+def _pill(app: App, user: User) -> str:
+    with app.db.read() as session:
+        return parts.pill(ledger.balance(session, user_id=_id(user)))
+
+
+def price_words(price: Price) -> str:
+    """`10 credits a message`, `2 / 6 credits per million tokens`."""
+    words = []
+    if price.per_message is not None:
+        words.append(f"{parts.amount(price.per_message)} a message")
+    if price.input_per_million is not None or price.output_per_million is not None:
+        given, made = price.input_per_million or 0, price.output_per_million or 0
+        words.append(f"{show_credits(given)} in, {show_credits(made)} out per million tokens")
+    return " + ".join(words) or "free"
+
+
+def _label(view: ModelView) -> str:
+    state = _STATES.get(view.state, "")
+    return f"{view.name} · {price_words(view.price)}{state}"
+
+
+def _note(view: ModelView | None) -> str:
+    if view is None:
+        return parts.badge("No model can answer yet", "warn")
+    if not view.available:
+        return f"{parts.badge(view.state.replace('_', ' '), 'warn')} {parts.esc(view.reason)}"
+    if view.demo:
+        return parts.badge("Demo model", "warn") + " small and quick, often wrong"
+    return ""
+
+
+async def _quote(
+    app: App, user: User, text: str, view: ModelView | None, conversation: str | None
+) -> str:
+    if view is None:
+        return "Ask an administrator to download a model."
+    if not view.available:
+        return "This model cannot answer now."
+    if not (text or "").strip():
+        return f"{parts.esc(view.name)}: {price_words(view.price)}"
+    try:
+        offer = await message.quote(
+            app,
+            user_id=_id(user),
+            text=text[:QUOTED_CHARACTERS] if view.price.kind == "per_message" else text,
+            model=view.id,
+            conversation_id=conversation,
+        )
+    except AppError as error:
+        return f'<span class="bad">{parts.esc(error)}</span>'
+    words = f"Likely {show_credits(offer.likely)}, at most {parts.amount(offer.maximum)}"
+    if offer.maximum > offer.available:
+        return f'<span class="bad">{words}. You have {show_credits(offer.available)}.</span>'
+    return words
+
+
+def _meter(snapshot: stream.Snapshot, price: Price | None) -> str:
+    if not snapshot.tokens:
+        return _line(snapshot.status or "Waiting for the first word…", busy=True)
+    so_far = ""
+    if price is not None:
+        spent = pricing.cost(price, prompt_tokens=0, completion_tokens=snapshot.tokens)
+        so_far = f" · {parts.amount(spent)} so far"
+    return _line(f"{snapshot.tokens} tokens{so_far}", busy=True)
+
+
+def _cost(view: reply.ReplyView) -> str:
+    charged = f"Charged {parts.amount(view.charged)}" if view.charged else "Nothing charged"
+    dropped = (
+        f" · {view.dropped_messages} old messages no longer fit" if view.dropped_messages else ""
+    )
+    return _line(f"{charged}, {show_credits(view.balance.available)} left{dropped}")
+
+
+def _line(words: str, *, busy: bool = False) -> str:
+    return f'<span role="status"{_BUSY if busy else ""}>{parts.esc(words)}</span>'
+
+
+_BUSY = ' class="busy"'
