@@ -11,8 +11,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +94,9 @@ async def keep_progress(app: "App") -> None:
 
 def pull_demo_model(settings: "Settings") -> None:
     """Fetch the demo model when no model of the catalogue is there. A failure is not fatal."""
-    from tqdm import tqdm
-
     from chat_app.errors import AppError
     from chat_app.llm import catalogue, loader
+    from chat_app.llm.bar import bar
 
     if settings.llm.engine == "script":
         return
@@ -107,15 +106,8 @@ def pull_demo_model(settings: "Settings") -> None:
     demo = next(entry for entry in entries if entry.demo)
     say(f"No model is here yet: fetching the demo model {demo.name}.")
     try:
-        with tqdm(total=100, unit="%", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-            def progress(sentence: str, fraction: float | None) -> None:
-                bar.set_description(sentence)
-                if fraction is not None:
-                    bar.n = round(100 * fraction)
-                bar.refresh()
-
-            loader.pull(demo, settings.models_dir, progress)
+        with bar() as tell:
+            loader.pull(demo, settings.models_dir, tell)
     except AppError as error:
         say(f"{error} The chat starts without a model.")
     else:
@@ -127,11 +119,18 @@ def say(sentence: str) -> None:
     print(sentence, flush=True)
 
 
-async def serve(app: "App") -> None:
-    """Serve until a signal: the first one drains, a second one ends at once."""
+async def serve(app: "App", setup_token: str | None) -> None:
+    """Serve until a signal: the first one drains, a second one ends at once.
+
+    `setup_token` is for the link that creates the first administrator.
+    """
     import uvicorn
 
-    from chat_app.flows import signup
+    class Server(uvicorn.Server):
+        # uvicorn's own handler would close the listening socket before running answers ended.
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
 
     server_settings = app.settings.server
     config = uvicorn.Config(
@@ -145,7 +144,7 @@ async def serve(app: "App") -> None:
         timeout_graceful_shutdown=3,
         timeout_keep_alive=75,
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     loop = asyncio.get_running_loop()
     ending: list[asyncio.Task[None]] = []
 
@@ -160,29 +159,21 @@ async def serve(app: "App") -> None:
             say("Ending: no new messages; running answers may finish.")
             ending.append(asyncio.create_task(end()))
 
-    @asynccontextmanager
-    async def own_signals() -> AsyncIterator[None]:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):
-                loop.add_signal_handler(name, on_signal)
-        yield
-
-    # uvicorn's own handler would close the listening socket before running answers ended.
-    server.capture_signals = suppress  # type: ignore[method-assign,assignment]
-    async with own_signals():
-        serving = asyncio.create_task(server.serve())
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.05)
-        if server.started:
-            port = server.servers[0].sockets[0].getsockname()[1]
-            host = server_settings.host
-            shown = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::"} else host  # noqa: S104
-            url = server_settings.public_url.rstrip("/") or f"http://{shown}:{port}"
-            say(f"Serving on {url}")
-            token = await asyncio.to_thread(signup.ensure_first_admin, app)
-            if token is not None:
-                say(f"Create the first administrator (works once): {url}/?setup={token}")
-        await serving
+    for name in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(name, on_signal)
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.05)
+    if server.started:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        host = server_settings.host
+        shown = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::"} else host  # noqa: S104
+        url = server_settings.public_url.rstrip("/") or f"http://{shown}:{port}"
+        say(f"Serving on {url}")
+        if setup_token is not None:
+            say(f"Create the first administrator (works once): {url}/?setup={setup_token}")
+    await serving
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -199,8 +190,10 @@ def main(argv: list[str] | None = None) -> int:
         settings = read_settings(options)
         pull_demo_model(settings)
         from chat_app.app import build
+        from chat_app.flows import signup
 
         app = build(settings)
+        setup_token = signup.ensure_first_admin(app)
     except AppError as error:
         print(error, file=sys.stderr)
         return 2
@@ -208,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
         import uvloop
 
         uvloop.install()
-    asyncio.run(serve(app))
+    asyncio.run(serve(app, setup_token))
     return 0
 
 

@@ -1,5 +1,6 @@
 """Every background job on one page: name, how often, what it does."""
 
+from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.audit import seal
 from chat_app.credits import holds, lots
@@ -21,6 +22,11 @@ def jobs(app: App) -> list[Job]:
             "expire lots",
             60,
             lambda: app.db.write(lambda session: lots.expire_due(session, now=app.clock.micros())),
+        ),
+        Job(
+            "forget old sign-ins",
+            3600,
+            lambda: app.db.write(lambda session: sessions.purge(session, now=app.clock.micros())),
         ),
         Job(
             "seal the books",

@@ -13,19 +13,13 @@ import gradio as gr
 from chat_app.accounts import sessions
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.errors import NotAllowed, NotSignedIn
+from chat_app.errors import NotSignedIn
 from chat_app.flows import signin
+from chat_app.flows.people import AdminsOnly
 from ui.errors import told
 
 Role = Literal["anyone", "user", "admin"]
 Handler = Callable[..., Any]
-
-
-class AdminsOnly(NotAllowed):
-    """The handler is for administrators."""
-
-    code = "admins_only"
-    message = "Only administrators may do this. Ask one of them."
 
 
 def guard(app: App, role: Role) -> Callable[[Handler], Handler]:

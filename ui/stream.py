@@ -121,7 +121,8 @@ def foot(
         parts.append(f'<span class="bad">{esc(trouble)}</span>')
     if balance is not None:
         parts.append(f"balance {show_credits(balance)}")
-    return '<div class="foot">' + " · ".join(parts) + "</div>"
+    copy = ' <button type="button" data-copy aria-label="Copy this answer">Copy</button>'
+    return '<div class="foot">' + " · ".join(parts) + copy + "</div>"
 
 
 def failed(trouble: str | None) -> str:

@@ -29,4 +29,5 @@ def create(app: App) -> FastAPI:
         rooms.include_router(room.router)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
+    web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]
     return web

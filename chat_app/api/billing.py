@@ -1,6 +1,7 @@
 """REST: balance, packages, payments, transactions, usage."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -13,12 +14,19 @@ from chat_app.api.views import (
     Page,
     PaymentOut,
     TransactionOut,
+    UsageLineOut,
 )
-from chat_app.credits import ledger, packages
+from chat_app.clock import MICROS_PER_SECOND, rfc3339
+from chat_app.credits import ledger, packages, usage
+from chat_app.credits.usage import UsageDay
 from chat_app.errors import Invalid
 from chat_app.flows import purchase
 
 router = APIRouter(prefix="/billing", tags=["billing"])
+
+
+_DAY = 24 * 3600 * MICROS_PER_SECOND
+WINDOWS = {"minute": _DAY, "day": 31 * _DAY, "month": 366 * _DAY}
 
 
 class OneOfTwo(Invalid):
@@ -26,6 +34,13 @@ class OneOfTwo(Invalid):
 
     code = "package_or_credits"
     message = "Give either package_id or credits, not both and not neither."
+
+
+class TooLong(Invalid):
+    """More lines than one answer should have."""
+
+    code = "window_too_long"
+    message = "This is too long a time for this period. Ask for less, or for a longer period."
 
 
 class Order(Body):
@@ -103,3 +118,51 @@ def transactions(
             cursor=cursor,
         )
     return Page(items=[TransactionOut.of(row) for row in rows], next_cursor=following)
+
+
+@router.get("/usage", responses=errors_in(401, 422))
+def show_usage(
+    app: deps.App,
+    who: deps.CurrentUser,
+    since: deps.Since,
+    until: deps.Until,
+    period: Annotated[
+        Literal["minute", "day", "month"], Query(description="What a line sums up.")
+    ] = "day",
+) -> Page[UsageLineOut]:
+    """What the caller used, by model: a day by the minute, a month by the day, a year by the month.
+
+    That much is shown when `from` is not given, and at most ten times as much when it is.
+    """
+    until = app.clock.micros() + 1 if until is None else until
+    since = until - WINDOWS[period] if since is None else since
+    if until - since > 10 * WINDOWS[period]:
+        raise TooLong(period=period)
+    owner = deps.user_id(who)
+    with app.db.read() as session:
+        if period == "minute":
+            minutes = usage.own_minutes(session, user_id=owner, since=since, until=until)
+            return Page(items=[UsageLineOut.of(rfc3339(row.at), row) for row in minutes])
+        days = usage.own(session, user_id=owner, since=since, until=until)
+    if period == "day":
+        return Page(items=[UsageLineOut.of(row.day.isoformat(), row) for row in days])
+    return Page(items=_by_month(days))
+
+
+def _by_month(days: list[UsageDay]) -> list[UsageLineOut]:
+    months: dict[tuple[str, str], UsageDay] = {}
+    for row in days:
+        at = (row.day.isoformat()[:7], row.model)
+        so_far = months.get(at)
+        months[at] = row if so_far is None else _sum(so_far, row)
+    return [UsageLineOut.of(month, months[month, model]) for month, model in sorted(months)]
+
+
+def _sum(one: UsageDay, other: UsageDay) -> UsageDay:
+    return replace(
+        one,
+        messages=one.messages + other.messages,
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        credits=one.credits + other.credits,
+    )

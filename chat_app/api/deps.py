@@ -21,6 +21,7 @@ from chat_app.app import App as TheApp
 from chat_app.clock import to_micros
 from chat_app.errors import Invalid, NotAllowed, NotFound, NotSignedIn
 from chat_app.flows import signin
+from chat_app.flows.people import AdminsOnly
 from chat_app.ids import new_id
 from chat_app.money import BadCredits, parse_credits
 
@@ -35,13 +36,6 @@ class CrossSite(NotAllowed):
 
     code = "cross_site"
     message = "This request came from another site and was refused. Open the chat itself."
-
-
-class AdminsOnly(NotAllowed):
-    """The route is for administrators."""
-
-    code = "admins_only"
-    message = "Only administrators may do this. Ask one of them."
 
 
 class BadIdempotencyKey(Invalid):

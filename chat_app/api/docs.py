@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 
 from chat_app.api import errors
@@ -53,6 +54,31 @@ def reference(request: Request) -> HTMLResponse:
     return HTMLResponse(page(request.app.openapi()))
 
 
+def describe(web: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, with the refusals as they really are and all their codes."""
+    if web.openapi_schema is None:
+        schema = get_openapi(
+            title=web.title,
+            version=web.version,
+            description=web.description,
+            routes=web.routes,
+        )
+        shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+        for methods in schema["paths"].values():
+            for route in methods.values():
+                if "422" in route["responses"]:
+                    route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(name, None)
+        schema["x-error-codes"] = {
+            leaf.code: {"status": errors.family(leaf)[0], "message": leaf.message}
+            for leaf in errors.leaves()
+            if errors.family(leaf)[0] != 500
+        }
+        web.openapi_schema = schema
+    return web.openapi_schema
+
+
 def page(schema: dict[str, Any]) -> str:
     """The reference as HTML."""
     rooms: dict[str, list[str]] = {}
@@ -75,7 +101,7 @@ def page(schema: dict[str, Any]) -> str:
         f"<p>Version {escape(schema['info']['version'])} · "
         '<a href="openapi.json">openapi.json</a></p>'
         f"<p>{escape(schema['info'].get('description', ''))}</p><nav>{links}</nav></header>"
-        f"<main>{sections}{_errors()}</main></body></html>"
+        f"<main>{sections}{_errors(schema)}</main></body></html>"
     )
 
 
@@ -165,15 +191,12 @@ def _type(field: dict[str, Any]) -> str:
     return str(field.get("type", "any"))
 
 
-def _errors() -> str:
-    """Every code that the program can answer with, from the error classes themselves."""
-    known = {leaf.code: leaf for leaf in errors.leaves() if errors.family(leaf)[0] != 500}
+def _errors(schema: dict[str, Any]) -> str:
     rows = sorted(
-        (errors.family(leaf)[0], f"<code>{escape(code)}</code>", escape(leaf.message))
-        for code, leaf in known.items()
+        (str(known["status"]), f"<code>{escape(code)}</code>", escape(known["message"]))
+        for code, known in schema["x-error-codes"].items()
     )
-    shown = [(str(status), code, message) for status, code, message in rows]
-    table = _table("", ("status", "code", "meaning"), shown)
+    table = _table("", ("status", "code", "meaning"), rows)
     return f'<section id="errors"><h2>Errors</h2>{table}</section>'
 
 

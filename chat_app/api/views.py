@@ -15,6 +15,7 @@ from chat_app.clock import rfc3339
 from chat_app.credits.ledger import Balance, Transaction
 from chat_app.credits.packages import Package
 from chat_app.credits.payments.orders import Payment
+from chat_app.credits.usage import UsageDay, UsageMinute
 from chat_app.flows.message import Quote
 from chat_app.flows.reply import ReplyView
 from chat_app.flows.shelf import ModelView
@@ -291,6 +292,7 @@ class MessageOut(Shown):
     charged: str | None
     finish_reason: str | None
     error_code: str | None
+    error_message: str | None
     state: str | None
 
     @classmethod
@@ -305,6 +307,7 @@ class MessageOut(Shown):
             charged=None if row.charged is None else format_credits(row.charged),
             finish_reason=row.finish_reason,
             error_code=row.error_code,
+            error_message=row.error_message,
             state=row.state,
         )
 
@@ -436,7 +439,7 @@ class TransactionOut(Shown):
 
 
 class UsageLineOut(Shown):
-    """What one model was used for in one day or month."""
+    """What one model was used for in the minute, day or month that `period` names."""
 
     period: str
     model: str
@@ -444,6 +447,17 @@ class UsageLineOut(Shown):
     prompt_tokens: int
     completion_tokens: int
     credits: str
+
+    @classmethod
+    def of(cls, period: str, row: UsageDay | UsageMinute) -> "UsageLineOut":
+        return cls(
+            period=period,
+            model=row.model,
+            messages=row.messages,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+            credits=format_credits(row.credits),
+        )
 
 
 class HealthOut(Shown):

@@ -10,10 +10,10 @@ from chat_app.errors import NotAllowed
 from chat_app.flows import signin
 
 
-class NotAnAdmin(NotAllowed):
-    """The change needs an administrator."""
+class AdminsOnly(NotAllowed):
+    """Only an administrator may do this."""
 
-    code = "not_an_admin"
+    code = "admins_only"
     message = "Only administrators may do this. Ask one of them."
 
 
@@ -22,7 +22,7 @@ async def change(
 ) -> User:
     """Change the role or suspend; suspension ends the user's sign-ins at once.
 
-    Raises NotAnAdmin, NotFound, BadRole, or LastAdmin when nobody would be left.
+    Raises AdminsOnly, NotFound, BadRole, or LastAdmin when nobody would be left.
     """
 
     def story(session: Session) -> User:
@@ -50,7 +50,7 @@ async def change(
 
 
 async def end_sign_ins(app: App, *, admin_id: int, user_id: int) -> None:
-    """Sign a user out everywhere. Raises NotAnAdmin or NotFound."""
+    """Sign a user out everywhere. Raises AdminsOnly or NotFound."""
     with app.db.read() as session:
         _require_admin(session, admin_id)
         users.get(session, user_id)
@@ -60,4 +60,4 @@ async def end_sign_ins(app: App, *, admin_id: int, user_id: int) -> None:
 def _require_admin(session: Session, admin_id: int) -> None:
     admin = users.get(session, admin_id)
     if admin.role != "admin" or admin.suspended:
-        raise NotAnAdmin
+        raise AdminsOnly

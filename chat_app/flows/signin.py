@@ -4,7 +4,9 @@ A sign-in opens a session: a cookie for the browser, an access token and a refre
 programs. Every request asks the database whether the session still stands.
 """
 
+import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -182,15 +184,15 @@ async def who(app: App, *, cookie: str | None = None, bearer: str | None = None)
 async def identify(app: App, *, cookie: str | None = None, bearer: str | None = None) -> SignedIn:
     """`who`, with the session. An access token that is given is the one that counts."""
     now = app.clock.micros()
-    with app.db.read() as session:
-        found = None
-        if bearer is not None:
-            claims = tokens.read(app.secrets.token_key, bearer, now=now)
-            found = sessions.resolve_id(session, session_id=claims.session_id, now=now)
-            if found and (found.user.id, found.user.token_epoch) != (claims.user_id, claims.epoch):
-                found = None
-        elif cookie:
-            found = sessions.resolve(session, token=cookie, now=now)
+    if bearer is not None:
+        claims = tokens.read(app.secrets.token_key, bearer, now=now)
+        found = await _look(
+            app, lambda s: sessions.resolve_id(s, session_id=claims.session_id, now=now)
+        )
+        if found and (found.user.id, found.user.token_epoch) != (claims.user_id, claims.epoch):
+            found = None
+    else:
+        found = await _look(app, lambda s: sessions.resolve(s, token=cookie or "", now=now))
     if found is None:
         raise NotSignedIn
     if found.due and bearer is None:
@@ -206,11 +208,21 @@ def session_of(app: App, bearer: str) -> str | None:
         return None
 
 
-def still_signed_in(app: App, *, session_id: str, user_id: int) -> bool:
+async def still_signed_in(app: App, *, session_id: str, user_id: int) -> bool:
     """Whether an open stream may go on: the session stands and is this user's."""
-    with app.db.read() as session:
-        found = sessions.resolve_id(session, session_id=session_id, now=app.clock.micros())
+    now = app.clock.micros()
+    found = await _look(app, lambda s: sessions.resolve_id(s, session_id=session_id, now=now))
     return found is not None and found.user.id == user_id
+
+
+async def _look(app: App, query: Callable[[Session], SignedIn | None]) -> SignedIn | None:
+    """Ask the database without holding up the event loop: a file answers at once, a server not."""
+
+    def ask() -> SignedIn | None:
+        with app.db.read() as session:
+            return query(session)
+
+    return ask() if app.db.sqlite else await asyncio.to_thread(ask)
 
 
 async def _verify(app: App, *, account: str, password: str, stored: str | None, ip: str) -> None:

@@ -137,7 +137,7 @@ _ENTRIES = (
         license="Apache-2.0",
         license_url="https://www.apache.org/licenses/LICENSE-2.0",
         sampling=Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.1),
-        system_prompt="You are a helpful assistant. Answer briefly and clearly.",
+        system_prompt="Answer the user's question briefly.",
         demo=True,
     ),
     # Not instructed, so it cannot chat: it is how the Gemma 3 path is tested on real weights.

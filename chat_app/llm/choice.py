@@ -21,7 +21,7 @@ def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
     here = loader.weights(entry, models_dir)
     gpu = gpu_name()
     wants_openvino = llm.engine == "openvino" or (
-        llm.engine == "auto" and here.gguf is not None and here.safetensors is None
+        llm.engine == "auto" and not (gpu and here.safetensors is not None)
     )
     if wants_openvino and here.gguf is not None and entry.family == "llama" and openvino_here():
         why = f"{entry.name} runs on the CPU with OpenVINO, the fastest way for its GGUF file."

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,18 @@ def pull(entry: Entry, models_dir: Path, progress: Progress | None = None) -> Pa
 
     What is complete already is left alone. Raises PullFailed.
     """
+    tell = progress or (lambda _done, _total, _sentence: None)
+    folder = models_dir / entry.id
+    with _alone(entry, models_dir):
+        _pull(entry, models_dir, tell)
+        if entry.prepare:
+            prepare(entry, models_dir, tell)
+    return folder
+
+
+def _pull(entry: Entry, models_dir: Path, tell: Progress) -> None:
     from chat_app.llm import download
 
-    tell = progress or (lambda _done, _total, _sentence: None)
     folder = models_dir / entry.id
     if state(entry, models_dir).state != "available":
         source = entry.source
@@ -77,9 +87,6 @@ def pull(entry: Entry, models_dir: Path, progress: Progress | None = None) -> Pa
         except OSError as error:
             sentence = f"The model could not be stored: {error.strerror or error}. "
             raise PullFailed(sentence + "Make room or check the rights.") from error
-    if entry.prepare:
-        prepare(entry, models_dir, tell)
-    return folder
 
 
 def prepare(entry: Entry, models_dir: Path, progress: Progress | None = None) -> Path:
@@ -162,6 +169,20 @@ def remove(entry: Entry, models_dir: Path) -> None:
     """Delete the weights of a model. Files that were never pulled are not touched."""
     if not isinstance(entry.source, File):
         shutil.rmtree(models_dir / entry.id, ignore_errors=True)
+
+
+@contextmanager
+def _alone(entry: Entry, models_dir: Path) -> Iterator[None]:
+    """Let one process at a time pull a model; the second finds it done."""
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with (models_dir / f".lock-{entry.id}").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: nobody is kept out
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)  # freed when the file is closed
+        yield
 
 
 def _identity(entry: Entry) -> str:

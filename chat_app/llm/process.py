@@ -20,6 +20,7 @@ from typing import IO
 import psutil
 
 import chat_app
+from chat_app.errors import Invalid
 from chat_app.llm import wire
 from chat_app.llm.backends.base import Spec
 from chat_app.llm.engine import ChatMessage, Done, Event, Failed, Loading, ModelNotReady, Request
@@ -37,6 +38,13 @@ class Refused(Exception):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+class Uncountable(Invalid):
+    """The model's tokenizer does not take these messages."""
+
+    code = "uncountable"
+    message = "The model could not read this message. Remove unusual characters and try again."
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -170,7 +178,11 @@ class Process:
                         yield request_id, event
                 elif message["op"] == "counted":
                     future = self._counts.get(message["key"])
-                    if future is not None and not future.done():
+                    if future is None or future.done():
+                        continue
+                    if message["tokens"] is None:
+                        future.set_exception(Uncountable())
+                    else:
                         future.set_result(message["tokens"])
         finally:
             for future in self._counts.values():

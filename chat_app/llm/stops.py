@@ -14,10 +14,16 @@ _PATIENCE_TOKENS = 8
 
 
 class Detokenizer:
-    """Token ids in, text out as soon as its characters are complete."""
+    """Token ids in, text out as soon as its characters are complete.
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    `lengths` remembers how long the text of a single token is; answers may share it.
+    """
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], lengths: dict[int, int] | None = None
+    ) -> None:
         self._decode = decode
+        self._lengths = {} if lengths is None else lengths
         self._ids: list[int] = []
         self._shown = 0
         self._waiting = 0
@@ -34,8 +40,10 @@ class Detokenizer:
         self._shown = max(self._shown, whole)
         if whole == len(text):
             # One token stays as context: some decoders treat a text's start differently.
-            self._ids = self._ids[-1:]
-            self._shown = len(self._decode(self._ids))
+            self._ids = [token]
+            if token not in self._lengths:
+                self._lengths[token] = len(self._decode(self._ids))
+            self._shown = self._lengths[token]
         return new
 
 

@@ -73,6 +73,7 @@ class Desk:
     waiting: "OrderedDict[str, _Answer]" = field(default_factory=OrderedDict)
     running: dict[str, _Answer] = field(default_factory=dict)
     events: list[tuple[str, Event]] = field(default_factory=list)
+    _lengths: dict[int, int] = field(default_factory=dict)
 
     @property
     def idle(self) -> bool:
@@ -96,7 +97,7 @@ class Desk:
             dropped=fitted.dropped_messages,
             max_tokens=max(1, min(request.max_tokens, self.backend.context_tokens - len(tokens))),
             text=StopText(request.stop),
-            detokenizer=Detokenizer(self.backend.decode),
+            detokenizer=Detokenizer(self.backend.decode, self._lengths),
         )
 
     def fit(self, messages: tuple[ChatMessage, ...], *, max_tokens: int) -> prompt.Fitted:
@@ -123,10 +124,7 @@ class Desk:
     def turn(self) -> None:
         """Let waiting answers in, then take one step."""
         while self.waiting and len(self.running) < self.backend.slots:
-            id, answer = self.waiting.popitem(last=False)
-            self.running[id] = answer
-            self.backend.add(id, answer.prompt, answer.request.sampling, answer.max_tokens)
-            self._tell(id, Started(len(answer.prompt), 0, answer.dropped))
+            self._begin(self.waiting.popitem(last=False)[1])
         for position, (id, answer) in enumerate(self.waiting.items()):
             if answer.position != position:
                 answer.position = position
@@ -134,6 +132,18 @@ class Desk:
         if self.running:
             for step in self.backend.step():
                 self._apply(step)
+
+    def _begin(self, answer: _Answer) -> None:
+        id, tokens = answer.request.id, len(answer.prompt)
+        try:
+            self.backend.add(id, answer.prompt, answer.request.sampling, answer.max_tokens)
+        except Exception:
+            # Sampling that the library refuses concerns this answer only.
+            _log.exception("the answer %s could not begin", id)
+            self._tell(id, Failed("engine_error", _BROKE, answer.usage(begun=False)))
+            return
+        self.running[id] = answer
+        self._tell(id, Started(tokens, 0, answer.dropped))
 
     def _apply(self, step: Step) -> None:
         answer = self.running.get(step.id)
@@ -261,8 +271,15 @@ def _obey(line: wire.Line, desk: Desk, message: wire.Message) -> None:
         case "cancel":
             desk.cancel(message["id"])
         case "count":
-            tokens = desk.count(wire.messages_in(message["messages"]))
-            line.send({"op": "counted", "key": message["key"], "tokens": tokens})
+            line.send({"op": "counted", "key": message["key"], "tokens": _counted(desk, message)})
+
+
+def _counted(desk: Desk, message: wire.Message) -> int | None:
+    try:
+        return desk.count(wire.messages_in(message["messages"]))
+    except Exception:
+        _log.exception("a prompt could not be counted")
+        return None
 
 
 def _end_with(sock: socket.socket) -> None:

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,47 +81,53 @@ class Server:
 Serve = Callable[..., Server]
 
 
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Start servers with their own settings; all are stopped and their books verified."""
-    running: list[tuple[Server, uvicorn.Server, threading.Thread]] = []
+@contextmanager
+def serving(data_dir: Path, **sections: Any) -> Iterator[Server]:
+    """Serve an app with these settings on a free port; at the end its books must verify."""
+    app = build(_settings(data_dir, **sections))
+    app.passwords = Passwords(app.secrets.pepper, cost=4, max_waiting=100)
+    web = api.create(app)
     problems: list[object] = []
 
-    def start(**sections: Any) -> Server:
-        app = build(_settings(tmp_path_factory.mktemp("data"), **sections))
-        app.passwords = Passwords(app.secrets.pepper, cost=4, max_waiting=100)
-        web = api.create(app)
+    @asynccontextmanager
+    async def lifespan(_web: object) -> AsyncIterator[None]:
+        await app.start()
+        yield
+        await app.drain()
+        with app.db.read() as session:
+            problems.extend(verify.run(session))
+        await app.stop()
 
-        @asynccontextmanager
-        async def lifespan(_web: object) -> AsyncIterator[None]:
-            await app.start()
-            yield
-            await app.drain()
-            with app.db.read() as session:
-                problems.extend(verify.run(session))
-            await app.stop()
-
-        web.router.lifespan_context = lifespan
-        config = uvicorn.Config(web, host="127.0.0.1", port=0, log_level="error", lifespan="on")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        served = Server(app, f"http://127.0.0.1:{port}")
-        running.append((served, server, thread))
-        return served
-
-    yield start
-    for served, server, thread in running:
+    web.router.lifespan_context = lifespan
+    config = uvicorn.Config(web, host="127.0.0.1", port=0, log_level="error", lifespan="on")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    served = Server(app, f"http://127.0.0.1:{port}")
+    try:
+        yield served
+    finally:
         for client in served.clients:
             client.close()
-        server.should_exit = True
+        running.should_exit = True
         thread.join(timeout=40)
-        assert not thread.is_alive(), "the server did not stop"
+    assert not thread.is_alive(), "the server did not stop"
     assert problems == []
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Start servers with their own settings; all are stopped after the file's last test."""
+    with ExitStack() as stack:
+
+        def start(**sections: Any) -> Server:
+            return stack.enter_context(serving(tmp_path_factory.mktemp("data"), **sections))
+
+        yield start
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/billing/payments/{id}": owned(OK),
     "POST /api/billing/payments/{id}/confirm": owned(OK),
     "GET /api/billing/transactions": member(OK),
+    "GET /api/billing/usage": member(OK),
     "GET /api/monitoring/health": member(OK),
     "GET /api/monitoring/metrics": admins(OK),
     "GET /api/admin/dashboard": admins(OK),

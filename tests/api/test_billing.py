@@ -101,6 +101,24 @@ def test_transactions_tell_the_whole_story(ann: Person) -> None:
     }
 
 
+def test_usage_is_summed_by_period(ann: Person) -> None:
+    answers = [ann.ask().json() for _ in range(3)]
+    ann.ask(model="gemma-3-1b-it")
+    today = answers[0]["created_at"][:10]
+    for period, start in [("minute", today + "T"), ("day", today), ("month", today[:7])]:
+        rows = ann.client.get("/api/billing/usage", params={"period": period}).json()["items"]
+        assert all(row["period"].startswith(start) for row in rows)
+        demo = [row for row in rows if row["model"] == answers[0]["model"]]
+        assert sum(row["messages"] for row in demo) == 3
+        assert sum(int(row["credits"]) for row in demo) == 3
+        assert sum(row["completion_tokens"] for row in demo) == 24
+        assert {row["credits"] for row in rows if row not in demo} == {"10"}
+    long = ann.client.get("/api/billing/usage", params={"period": "minute", "from": "2020-01-01"})
+    assert (long.status_code, long.json()["error"]["code"]) == (422, "window_too_long")
+    old = {"from": "2020-01-01", "to": "2020-01-05"}
+    assert ann.client.get("/api/billing/usage", params=old).json()["items"] == []
+
+
 def test_an_administrator_moves_credits_once_and_with_a_reason(
     server: Server, root: Person, ann: Person
 ) -> None:

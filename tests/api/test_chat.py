@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from chat_app.api import sse
 from tests.api.conftest import MODEL, Person, Serve, Server
 
 FULL = "".join(f"w{number} " for number in range(8))
@@ -168,6 +169,26 @@ def test_an_open_stream_ends_when_the_sign_in_does(slow: Server, way: str) -> No
     live = slow.app.replies.get(reply_id)
     assert live is not None
     live.stop_wanted.set()
+
+
+def test_a_silent_stream_says_that_it_is_alive(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy or a browser would give up on a line that stays silent."""
+    monkeypatch.setattr(sse, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.1)
+    person = serve(script={"fault": "hang_at:2"}).person()
+    body = {"model": MODEL, "message": "hello there", "stream": True}
+    with person.client.stream("POST", "/api/chat/message", json=body) as answer:
+        lines = answer.iter_lines()
+        reply_id = next(events(lines))[1]["reply_id"]
+        beats = 0
+        for line in lines:
+            beats += line == ": still here"
+            if beats == 3:
+                break
+    person.client.post(f"/api/chat/replies/{reply_id}/stop")
+    assert finished(person, reply_id)["content"] == "w0 w1 "
 
 
 def test_one_key_is_one_answer(ann: Person) -> None:

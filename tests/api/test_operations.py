@@ -111,6 +111,8 @@ def test_the_reference_shows_every_route_and_reaches_nowhere(server: Server) -> 
     for path in schema["paths"]:
         assert f"<code>{path}</code>" in page.text
     documented = {f"{m.upper()} {path}" for path, ms in schema["paths"].items() for m in ms}
+    assert "HTTPValidationError" not in str(schema)
+    assert schema["x-error-codes"]["wrong_password"]["status"] == 401
     assert documented == set(MATRIX) - {"GET /api/openapi.json"}
     for code in ("out_of_credits", "wrong_password", "idempotency_conflict", "in_progress"):
         assert f"<code>{code}</code>" in page.text

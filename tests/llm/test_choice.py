@@ -38,6 +38,15 @@ def test_auto_takes_openvino_for_a_llama_file(gguf: catalogue.Entry, tmp_path: P
     assert "OpenVINO" in spec.why
 
 
+def test_a_converted_copy_beside_it_changes_nothing(tmp_path: Path) -> None:
+    demo = catalogue.get("smollm2-135m-instruct")
+    assert isinstance(demo.source, catalogue.Package)
+    (tmp_path / demo.id / "safetensors").mkdir(parents=True)
+    (tmp_path / demo.id / demo.source.file).write_bytes(b"GGUF")
+    assert choice.choose(demo, tmp_path, Llm()).backend == "openvino"
+    assert choice.choose(demo, tmp_path, Llm(engine="transformers")).backend == "transformers"
+
+
 def test_auto_takes_transformers_for_safetensors_and_says_that_it_is_the_cpu(
     folder: catalogue.Entry, tmp_path: Path
 ) -> None:

@@ -55,7 +55,9 @@ def random_model(family: str) -> Any:
 
 def write_gguf(model: Any, family: str, path: Path) -> None:
     """The model as a GGUF file with the layout that such files have."""
-    names = {part: short for short, part in (convert._LAYER | convert._FAMILY_LAYER[family]).items()}
+    names = {
+        part: short for short, part in (convert._LAYER | convert._FAMILY_LAYER[family]).items()
+    }
     writer = gguf.GGUFWriter(str(path), family)
     config = model.config
     writer.add_context_length(config.max_position_embeddings)
@@ -85,7 +87,9 @@ def write_gguf(model: Any, family: str, path: Path) -> None:
             _, _, layer, rest = name.split(".", 3)
             short = f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight"
         else:
-            short = {"model.embed_tokens.weight": "token_embd.weight"}.get(name, "output_norm.weight")
+            short = {"model.embed_tokens.weight": "token_embd.weight"}.get(
+                name, "output_norm.weight"
+            )
         writer.add_tensor(short, values.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

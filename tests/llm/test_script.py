@@ -38,7 +38,9 @@ def test_prompt_tokens_are_the_words_of_all_messages() -> None:
     assert events[0] == Started(5)
 
 
-@pytest.mark.parametrize(("limit", "reason"), [(1, "length"), (4, "length"), (5, "stop"), (9, "stop")])
+@pytest.mark.parametrize(
+    ("limit", "reason"), [(1, "length"), (4, "length"), (5, "stop"), (9, "stop")]
+)
 def test_the_limit_ends_the_answer(limit: int, reason: str) -> None:
     events = answer(tokens=5, max_tokens=limit)
     assert done(events).reason == reason
@@ -86,7 +88,16 @@ def test_empty_ends_without_a_token() -> None:
 
 def test_hostile_text_has_all_kinds_of_attack() -> None:
     text = text_of(answer(fault="hostile"))
-    for attack in ("<script>", "onerror=", "javascript:", "![", "<iframe", "<svg", "=HYPERLINK", "$"):
+    for attack in (
+        "<script>",
+        "onerror=",
+        "javascript:",
+        "![",
+        "<iframe",
+        "<svg",
+        "=HYPERLINK",
+        "$",
+    ):
         assert attack in text
 
 

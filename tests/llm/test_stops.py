@@ -44,7 +44,9 @@ def test_every_token_whose_text_was_shown_counts_once(tokens: list[str], stops: 
     deltas, stopped = run(tokens, stops)
     shown = sum(len(delta.text) for delta in deltas)
     starts = [sum(map(len, tokens[:index])) for index in range(len(tokens))]
-    visible = [start for start, token in zip(starts, tokens, strict=True) if token and start < shown]
+    visible = [
+        start for start, token in zip(starts, tokens, strict=True) if token and start < shown
+    ]
     empty = sum(not token for token in tokens)
     counted = sum(delta.tokens for delta in deltas)
     assert len(visible) <= counted <= len(visible) + empty

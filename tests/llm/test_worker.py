@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 
 from chat_app.llm.backends.base import RanOutOfMemory, Step
-from chat_app.llm.engine import ChatMessage, Delta, Done, Event, Failed, Queued, Request, Sampling, Started
+from chat_app.llm.engine import (
+    ChatMessage,
+    Delta,
+    Done,
+    Event,
+    Failed,
+    Queued,
+    Request,
+    Sampling,
+    Started,
+)
 from chat_app.llm.worker import Desk
 from tests.llm.conftest import check_protocol
 
@@ -50,7 +60,9 @@ def desk() -> Desk:
     return Desk(Counting(), "llama")
 
 
-def request(id: str, text: str = "a b", *, max_tokens: int = 3, stop: tuple[str, ...] = ()) -> Request:
+def request(
+    id: str, text: str = "a b", *, max_tokens: int = 3, stop: tuple[str, ...] = ()
+) -> Request:
     return Request(id, "m", (ChatMessage("user", text),), max_tokens, stop=stop)
 
 

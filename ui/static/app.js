@@ -76,6 +76,17 @@
     }
     if (target.closest("#chat-menu")) document.body.classList.toggle("side-open");
     else if (target.closest("#conversation-list label, #new-chat") || !target.closest("#chat-side")) document.body.classList.remove("side-open");
+    const copy = target.closest("[data-copy]");
+    if (copy) {
+      const message = copy.closest(".message");
+      const text = Array.from(message.querySelectorAll(".prose, .md")).filter((part) => !part.querySelector(".foot") && !part.parentElement.closest(".prose, .md")).map((part) => part.innerText).join("\n");
+      let done = false;
+      try { await navigator.clipboard.writeText(text); done = true; } catch {
+        const box = document.createElement("textarea"); box.value = text; document.body.append(box); box.select();
+        done = document.execCommand("copy"); box.remove();
+      }
+      copy.textContent = done ? "Copied" : "Press Ctrl+C"; setTimeout(() => { copy.textContent = "Copy"; }, 1600);
+    }
     const ask = target.closest("[data-ask]");
     if (ask) {
       const row = ask.closest("[data-row]");

@@ -93,7 +93,7 @@ def build() -> Chat:
                     height="100%",
                     placeholder=WELCOME,
                     examples=[{"text": text} for text in EXAMPLES],
-                    buttons=["copy"],
+                    buttons=[],
                     sanitize_html=True,
                     allow_tags=False,
                     layout="bubble",

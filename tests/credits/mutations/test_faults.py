@@ -15,7 +15,7 @@ from tests.credits.mutations.faults import KEPT, Fault
 WANTED = 17
 # No shrinking: it is enough to know that it fails.
 RUN = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     database=None,

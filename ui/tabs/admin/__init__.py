@@ -1,0 +1,33 @@
+"""Admin: people, models and the machine. Every handler asks for the role again."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from chat_app.app import App
+from ui.shell import Shell
+from ui.tabs.admin import machine, people
+
+
+@dataclass
+class Admin:
+    """The tab's components."""
+
+    tab: gr.Tab
+    machine: machine.Machine
+    people: people.People
+
+
+def build() -> Admin:
+    """The layout, without any data."""
+    with gr.Tab("Admin", id="admin", visible=False, elem_id="admin-tab") as tab:
+        gr.HTML("<h1>Administration</h1>", elem_classes="page-title")
+        state = machine.build()
+        users = people.build()
+    return Admin(tab, state, users)
+
+
+def bind(c: Admin, app: App, shell: Shell) -> None:
+    """Wire both halves to the tab."""
+    machine.bind(c.machine, app, shell, c.tab)
+    people.bind(c.people, app, shell, c.tab)

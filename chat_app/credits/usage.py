@@ -1,0 +1,81 @@
+"""Usage: what a user's answers used and cost, by day and model, from the settled rows."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from sqlmodel import Session, col, func, select
+
+from chat_app.clock import MICROS_PER_SECOND
+from chat_app.credits.sql import Books, Statement
+from chat_app.credits.tables import UsageRow
+
+_DAY_MICROS = 24 * 3600 * MICROS_PER_SECOND
+_MINUTES = Statement(
+    """SELECT at / 60000000 * 60000000 AS minute, model, count(*), sum(prompt_tokens),
+     sum(completion_tokens), sum(cost)
+    FROM usage WHERE user_id = :user_id AND at >= :since AND at < :until
+    GROUP BY 1, 2 ORDER BY 1, 2"""
+)
+
+
+@dataclass(frozen=True)
+class UsageDay:
+    """The answers of one model on one UTC day; `credits` in microcredits."""
+
+    day: date
+    model: str
+    messages: int
+    prompt_tokens: int
+    completion_tokens: int
+    credits: int
+
+
+def own(session: Session, *, user_id: int, since: int, until: int) -> list[UsageDay]:
+    """The user's usage from `since` to before `until` (µs), oldest day first."""
+    # Floor division is exact on integers in both databases; the epoch began at midnight UTC.
+    day = (col(UsageRow.at) - func.mod(col(UsageRow.at), _DAY_MICROS)).label("day")
+    rows = session.exec(
+        select(
+            day,
+            UsageRow.model,
+            func.count(),
+            func.sum(UsageRow.prompt_tokens),
+            func.sum(UsageRow.completion_tokens),
+            func.sum(UsageRow.cost),
+        )
+        .where(UsageRow.user_id == user_id, UsageRow.at >= since, UsageRow.at < until)
+        .group_by(day, col(UsageRow.model))
+        .order_by(day, col(UsageRow.model))
+    )
+    return [
+        UsageDay(
+            day=datetime.fromtimestamp(at // MICROS_PER_SECOND, UTC).date(),
+            model=model,
+            messages=int(messages),
+            prompt_tokens=int(prompt),
+            completion_tokens=int(completion),
+            credits=int(cost),
+        )
+        for at, model, messages, prompt, completion, cost in rows
+    ]
+
+
+@dataclass(frozen=True)
+class UsageMinute:
+    """The answers of one model in the minute that begins at `at` (µs); `credits` are micro."""
+
+    at: int
+    model: str
+    messages: int
+    prompt_tokens: int
+    completion_tokens: int
+    credits: int
+
+
+def own_minutes(session: Session, *, user_id: int, since: int, until: int) -> list[UsageMinute]:
+    """The user's usage from `since` to before `until` (µs) by minute, oldest first."""
+    rows = Books(session).rows(_MINUTES, user_id=user_id, since=since, until=until)
+    return [
+        UsageMinute(at, model, messages, int(prompt), int(completion), int(cost))
+        for at, model, messages, prompt, completion, cost in rows
+    ]

@@ -1,0 +1,260 @@
+"""People: find a user, see the balance, adjust it with a reason, suspend, sign out."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from chat_app.accounts import users
+from chat_app.accounts.tables import User
+from chat_app.app import App
+from chat_app.credits import ledger
+from chat_app.errors import Invalid
+from chat_app.flows import adjust, people
+from chat_app.money import parse_credits, show_credits
+from ui import parts
+from ui.guard import guard
+from ui.shell import Shell
+
+PAGE = 25
+HIDDEN = "hidden"
+_CLICKS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-act]');
+  if (button) trigger('click', { act: button.dataset.act, id: button.dataset.id });
+});
+"""
+
+
+class NobodyChosen(Invalid):
+    """An action on a user without a user."""
+
+    code = "nobody_chosen"
+    message = "Choose a user in the table first."
+
+
+@dataclass
+class People:
+    """The components."""
+
+    search: gr.Textbox
+    table: gr.HTML
+    panel: gr.Column
+    chosen: gr.State
+    about: gr.HTML
+    amount: gr.Textbox
+    reason: gr.Textbox
+    nonce: gr.Textbox
+    review: gr.Button
+    sure: gr.Column
+    summary: gr.HTML
+    confirm: gr.Button
+    back: gr.Button
+    suspend: gr.Button
+    sign_out: gr.Button
+    close: gr.Button
+
+
+def build() -> People:
+    """The layout, without any data."""
+    with gr.Column(elem_classes="sheet"):
+        gr.HTML('<div class="sheet-head"><h2>People</h2></div>')
+        with gr.Row(elem_classes="filters"):
+            search = gr.Textbox(
+                label="Search",
+                placeholder="User name or e-mail",
+                elem_id="admin-search",
+                max_lines=1,
+            )
+        table = gr.HTML(parts.loading(4), elem_id="admin-users", js_on_load=_CLICKS)
+        chosen = gr.State(None)
+        with gr.Column(visible=HIDDEN, elem_id="admin-user", elem_classes="inset") as panel:
+            about = gr.HTML(elem_id="admin-user-about")
+            nonce = gr.Textbox(visible=False)
+            with gr.Row(elem_classes="filters"):
+                amount = gr.Textbox(
+                    label="Credits to add, or to take with a minus",
+                    placeholder="50 or -12.5",
+                    elem_id="admin-adjust-credits",
+                    max_lines=1,
+                )
+                reason = gr.Textbox(
+                    label="Reason",
+                    placeholder="Stays in the books",
+                    elem_id="admin-adjust-reason",
+                    max_lines=1,
+                    scale=2,
+                )
+                review = gr.Button("Review", elem_id="admin-adjust-review", scale=0)
+            with gr.Column(visible=HIDDEN, elem_id="admin-adjust-sure") as sure:
+                summary = gr.HTML()
+                with gr.Row(elem_classes="filters"):
+                    confirm = gr.Button(
+                        "Confirm", variant="primary", elem_id="admin-adjust-confirm", scale=0
+                    )
+                    back = gr.Button("Back", scale=0)
+            with gr.Row(elem_classes="filters"):
+                suspend = gr.Button("Suspend", elem_id="admin-suspend", size="sm", scale=0)
+                sign_out = gr.Button("Sign out", elem_id="admin-logout", size="sm", scale=0)
+                close = gr.Button("Close", size="sm", scale=0)
+    return People(
+        search, table, panel, chosen, about, amount, reason, nonce, review, sure, summary,
+        confirm, back, suspend, sign_out, close,
+    )  # fmt: skip
+
+
+def bind(c: People, app: App, _shell: Shell, tab: gr.Tab) -> None:
+    """Wire the section."""
+
+    def look(q: str) -> str:
+        with app.db.read() as session:
+            found, more = users.search(session, q=q[:200], limit=PAGE)
+            rows = [_row(user, ledger.balance(session, user_id=_id(user)).total) for user in found]
+        if not rows:
+            return parts.empty("Nobody matches", "Try a part of the name or of the address.")
+        heads = ["User", "E-mail", "Role", "State", "Credits>", "Since", ""]
+        note = '<p class="hint">More than these match: search for a name.</p>' if more else ""
+        return parts.table(heads, rows, caption="People") + note
+
+    def details(user_id: int) -> dict[Any, Any]:
+        with app.db.read() as session:
+            user = users.get(session, user_id)
+            balance = ledger.balance(session, user_id=user_id)
+        return {
+            c.about: f"<h3>{parts.esc(user.username)}</h3><p>{show_credits(balance.available)} "
+            f"available, {show_credits(balance.held)} held, {parts.esc(user.email)}</p>",
+            c.suspend: gr.update(value="Lift suspension" if user.suspended else "Suspend"),
+            c.panel: gr.update(visible=True),
+            c.sure: gr.update(visible=HIDDEN),
+        }
+
+    def wanted(user_id: int | None, amount: str, reason: str) -> tuple[User, int, str]:
+        if user_id is None:
+            raise NobodyChosen
+        micro = parse_credits((amount or "").replace(",", "").strip())
+        if micro == 0:
+            raise adjust.NothingToAdjust
+        cleaned = " ".join((reason or "").split())
+        if not 3 <= len(cleaned) <= adjust.REASON_LENGTH:
+            raise adjust.ReasonMissing
+        with app.db.read() as session:
+            return users.get(session, user_id), micro, cleaned
+
+    @guard(app, "admin")
+    async def show(_admin: User, q: str) -> dict[Any, Any]:
+        """The users that match."""
+        return {c.table: await asyncio.to_thread(look, q or "")}
+
+    @guard(app, "admin")
+    async def choose(_admin: User, event: gr.EventData) -> dict[Any, Any]:
+        """Open the panel of the user whose button was pressed."""
+        pressed = str((getattr(event, "_data", None) or {}).get("id", ""))
+        if not pressed.isdigit():
+            raise NobodyChosen
+        shown = await asyncio.to_thread(details, int(pressed))
+        return {**shown, c.chosen: int(pressed), c.amount: "", c.reason: ""}
+
+    @guard(app, "admin")
+    async def review(
+        _admin: User, user_id: int | None, amount: str, reason: str
+    ) -> dict[Any, Any]:
+        """Say what would happen."""
+        user, micro, cleaned = await asyncio.to_thread(wanted, user_id, amount, reason)
+        does = "Add" if micro > 0 else "Take"
+        to = "to" if micro > 0 else "from"
+        return {
+            c.summary: f"<p><b>{does} {parts.amount(abs(micro))} {to} "
+            f"{parts.esc(user.username)}</b><br>Reason: {parts.esc(cleaned)}</p>",
+            c.sure: gr.update(visible=True),
+        }
+
+    @guard(app, "admin")
+    async def confirm(
+        admin: User, user_id: int | None, amount: str, reason: str, nonce: str, q: str
+    ) -> dict[Any, Any]:
+        """Adjust the balance."""
+        user, micro, cleaned = await asyncio.to_thread(wanted, user_id, amount, reason)
+        await adjust.adjust(
+            app,
+            admin_id=_id(admin),
+            user_id=_id(user),
+            micro=micro,
+            reason=cleaned,
+            key=nonce[:64],
+        )
+        gr.Info(f"{user.username}: {parts.amount(micro)} booked.", duration=4)
+        return {
+            **await asyncio.to_thread(details, _id(user)),
+            c.table: await asyncio.to_thread(look, q or ""),
+            c.amount: "",
+            c.reason: "",
+        }
+
+    @guard(app, "admin")
+    async def suspend(admin: User, user_id: int | None, q: str) -> dict[Any, Any]:
+        """Suspend, or lift the suspension."""
+        if user_id is None:
+            raise NobodyChosen
+        with app.db.read() as session:
+            suspended = users.get(session, user_id).suspended
+        await people.change(app, admin_id=_id(admin), user_id=user_id, suspended=not suspended)
+        return {
+            **await asyncio.to_thread(details, user_id),
+            c.table: await asyncio.to_thread(look, q or ""),
+        }
+
+    @guard(app, "admin")
+    async def sign_out(admin: User, user_id: int | None) -> dict[Any, Any]:
+        """End all sign-ins of the user."""
+        if user_id is None:
+            raise NobodyChosen
+        await people.end_sign_ins(app, admin_id=_id(admin), user_id=user_id)
+        gr.Info("Signed out everywhere.", duration=4)
+        return {c.sure: gr.update(visible=HIDDEN)}
+
+    @guard(app, "admin")
+    async def back(_admin: User) -> dict[Any, Any]:
+        """Hide the confirmation."""
+        return {c.sure: gr.update(visible=HIDDEN)}
+
+    @guard(app, "admin")
+    async def close(_admin: User) -> dict[Any, Any]:
+        """Hide the panel."""
+        return {c.panel: gr.update(visible=HIDDEN), c.chosen: None}
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    panel = [c.about, c.suspend, c.panel, c.sure]
+    tab.select(show, [c.search], [c.table], **quiet)
+    c.search.input(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
+    c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet)
+    c.review.click(review, [c.chosen, c.amount, c.reason], [c.summary, c.sure], **quiet)
+    c.confirm.click(
+        confirm,
+        [c.chosen, c.amount, c.reason, c.nonce, c.search],
+        [*panel, c.table, c.amount, c.reason],
+        js="(a, b, d, nonce, q) => [a, b, d, window.chatKey('adjust'), q]",
+        **quiet,
+    ).then(None, js="() => { window.chatDone('adjust'); }", api_visibility="private")
+    c.back.click(back, None, [c.sure], **quiet)
+    c.suspend.click(suspend, [c.chosen, c.search], [*panel, c.table], **quiet)
+    c.sign_out.click(sign_out, [c.chosen], [c.sure], **quiet)
+    c.close.click(close, None, [c.panel, c.chosen], **quiet)
+
+
+def _row(user: User, total: int) -> list[str]:
+    return [
+        f"<b>{parts.esc(user.username)}</b>",
+        parts.esc(user.email),
+        parts.badge(user.role, "good" if user.role == "admin" else ""),
+        parts.badge("suspended", "bad") if user.suspended else parts.badge("active"),
+        show_credits(total),
+        parts.when(user.created_at),
+        f'<button data-act="choose" data-id="{user.id}" '
+        f'aria-label="Manage {parts.esc(user.username)}">Manage</button>',
+    ]
+
+
+def _id(user: User) -> int:
+    assert user.id is not None
+    return user.id

@@ -1,0 +1,229 @@
+"""Credits: the balance, buying more, and every movement of the account."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from chat_app.accounts.tables import User
+from chat_app.app import App
+from chat_app.credits import ledger, packages
+from chat_app.credits.ledger import Balance, Transaction
+from chat_app.flows import purchase
+from chat_app.money import parse_credits, show_credits
+from ui import parts
+from ui.guard import guard
+from ui.parts import Card
+from ui.shell import Shell
+
+PAGE = 25
+CUSTOM = "custom"
+HIDDEN = "hidden"
+TYPES = [
+    ("All movements", ""),
+    ("Messages", "message"),
+    ("Purchases", "purchase"),
+    ("Bonuses", "bonus"),
+    ("Welcome credits", "welcome"),
+    ("Adjustments", "adjustment"),
+    ("Expired", "expiry"),
+]
+_NAMES = {value: name.removesuffix("s") for name, value in TYPES if value} | {
+    "welcome": "Welcome credits",
+    "expiry": "Expired",
+    "bonus": "Bonus",
+}
+
+
+@dataclass
+class Credits:
+    """The tab's components."""
+
+    tab: gr.Tab
+    cards: gr.HTML
+    package: gr.Radio
+    amount: gr.Textbox
+    buy: gr.Button
+    nonce: gr.Textbox
+    result: gr.HTML
+    type: gr.Dropdown
+    period: gr.Dropdown
+    table: gr.HTML
+    more: gr.Button
+    cursor: gr.State
+    rows: gr.State
+
+
+def build() -> Credits:
+    """The layout, without any data."""
+    with gr.Tab("Credits", id="credits", visible=False, elem_id="credits-tab") as tab:
+        gr.HTML("<h1>Credits</h1>", elem_classes="page-title")
+        cards = gr.HTML(parts.loading(), elem_id="credits-cards")
+        with gr.Column(elem_id="credits-shop", elem_classes="sheet"):
+            gr.HTML(
+                '<div class="sheet-head"><h2>Buy credits</h2>'
+                f"{parts.badge('Demonstration shop: no real money moves', 'warn')}</div>"
+            )
+            nonce = gr.Textbox(visible=False)
+            package = gr.Radio(choices=[], label="Package", elem_id="credits-packages")
+            with gr.Row(elem_id="credits-order"):
+                amount = gr.Textbox(
+                    label="Custom amount of credits",
+                    elem_id="credits-amount",
+                    placeholder="100 to 1,000,000",
+                    visible=HIDDEN,
+                    max_lines=1,
+                )
+                buy = gr.Button("Buy credits", variant="primary", elem_id="credits-buy", scale=0)
+                result = gr.HTML(elem_id="credits-result")
+        with gr.Column(elem_classes="sheet"):
+            gr.HTML('<div class="sheet-head"><h2>Movements</h2></div>')
+            with gr.Row(elem_classes="filters"):
+                type = gr.Dropdown(TYPES, value="", label="Type", filterable=False, scale=0)
+                period = gr.Dropdown(
+                    parts.PERIODS, value="30", label="Period", filterable=False, scale=0
+                )
+            table = gr.HTML(parts.loading(4), elem_id="credits-transactions")
+            more = gr.Button("Show older", size="sm", visible=HIDDEN, elem_id="credits-more")
+            cursor, rows = gr.State(None), gr.State([])
+    return Credits(
+        tab, cards, package, amount, buy, nonce, result, type, period, table, more, cursor, rows
+    )
+
+
+def bind(c: Credits, app: App, shell: Shell) -> None:
+    """Wire the tab."""
+
+    def look(user: User, kind: str, period: str, cursor: str | None) -> tuple[Any, ...]:
+        now = app.clock.micros()
+        with app.db.read() as session:
+            rows, following = ledger.transactions(
+                session,
+                user_id=_id(user),
+                type=kind or None,
+                since=parts.since(period or "", now),
+                limit=PAGE,
+                cursor=cursor,
+            )
+            return ledger.balance(session, user_id=_id(user)), rows, following
+
+    async def listed(
+        user: User, kind: str, period: str, cursor: str | None = None, before: Any = ()
+    ) -> dict[Any, Any]:
+        balance, rows, following = await asyncio.to_thread(look, user, kind, period, cursor)
+        cells = [*before, *(_row(row) for row in rows)]
+        return {
+            c.cards: _cards(balance),
+            c.table: _table(cells),
+            c.rows: cells,
+            c.cursor: following,
+            c.more: gr.update(visible=True if following else HIDDEN),
+            shell.pill: parts.pill(balance),
+        }
+
+    @guard(app, "user")
+    async def show(user: User, kind: str, period: str) -> dict[Any, Any]:
+        """The balance and the newest movements."""
+        return await listed(user, kind, period)
+
+    @guard(app, "user")
+    async def open_tab(user: User, kind: str, period: str) -> dict[Any, Any]:
+        """The same, with what is for sale."""
+        with app.db.read() as session:
+            offers = packages.list_packages(session)
+        choices = [(_offer(offer), offer.code) for offer in offers]
+        choices.append(("Custom\nYour amount\n100 credits for 1.00 USD", CUSTOM))
+        picked = offers[min(1, len(offers) - 1)].code if offers else CUSTOM
+        return {
+            **await listed(user, kind, period),
+            c.package: gr.update(choices=choices, value=picked),
+            c.amount: gr.update(visible=HIDDEN),
+            c.result: "",
+        }
+
+    @guard(app, "user")
+    async def older(
+        user: User, kind: str, period: str, cursor: str | None, rows: list[Any]
+    ) -> dict[Any, Any]:
+        """The next page below the shown ones."""
+        return await listed(user, kind, period, cursor, rows)
+
+    @guard(app, "user")
+    async def choose(_user: User, package: str | None) -> dict[Any, Any]:
+        """Ask for an amount when it is a custom one."""
+        return {c.amount: gr.update(visible=True if package == CUSTOM else HIDDEN), c.result: ""}
+
+    @guard(app, "user")
+    async def buy(
+        user: User, package: str | None, amount: str, nonce: str, kind: str, period: str
+    ) -> dict[Any, Any]:
+        """Order, and pay with the offline provider."""
+        wanted: dict[str, Any] = {"package_code": package}
+        if package in (None, CUSTOM):
+            wanted = {"micro": parse_credits((amount or "").replace(",", "").strip())}
+        order = await purchase.buy(app, user_id=_id(user), key=nonce[:64], **wanted)
+        paid = await purchase.confirm(app, user_id=_id(user), payment_id=order.id)
+        got = paid.credits + paid.bonus_credits
+        return {
+            **await listed(user, kind, period),
+            c.result: parts.badge(f"{parts.amount(got)} added", "good")
+            + f' <span class="hint">order {parts.esc(paid.id)}</span>',
+        }
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    filters = [c.type, c.period]
+    shown = [c.cards, c.table, c.rows, c.cursor, c.more, shell.pill]
+    c.tab.select(open_tab, filters, [*shown, c.package, c.amount, c.result], **quiet)
+    for trigger in (c.type.change, c.period.change):
+        trigger(show, filters, shown, trigger_mode="always_last", **quiet)
+    c.more.click(older, [*filters, c.cursor, c.rows], shown, **quiet)
+    c.package.change(choose, [c.package], [c.amount, c.result], **quiet)
+    c.buy.click(
+        buy,
+        [c.package, c.amount, c.nonce, *filters],
+        [*shown, c.result],
+        js="(a, b, nonce, d, e) => [a, b, window.chatKey('buy'), d, e]",
+        **quiet,
+    ).then(None, js="() => { window.chatDone('buy'); }", api_visibility="private")
+
+
+def _id(user: User) -> int:
+    assert user.id is not None
+    return user.id
+
+
+def _offer(offer: packages.Package) -> str:
+    bonus = f" + {show_credits(offer.bonus_credits)} bonus" if offer.bonus_credits else ""
+    return f"{offer.name}\n{show_credits(offer.credits)} credits{bonus}\n{offer.price}"
+
+
+def _cards(balance: Balance) -> str:
+    items = [
+        Card("Available", show_credits(balance.available), "ready to spend"),
+        Card("Held", show_credits(balance.held), "set aside for running answers"),
+        Card("Total", show_credits(balance.total), "available and held"),
+    ]
+    if balance.debt:
+        items.append(Card("Owed", show_credits(balance.debt), "taken from the next top-up"))
+    return parts.cards(items)
+
+
+def _row(row: Transaction) -> list[str]:
+    what = row.description or row.model or ""
+    return [
+        parts.when(row.created_at),
+        parts.badge(_NAMES.get(row.type, row.type.replace("_", " ").capitalize())),
+        parts.esc(what),
+        parts.signed(row.credits),
+        show_credits(row.balance_after),
+    ]
+
+
+def _table(rows: list[list[str]]) -> str:
+    if not rows:
+        return parts.empty("No movements here", "Choose another type or a longer period.")
+    heads = ["When", "Type", "What", "Credits>", "Balance>"]
+    return parts.table(heads, rows, caption="Movements of your credits")
+
+
