@@ -114,7 +114,7 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
         if not (settings.data_dir / secrets.FILE).exists():
             raise WrongUse(
                 f"{settings.data_dir / secrets.FILE} is missing, so the seals cannot be checked. "
-                "Restore it from your backup."
+                "Check --data-dir, or restore it from your backup."
             )
         key = secrets.load_or_create(settings.data_dir).audit_key
         found = books.prove(db, key=key)

@@ -48,11 +48,7 @@ class Page:
             headers={"Origin": self.server.url},
             timeout=60,
         ) as client:
-            tab = Tab(self, client)
-            # The first update of the load fills the model list; the rest follows old answers.
-            next(item for item in tab.call("load", []) if "output" in item)
-            list(tab.call("start_new", []))
-            yield tab
+            yield Tab(self, client)
 
 
 class Tab:

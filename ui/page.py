@@ -26,9 +26,7 @@ def build(app: App) -> gr.Blocks:
             pill_part = gr.HTML(visible=HIDDEN, elem_id="credits-pill")
             who = gr.HTML(visible=HIDDEN, elem_id="who")
             gr.Button("◐", elem_id="theme-toggle", size="sm", scale=0)
-            sign_out = gr.Button(
-                "Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0
-            )
+            sign_out = gr.Button("Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0)
         wait = gr.HTML(parts.loading(6), elem_id="page-loading")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = (

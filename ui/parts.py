@@ -28,9 +28,7 @@ def since(period: str, now: int) -> int | None:
 def when(micros: int) -> str:
     """A time for people; the script turns it into the browser's zone."""
     moment = from_micros(micros)
-    return (
-        f'<time datetime="{moment:%Y-%m-%dT%H:%M:%SZ}">{moment:%d %b %Y, %H:%M} UTC</time>'
-    )
+    return f'<time datetime="{moment:%Y-%m-%dT%H:%M:%SZ}">{moment:%d %b %Y, %H:%M} UTC</time>'
 
 
 def amount(micro: int) -> str:
@@ -61,7 +59,8 @@ def cards(items: Iterable[Card]) -> str:
     """A row of figures."""
     inner = "".join(
         f'<div class="card"><div class="name">{esc(item.name)}</div>'
-        f'<div class="figure">{esc(item.figure)}</div><div class="note">{esc(item.note)}</div></div>'
+        f'<div class="figure">{esc(item.figure)}</div>'
+        f'<div class="note">{esc(item.note)}</div></div>'
         for item in items
     )
     return f'<div class="cards">{inner}</div>'

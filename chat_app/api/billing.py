@@ -90,7 +90,9 @@ async def confirm(
     app: deps.App, who: deps.CurrentUser, id: deps.Id, key: deps.IdempotencyKey
 ) -> PaymentOut:
     """Pay an order of the offline provider: no real money moves. Credits come once."""
-    return PaymentOut.of(await purchase.confirm(app, user_id=deps.user_id(who), payment_id=id))
+    return PaymentOut.of(
+        await purchase.confirm(app, user_id=deps.user_id(who), payment_id=id, key=key)
+    )
 
 
 @router.get("/transactions", responses=errors_in(401, 422))

@@ -87,11 +87,11 @@ def verify(session: Session, *, key: bytes, published: str = "") -> list[Problem
                 problems.append(Problem("I14", "A seal before this one is missing.", facts))
             elif not hmac.compare_digest(
                 row.mac,
-                _mac(
-                    key, stream, previous, _rows(session, stream, after=after, until=row.last_id)
-                ),
+                _mac(key, stream, previous, _rows(session, stream, after=after, until=row.last_id)),
             ):
-                problems.append(Problem("I13", "Sealed rows were changed, removed or added.", facts))
+                problems.append(
+                    Problem("I13", "Sealed rows were changed, removed or added.", facts)
+                )
             known.add(f"{stream}:{row.last_id}:{row.mac}")
             previous, after = row.mac, row.last_id
     problems += [

@@ -11,10 +11,10 @@ from chat_app.errors import Conflict
 # Where credits come from and where they go.
 SYSTEM = ("issued", "promo", "adjusted", "consumed", "expired", "writeoff")
 
-_COLUMNS = "id, posted, held, floor, last_at, closed_at"
-_FIND = Statement(f"SELECT {_COLUMNS} FROM account WHERE code = :code")
-_LOCK = Statement(f"SELECT {_COLUMNS} FROM account WHERE code = :code", lock=True)
-_LOCK_ID = Statement(f"SELECT {_COLUMNS} FROM account WHERE id = :id", lock=True)
+_SELECT = "SELECT id, posted, held, floor, last_at, closed_at FROM account "
+_FIND = Statement(_SELECT + "WHERE code = :code")
+_LOCK = Statement(_SELECT + "WHERE code = :code", lock=True)
+_LOCK_ID = Statement(_SELECT + "WHERE id = :id", lock=True)
 _OPEN_SYSTEM = Statement(
     """INSERT INTO account (ledger, code, kind, created_at)
     VALUES ('CREDIT', :code, 'system', :now) ON CONFLICT (code) DO NOTHING"""

@@ -310,9 +310,7 @@ def _resolve(
     )
     _end(books, hold, before="open", state=state, settled=spent, transfer_id=transfer_id, now=now)
     if hold.amount:
-        lots.unpin(
-            books, wallet, hold_id=hold.id, spent=spent, transfer_id=transfer_id, now=now
-        )
+        lots.unpin(books, wallet, hold_id=hold.id, spent=spent, transfer_id=transfer_id, now=now)
     return transfer_id
 
 
@@ -339,9 +337,7 @@ def _end(
     hold.state = state
 
 
-def _settle_late(
-    books: Books, wallet: Wallet, hold: _Hold, *, micro: int, now: int
-) -> Settlement:
+def _settle_late(books: Books, wallet: Wallet, hold: _Hold, *, micro: int, now: int) -> Settlement:
     """Charge directly what the wallet can pay; what it cannot is a recorded loss."""
     found = lots.free(books, wallet, now=now)
     charged = min(micro, max(0, wallet.available))

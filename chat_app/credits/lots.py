@@ -13,16 +13,15 @@ from chat_app.credits import accounts, transfers
 from chat_app.credits.accounts import Wallet
 from chat_app.credits.sql import Books, Statement
 
-_COLUMNS = """l.id, l.granted, l.remaining, l.held, l.price_minor, l.recognized_minor,
-    l.expires_at"""
 _FREE = Statement(
-    f"""SELECT {_COLUMNS} FROM lot l
-    WHERE l.account_id = :account_id AND l.remaining > 0 AND l.remaining > l.held
-    ORDER BY l.priority, l.expires_at NULLS LAST, l.price_minor > 0, l.id"""
+    """SELECT id, granted, remaining, held, price_minor, recognized_minor, expires_at FROM lot
+    WHERE account_id = :account_id AND remaining > 0 AND remaining > held
+    ORDER BY priority, expires_at NULLS LAST, price_minor > 0, id"""
 )
 _PINNED = Statement(
-    f"""SELECT {_COLUMNS}, h.amount FROM hold_lot h JOIN lot l ON l.id = h.lot_id
-    WHERE h.hold_id = :hold_id ORDER BY h.pos"""
+    """SELECT l.id, l.granted, l.remaining, l.held, l.price_minor, l.recognized_minor,
+     l.expires_at, h.amount
+    FROM hold_lot h JOIN lot l ON l.id = h.lot_id WHERE h.hold_id = :hold_id ORDER BY h.pos"""
 )
 _ADD = Statement(
     """INSERT INTO lot (account_id, transfer_id, source, priority, granted, remaining, currency,

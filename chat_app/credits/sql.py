@@ -46,11 +46,12 @@ class Books:
     def __init__(self, session: Session) -> None:
         if session.new or session.dirty or session.deleted:
             session.flush()
-        bind = session.bind
-        idle = isinstance(bind, Connection) and not session.in_transaction()
-        self._connection = bind if idle else session.connection()
-        self.sqlite = self._connection.dialect.name == "sqlite"
-        self._raw: Any = self._connection.connection.driver_connection if self.sqlite else None
+        connection = session.bind
+        if not isinstance(connection, Connection) or session.in_transaction():
+            connection = session.connection()
+        self._connection: Connection = connection
+        self.sqlite = connection.dialect.name == "sqlite"
+        self._raw: Any = connection.connection.driver_connection if self.sqlite else None
 
     def rows(self, statement: Statement, **values: object) -> list[Row]:
         """All rows of a query, as tuples."""

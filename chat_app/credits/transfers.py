@@ -88,9 +88,7 @@ def into(
     )
 
 
-def write_off(
-    books: Books, *, amount: int, now: int, cause_id: int, reference: str | None
-) -> int:
+def write_off(books: Books, *, amount: int, now: int, cause_id: int, reference: str | None) -> int:
     """A loss on the record: what was consumed and could not be charged."""
     return books.insert(
         _BETWEEN_SYSTEM,

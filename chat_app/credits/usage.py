@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from sqlmodel import Session, col, func, select
+from sqlalchemy import func, select
+from sqlmodel import Session, col
 
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits.sql import Books, Statement
@@ -34,16 +35,18 @@ def own(session: Session, *, user_id: int, since: int, until: int) -> list[Usage
     """The user's usage from `since` to before `until` (µs), oldest day first."""
     # Floor division is exact on integers in both databases; the epoch began at midnight UTC.
     day = (col(UsageRow.at) - func.mod(col(UsageRow.at), _DAY_MICROS)).label("day")
-    rows = session.exec(
+    rows = session.execute(
         select(
             day,
-            UsageRow.model,
+            col(UsageRow.model),
             func.count(),
-            func.sum(UsageRow.prompt_tokens),
-            func.sum(UsageRow.completion_tokens),
-            func.sum(UsageRow.cost),
+            func.sum(col(UsageRow.prompt_tokens)),
+            func.sum(col(UsageRow.completion_tokens)),
+            func.sum(col(UsageRow.cost)),
         )
-        .where(UsageRow.user_id == user_id, UsageRow.at >= since, UsageRow.at < until)
+        .where(
+            col(UsageRow.user_id) == user_id, col(UsageRow.at) >= since, col(UsageRow.at) < until
+        )
         .group_by(day, col(UsageRow.model))
         .order_by(day, col(UsageRow.model))
     )

@@ -284,11 +284,12 @@ _SQLITE_CHECKS = [
     _Check(
         "I13",
         "Rows of an append-only table are gone.",
-        f"""SELECT '{table}' AS "table", COUNT(*) AS rows_found, s.seq AS rows_written
-        FROM {table}, sqlite_sequence s WHERE s.name = '{table}'
-        GROUP BY s.seq HAVING COUNT(*) <> s.seq""",
+        """SELECT s.name AS "table", s.seq AS written, COALESCE(t.found, e.found) AS found
+        FROM sqlite_sequence s
+        LEFT JOIN (SELECT COUNT(*) AS found FROM transfer) t ON s.name = 'transfer'
+        LEFT JOIN (SELECT COUNT(*) AS found FROM event_log) e ON s.name = 'event_log'
+        WHERE s.seq <> COALESCE(t.found, e.found)""",
     )
-    for table in ("transfer", "event_log")
 ]
 
 

@@ -1,11 +1,13 @@
 """An administrator corrects a balance: with a reason, once, and on the record."""
 
+from dataclasses import asdict
+
 from sqlmodel import Session
 
 from chat_app.accounts import users
 from chat_app.app import App
 from chat_app.audit import log
-from chat_app.credits import ledger
+from chat_app.credits import ledger, operations
 from chat_app.credits.ledger import Balance
 from chat_app.errors import Invalid
 from chat_app.money import format_credits
@@ -30,9 +32,9 @@ class NothingToAdjust(Invalid):
 async def adjust(
     app: App, *, admin_id: int, user_id: int, micro: int, reason: str, key: str
 ) -> Balance:
-    """Add (or, negative, take) microcredits; returns the new balance.
+    """Add (or, negative, take) microcredits; returns the balance after it.
 
-    Takes only what is neither spent nor held: OutOfCredits otherwise. The same key does it once.
+    Takes only what is neither spent nor held: OutOfCredits otherwise. The same key does it once and gets the same answer.
     """
     reason = " ".join(reason.split())
     if not 3 <= len(reason) <= REASON_LENGTH:
@@ -40,29 +42,43 @@ async def adjust(
     if micro == 0:
         raise NothingToAdjust
 
-    def story(session: Session) -> Balance:
-        now = app.clock.micros()
+    request = {"user": user_id, "micro": micro, "reason": reason}
+    actor = f"user:{admin_id}"
+
+    def do(session: Session, now: int) -> dict[str, int]:
         users.get(session, user_id)
-        outcome = ledger.adjust(
+        ledger.adjust(
             session,
             user_id=user_id,
             micro=micro,
             reason=reason,
-            actor=f"user:{admin_id}",
+            actor=actor,
             now=now,
-            scope=f"adjust:{admin_id}",
+            scope=f"adjustment:{admin_id}",
             key=key,
         )
-        if not outcome.replayed:
-            log.record(
-                session,
-                type="credits_adjusted",
-                actor=f"user:{admin_id}",
-                now=now,
-                user=user_id,
-                credits=format_credits(micro),
-                reason=reason,
-            )
-        return ledger.balance(session, user_id=user_id)
+        log.record(
+            session,
+            type="credits_adjusted",
+            actor=actor,
+            now=now,
+            user=user_id,
+            credits=format_credits(micro),
+            reason=reason,
+        )
+        return asdict(ledger.balance(session, user_id=user_id))
+
+    def story(session: Session) -> Balance:
+        now = app.clock.micros()
+        outcome, _ = operations.once(
+            session,
+            scope=f"adjust:{admin_id}",
+            key=key,
+            request=request,
+            now=now,
+            actor=actor,
+            run=lambda: do(session, now),
+        )
+        return Balance(**outcome)
 
     return await app.db.awrite(story)

@@ -15,6 +15,6 @@ def prove(db: Database, *, key: bytes) -> list[Problem]:
     """
     with db.read() as session:
         if not db.sqlite:
-            # The default of PostgreSQL looks anew with every statement and sees half a payment.
+            # By default PostgreSQL looks anew with every statement; all checks see one moment.
             session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         return verify.run(session, audit_key=key)

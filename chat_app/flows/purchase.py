@@ -4,6 +4,7 @@ from sqlmodel import Session
 
 from chat_app.app import App
 from chat_app.audit import log
+from chat_app.credits import operations
 from chat_app.credits.payments import offline, orders
 from chat_app.credits.payments.orders import Payment
 from chat_app.money import format_credits
@@ -33,11 +34,24 @@ async def buy(
     return await app.db.awrite(story)
 
 
-async def confirm(app: App, *, user_id: int, payment_id: str) -> Payment:
-    """Pay an order of the offline provider: no real money moves. Credits come once."""
+async def confirm(app: App, *, user_id: int, payment_id: str, key: str | None = None) -> Payment:
+    """Pay an order of the offline provider: no real money moves. Credits come once.
+
+    A key belongs to one payment: IdempotencyConflict when it was used for another.
+    """
 
     def story(session: Session) -> Payment:
         now = app.clock.micros()
+        if key is not None:
+            operations.once(
+                session,
+                scope=f"confirm:{user_id}",
+                key=key,
+                request={"payment": payment_id},
+                now=now,
+                actor=f"user:{user_id}",
+                run=dict,
+            )
         payment = offline.confirm(session, user_id=user_id, payment_id=payment_id, now=now)
         if not payment.replayed:
             log.record(

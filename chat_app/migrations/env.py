@@ -1,6 +1,6 @@
 """Alembic's entry: one connection, which the caller gives and whose transaction it owns."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 from sqlmodel.sql.sqltypes import AutoString
@@ -9,7 +9,7 @@ from chat_app import migrations
 from chat_app.migrations import triggers
 
 
-def render_item(kind: str, item: Any, _context: Any) -> str | bool:
+def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     """SQLModel's string type is a plain one."""
     if kind == "type" and isinstance(item, AutoString):
         return f"sa.String(length={item.length})" if item.length else "sa.String()"

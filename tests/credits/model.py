@@ -525,9 +525,7 @@ class Machine(RuleBasedStateMachine):
         return [name for name in self.ids if self.model.holds[name].state in states]
 
     def overdue(self) -> list[int]:
-        return [
-            name for name in self.unended("open") if self.model.holds[name].end <= self.clock
-        ]
+        return [name for name in self.unended("open") if self.model.holds[name].end <= self.clock]
 
     def _settle(self, data: st.DataObject, name: int, twice: bool) -> None:
         hold = self.model.holds[name]
@@ -544,8 +542,7 @@ class Machine(RuleBasedStateMachine):
                 charged, replayed, late, lost = self.model.settle(hold, amount, self.clock)
             except Refused as refusal:
                 reached[f"settle: {refusal}"] += 1
-                assert isinstance(result, AppError), result
-                assert result.code == str(refusal)
+                self.check_refusal(result, str(refusal))
                 return
             kind = "again" if replayed else "late" if late else "in time"
             part = "lost" if lost else "nothing" if not charged else "charged"
@@ -558,6 +555,10 @@ class Machine(RuleBasedStateMachine):
             if not replayed:
                 self.model.usage[name] = charged
 
+    def check_refusal(self, result: Any, code: str) -> None:
+        assert isinstance(result, AppError), result
+        assert result.code == code
+
     @precondition(lambda self: bool(self.ids))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
@@ -565,9 +566,7 @@ class Machine(RuleBasedStateMachine):
 
     def _release(self, name: int) -> None:
         hold = self.model.holds[name]
-        result = self.write(
-            lambda session: holds.release(session, hold_id=name, now=self.clock)
-        )
+        result = self.write(lambda session: holds.release(session, hold_id=name, now=self.clock))
         now = max(self.clock, self.model.wallets[hold.user].last)
         done = hold.state == "open" and now < hold.end
         if hold.state == "open":
@@ -681,9 +680,7 @@ class Machine(RuleBasedStateMachine):
         for user, wallet in model.wallets.items():
             expected = (wallet.posted, wallet.held, wallet.last)
             assert found.get(user, (0, 0, 0)) == expected, user
-        assert self.rows(
-            "SELECT remaining, held, recognized_minor FROM lot ORDER BY id"
-        ) == [
+        assert self.rows("SELECT remaining, held, recognized_minor FROM lot ORDER BY id") == [
             (lot.remaining, lot.held, lot.earned)
             for lot in sorted(
                 (lot for wallet in model.wallets.values() for lot in wallet.lots),

@@ -76,9 +76,7 @@ def test_a_settlement_charges_once_and_frees_the_rest(database: Database) -> Non
         )
         assert (settled.charged, settled.replayed) == (credits(2), again)
         assert balance(database) == (8, 0, 8)
-    assert not database.write(
-        lambda session: holds.release(session, hold_id=hold.id, now=NOON + 2)
-    )
+    assert not database.write(lambda session: holds.release(session, hold_id=hold.id, now=NOON + 2))
     assert sound(database)
 
 
@@ -160,9 +158,7 @@ def test_an_extended_hold_ends_later_and_never_sooner(database: Database) -> Non
 
     def extend(by: int) -> bool:
         return database.write(
-            lambda session: holds.extend(
-                session, hold_id=hold.id, expires_at=hold.expires_at + by
-            )
+            lambda session: holds.extend(session, hold_id=hold.id, expires_at=hold.expires_at + by)
         )
 
     assert not extend(-SECOND)

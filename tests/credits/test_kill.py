@@ -40,7 +40,9 @@ threading.Event().wait()
 """
 
 
-@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
 def test_nothing_acknowledged_is_lost(backend: str, request: pytest.FixtureRequest) -> None:
     if backend == "sqlite":
         url = str(request.getfixturevalue("sqlite_database").url)

@@ -35,9 +35,7 @@ def test_a_grant_happens_once_for_its_key(database: Database) -> None:
         {"expires_at": NOON},
     ],
 )
-def test_impossible_grants_are_refused(
-    sqlite_database: Database, wrong: dict[str, object]
-) -> None:
+def test_impossible_grants_are_refused(sqlite_database: Database, wrong: dict[str, object]) -> None:
     values: dict[str, object] = {"amount": 1, **wrong}
     with pytest.raises(ledger.BadGrant):
         sqlite_database.write(lambda session: grant(session, **values))  # type: ignore[arg-type]
@@ -213,9 +211,7 @@ def test_the_books_cannot_be_changed(database: Database, table: str) -> None:
         ("UPDATE hold SET state = 'gone', resolved_at = 1", "ck_hold_state"),
     ],
 )
-def test_the_database_keeps_the_rules_itself(
-    database: Database, statement: str, rule: str
-) -> None:
+def test_the_database_keeps_the_rules_itself(database: Database, statement: str, rule: str) -> None:
     database.write(lambda session: grant(session, 10))
     database.write(lambda session: place(session, 5))
     with pytest.raises(IntegrityError, match=rule):

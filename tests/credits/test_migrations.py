@@ -56,14 +56,18 @@ def test_every_constraint_has_a_name() -> None:
     assert unnamed == []
 
 
-@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
 def test_several_processes_start_at_once(
     backend: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"sqlite:///{tmp_path / 'crowd.db'}"
     if backend == "postgres":
         url = request.getfixturevalue("empty_postgres_url")
-    program = "import sys; from chat_app.db import Database, migrate; migrate(Database(sys.argv[1]))"
+    program = (
+        "import sys; from chat_app.db import Database, migrate; migrate(Database(sys.argv[1]))"
+    )
     crowd = [
         subprocess.Popen([sys.executable, "-c", program, url], stderr=subprocess.PIPE, text=True)
         for _ in range(4)

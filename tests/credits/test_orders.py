@@ -76,9 +76,7 @@ def test_ten_announcements_of_one_payment_grant_once(database: Database) -> None
 
     def announce() -> None:
         results.append(
-            database.write(
-                lambda session: orders.fulfil(session, payment_id=made.id, now=NOON + 1)
-            )
+            database.write(lambda session: orders.fulfil(session, payment_id=made.id, now=NOON + 1))
         )
 
     crowd = [threading.Thread(target=announce) for _ in range(10)]

@@ -14,9 +14,7 @@ from tests.credits.books import NOON, SECOND
 
 MESSAGE = Price("m", 1, "per_message", per_message=10 * MICRO)
 TOKEN = Price("m", 1, "per_token", input_per_million=3 * MICRO, output_per_million=7 * MICRO)
-MIXED = Price(
-    "m", 1, "mixed", per_message=MICRO, input_per_million=1, output_per_million=500_000
-)
+MIXED = Price("m", 1, "mixed", per_message=MICRO, input_per_million=1, output_per_million=500_000)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +100,7 @@ def test_a_model_without_a_price_is_not_for_sale(database: Database) -> None:
         {"kind": "per_message", "per_message": 10**6 * MICRO},
     ],
 )
-def test_impossible_prices_are_refused(
-    sqlite_database: Database, wrong: dict[str, object]
-) -> None:
+def test_impossible_prices_are_refused(sqlite_database: Database, wrong: dict[str, object]) -> None:
     """T20, T21."""
     with pytest.raises(pricing.BadPrice):
         sqlite_database.write(

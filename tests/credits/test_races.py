@@ -78,9 +78,7 @@ def test_stop_disconnect_and_finally_settle_once(database: Database) -> None:
     for round_ in range(12):
         hold = database.write(lambda session: place(session, 5))
 
-        def end(
-            number: int, name: int = hold.id, key: str = f"r{round_}"
-        ) -> object:
+        def end(number: int, name: int = hold.id, key: str = f"r{round_}") -> object:
             if number % 3 == 2:
                 return database.write(
                     lambda session: holds.release(session, hold_id=name, now=NOON + 1)

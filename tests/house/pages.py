@@ -22,10 +22,11 @@ ANSWERS = {
     "engine_stalled": "No new token for `llm.stall_seconds`.",
     "engine_crashed": "The model's own process died. It is started again with the next message.",
     "engine_closed": "The engine was ended while the answer was waiting or being written.",
-    "load_failed": "The model could not be loaded; the sentence says why.",
-    "load_timeout": "The model took longer than `llm.load_seconds` to load.",
+    "load_failed": "The model could not be loaded, or not within `llm.load_seconds`.",
     "not_enough_memory": "The model does not fit into the memory that is free.",
     "out_of_memory": "Memory ran out while the answer was being written.",
+    "context_overflow": "The last message alone does not fit into the model's context.",
+    "model_not_available": "The model was taken away while the answer was waiting for it.",
     "deadline": "The answer took longer than `llm.answer_seconds`.",
     "interrupted": "The server was killed; the answer was settled by its last saved progress.",
 }

@@ -77,12 +77,12 @@ def write_gguf(model: Any, family: str, path: Path) -> None:
         if name == "lm_head.weight":
             continue
         if family == "gemma3" and name.endswith("norm.weight"):
-            values = values + 1  # noqa: PLW2901
+            values = values + 1
         if family == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             rows, columns = values.shape
             halves = values.view(heads, 2, rows // heads // 2, columns)
-            values = halves.transpose(1, 2).reshape(rows, columns)  # noqa: PLW2901
+            values = halves.transpose(1, 2).reshape(rows, columns)
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
             short = f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight"

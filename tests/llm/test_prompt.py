@@ -1,6 +1,7 @@
 """Fitting a conversation into a model."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -55,7 +56,7 @@ def test_a_growing_conversation_keeps_its_beginning_for_several_turns() -> None:
     for turns in range(1, 60):
         fitted = fit(talk([5] * turns), 150)
         beginnings.append(fitted.messages[1])
-    cuts = sum(before != after for before, after in zip(beginnings, beginnings[1:], strict=False))
+    cuts = sum(before != after for before, after in pairwise(beginnings))
     assert 5 <= cuts <= 20
 
 

@@ -41,7 +41,7 @@ def test_the_text_is_cut_at_the_first_completed_stop(tokens: list[str], stops: l
 @given(st.lists(LETTERS, max_size=12), STOPS)
 def test_every_token_whose_text_was_shown_counts_once(tokens: list[str], stops: list[str]) -> None:
     """T10: an answer is counted by what was shown: no more tokens than that, none twice."""
-    deltas, stopped = run(tokens, stops)
+    deltas, _ = run(tokens, stops)
     shown = sum(len(delta.text) for delta in deltas)
     starts = [sum(map(len, tokens[:index])) for index in range(len(tokens))]
     visible = [

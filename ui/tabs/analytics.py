@@ -51,10 +51,9 @@ def build() -> Analytics:
                 elem_id="analytics-period",
             )
         cards = gr.HTML(parts.loading(), elem_id="analytics-cards")
-        with gr.Column(visible="hidden") as plots:
-            with gr.Row(elem_classes="plots"):
-                credits = _plot("credits", "Credits a day", "analytics-credits")
-                tokens = _plot("tokens", "Tokens a day", "analytics-tokens")
+        with gr.Column(visible="hidden") as plots, gr.Row(elem_classes="plots"):
+            credits = _plot("credits", "Credits a day", "analytics-credits")
+            tokens = _plot("tokens", "Tokens a day", "analytics-tokens")
         with gr.Column(elem_classes="sheet"):
             gr.HTML('<div class="sheet-head"><h2>By model</h2></div>')
             models = gr.HTML(parts.loading(), elem_id="analytics-models")

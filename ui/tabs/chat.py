@@ -24,6 +24,7 @@ from ui.guard import guard
 from ui.shell import Shell
 
 HIDDEN = "hidden"
+FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
 LISTED = 40
 QUOTED_CHARACTERS = 20_000
 WELCOME = (
@@ -65,7 +66,15 @@ class Chat:
     @property
     def live(self) -> list[Any]:
         """What a stream changes."""
-        return [self.conversation, self.listing, self.log, self.text, self.cost, self.send, self.stop]
+        return [
+            self.conversation,
+            self.listing,
+            self.log,
+            self.text,
+            self.cost,
+            self.send,
+            self.stop,
+        ]
 
 
 def build() -> Chat:
@@ -125,7 +134,9 @@ def build() -> Chat:
     )
 
 
-def bind(c: Chat, app: App, shell: Shell) -> None:
+def bind(  # noqa: PLR0915 - one tab, many small handlers
+    c: Chat, app: App, shell: Shell
+) -> None:
     """Wire the tab; `bind_load` adds what happens when the page opens."""
     per_second = app.settings.chat.updates_per_second
 
@@ -155,9 +166,7 @@ def bind(c: Chat, app: App, shell: Shell) -> None:
                     c.cost: _meter(snapshot, price),
                 }
 
-    def begun(
-        user: User, started: message.Started, before: list[stream.Message]
-    ) -> dict[Any, Any]:
+    def begun(user: User, started: message.Started, before: list[stream.Message]) -> dict[Any, Any]:
         return {
             c.conversation: started.conversation_id,
             c.listing: _listing(app, user, started.conversation_id),
@@ -207,9 +216,7 @@ def bind(c: Chat, app: App, shell: Shell) -> None:
             yield update
 
     @guard(app, "user")
-    async def open_one(
-        user: User, conversation: str | None
-    ) -> AsyncIterator[dict[Any, Any]]:
+    async def open_one(user: User, conversation: str | None) -> AsyncIterator[dict[Any, Any]]:
         """Show a conversation, and go on with its running answer if there is one."""
         async for update in opened(user, conversation):
             yield update
@@ -263,7 +270,12 @@ def bind(c: Chat, app: App, shell: Shell) -> None:
         picked = next((view for view in views if view.id == model), None)
         return {c.note: _note(picked), c.quote: await _quote(app, user, text, picked, conversation)}
 
-    quiet = {"show_progress": "hidden", "api_visibility": "private", "postprocess": False}
+    quiet = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "preprocess": False,  # the page's list of models is no authority, and may be stale
+        "postprocess": False,
+    }
     live = [*c.live, shell.pill]
     nonce_js = "(text, model, chat, nonce) => [text, model, chat, window.chatKey('send')]"
     done_js = "() => { window.chatDone('send'); }"
@@ -277,24 +289,33 @@ def bind(c: Chat, app: App, shell: Shell) -> None:
         streams.append(sent)
     streams.append(
         c.log.retry(
-            retry, [c.model, c.conversation], live, concurrency_limit=None, preprocess=False, **quiet
+            retry,
+            [c.model, c.conversation],
+            live,
+            concurrency_limit=None,
+            **quiet,
         )
     )
     c.log.example_select(
         None,
         None,
         [c.text],
-        js="(event) => { const box = document.querySelector('#chat-input textarea'); box.focus(); }",
+        js=FOCUS,
         api_visibility="private",
     )
     open_outputs = [*live, c.model]
     listed = c.listing.input(
-        open_one, [c.listing], open_outputs, concurrency_limit=None, cancels=streams,
-        preprocess=False, **quiet,
+        open_one,
+        [c.listing],
+        open_outputs,
+        concurrency_limit=None,
+        cancels=streams,
+        **quiet,
     )
     streams.append(listed)
     c.new.click(start_new, None, c.live, cancels=streams, **quiet).then(
-        None, js="() => { document.querySelector('#chat-input textarea').focus(); }",
+        None,
+        js=FOCUS,
         api_visibility="private",
     )
     c.stop.click(stop, [c.conversation], [c.cost], concurrency_limit=None, **quiet)
@@ -323,9 +344,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
             return
         views = await asyncio.to_thread(_models, app)
         picked = _preferred(app, views)
-        running = {
-            live.conversation_id for live in app.replies if live.user_id == _id(user)
-        }
+        running = {live.conversation_id for live in app.replies if live.user_id == _id(user)}
         rows = await asyncio.to_thread(_rows, app, user)
         newest = next((row.id for row in rows if row.id in running), None)
         newest = newest or (rows[0].id if rows else None)

@@ -155,7 +155,7 @@ def bind(c: Credits, app: App, shell: Shell) -> None:
         return {c.amount: gr.update(visible=True if package == CUSTOM else HIDDEN), c.result: ""}
 
     @guard(app, "user")
-    async def buy(
+    async def buy(  # noqa: PLR0917 - Gradio passes inputs by position
         user: User, package: str | None, amount: str, nonce: str, kind: str, period: str
     ) -> dict[Any, Any]:
         """Order, and pay with the offline provider."""
@@ -225,5 +225,3 @@ def _table(rows: list[list[str]]) -> str:
         return parts.empty("No movements here", "Choose another type or a longer period.")
     heads = ["When", "Type", "What", "Credits>", "Balance>"]
     return parts.table(heads, rows, caption="Movements of your credits")
-
-

@@ -97,9 +97,7 @@ def bind(c: History, app: App, shell: Shell) -> None:
     assert open_chat is not None
 
     @guard(app, "user")
-    async def act(
-        user: User, q: str, model: str, period: str, event: gr.EventData
-    ) -> Any:
+    async def act(user: User, q: str, model: str, period: str, event: gr.EventData) -> Any:
         """Open or delete the conversation whose button was pressed."""
         pressed = getattr(event, "_data", None) or {}
         conversation, action = str(pressed.get("id", ""))[:64], pressed.get("act")

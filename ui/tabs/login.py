@@ -25,7 +25,9 @@ def build(*, welcome_credits: int, password_min_length: int) -> Login:
     return Login(tab, form)
 
 
-def _field(id: str, name: str, label: str, kind: str, complete: str, more: str = "") -> str:
+def _field(  # noqa: PLR0917 - a row of attributes
+    id: str, name: str, label: str, kind: str, complete: str, more: str = ""
+) -> str:
     return (
         f'<label id="{id}" class="field"><span>{esc(label)}</span>'
         f'<input name="{name}" type="{kind}" autocomplete="{complete}" required {more}></label>'
@@ -41,7 +43,12 @@ def _submit(id: str, text: str) -> str:
 
 def _page(welcome: int, length: int) -> str:
     password = f'minlength="{length}" maxlength="1024"'
-    user = 'minlength="3" maxlength="32" pattern="[A-Za-z0-9_.\\-]+" title="3 to 32 letters, digits, dots, dashes or underscores" autocapitalize="none" spellcheck="false"'
+    plain = 'autocapitalize="none" spellcheck="false"'
+    user = (
+        'minlength="3" maxlength="32" pattern="[A-Za-z0-9_.\\-]+" '
+        f'title="3 to 32 letters, digits, dots, dashes or underscores" {plain}'
+    )
+    name = _field("login-username", "login", "User name or e-mail", "text", "username", plain)
     hint = f'<p class="hint">At least {length} characters. A few random words are best.</p>'
     gift = f"{welcome} credits to start with" if welcome else "Pay only for what you use"
     return f"""
@@ -59,10 +66,11 @@ def _page(welcome: int, length: int) -> str:
   <section class="panel">
     <form data-panel="login" novalidate>
       <h2>Sign in</h2>
-      {_field("login-username", "login", "User name or e-mail", "text", "username", 'autocapitalize="none" spellcheck="false"')}
+      {name}
       {_field("login-password", "password", "Password", "password", "current-password")}
       {_submit("login-submit", "Sign in")}
-      <p class="other">New here? <button type="button" id="register-open">Create an account</button></p>
+      <p class="other">New here?
+        <button type="button" id="register-open">Create an account</button></p>
     </form>
     <form data-panel="register" novalidate hidden>
       <h2>Create an account</h2>

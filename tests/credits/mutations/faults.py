@@ -29,17 +29,17 @@ KEPT = [
         "held = held + :micro, last_at",
         "held = held + 0 * :micro, last_at",
     ),
-    Fault("ledger time follows a clock that goes back", "accounts", "max(now, self.last_at)", "now"),
+    Fault(
+        "ledger time follows a clock that goes back", "accounts", "max(now, self.last_at)", "now"
+    ),
     Fault(
         "held credits count as available",
         "accounts",
         "return self.posted - self.held - self.floor",
         "return self.posted - self.floor",
     ),
-    Fault(
-        "credits without an end are used first", "lots", "l.expires_at NULLS LAST", "l.expires_at"
-    ),
-    Fault("paid credits are used before free ones", "lots", "l.price_minor > 0", "l.price_minor = 0"),
+    Fault("credits without an end are used first", "lots", "expires_at NULLS LAST", "expires_at"),
+    Fault("paid credits are used before free ones", "lots", "price_minor > 0", "price_minor = 0"),
     Fault(
         "a lot ends one microsecond late",
         "lots",

@@ -104,7 +104,9 @@ def build() -> People:
     )  # fmt: skip
 
 
-def bind(c: People, app: App, _shell: Shell, tab: gr.Tab) -> None:
+def bind(  # noqa: PLR0915 - one section, many small handlers
+    c: People, app: App, _shell: Shell, tab: gr.Tab
+) -> None:
     """Wire the section."""
 
     def look(q: str) -> str:
@@ -156,9 +158,7 @@ def bind(c: People, app: App, _shell: Shell, tab: gr.Tab) -> None:
         return {**shown, c.chosen: int(pressed), c.amount: "", c.reason: ""}
 
     @guard(app, "admin")
-    async def review(
-        _admin: User, user_id: int | None, amount: str, reason: str
-    ) -> dict[Any, Any]:
+    async def review(_admin: User, user_id: int | None, amount: str, reason: str) -> dict[Any, Any]:
         """Say what would happen."""
         user, micro, cleaned = await asyncio.to_thread(wanted, user_id, amount, reason)
         does = "Add" if micro > 0 else "Take"
@@ -170,7 +170,7 @@ def bind(c: People, app: App, _shell: Shell, tab: gr.Tab) -> None:
         }
 
     @guard(app, "admin")
-    async def confirm(
+    async def confirm(  # noqa: PLR0917 - Gradio passes inputs by position
         admin: User, user_id: int | None, amount: str, reason: str, nonce: str, q: str
     ) -> dict[Any, Any]:
         """Adjust the balance."""

@@ -1,0 +1,132 @@
+"""Every handler of the page, called by its number by everybody who can reach the port."""
+
+from typing import Any
+
+import pytest
+
+from chat_app.errors import NotSignedIn
+from tests.ui.conftest import Site, Visitor
+from ui.guard import AdminsOnly
+
+# Who may run which handler. A new handler fails the test until it stands here.
+MATRIX = {
+    "open_page": "anyone",
+    "load": "anyone",
+    "leave": "anyone",
+    "send": "user",
+    "retry": "user",
+    "open_one": "user",
+    "stop": "user",
+    "start_new": "user",
+    "quote": "user",
+    "choose": "user",  # the credits tab's; the admin tab's is in ADMIN_ONLY_TWINS
+    "show": "user",
+    "open_tab": "user",
+    "older": "user",
+    "buy": "user",
+    "act": "user",
+    "tick": "admin",
+    "review": "admin",
+    "confirm": "admin",
+    "suspend": "admin",
+    "sign_out": "admin",
+    "back": "admin",
+    "close": "admin",
+}
+ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
+
+
+@pytest.fixture(scope="module")
+def people(site: Site) -> dict[str, Visitor]:
+    """One of each kind."""
+    return {
+        "anonymous": site.visitor(),
+        "user": site.person(),
+        "admin": site.person(admin=True),
+    }
+
+
+def handlers(site: Site) -> list[tuple[int, Any]]:
+    """All handlers that run Python."""
+    return [(number, fn) for number, fn in site.demo.fns.items() if fn.fn is not None]
+
+
+def test_every_handler_is_guarded_private_and_in_the_matrix(site: Site) -> None:
+    """Traps: handlers of hidden or "private" events run for anyone by their number."""
+    assert len(handlers(site)) > 20
+    for _, fn in handlers(site):
+        name = fn.fn.__name__
+        role = getattr(fn.fn, "guard_role", None)
+        assert role is not None, f"{name} has no guard"
+        expected = {MATRIX[name]} | ({"admin"} if name in ADMIN_ONLY_TWINS else set())
+        assert role in expected, f"{name} is for {role}, the matrix says {expected}"
+        assert fn.api_visibility == "private", name
+    assert {fn.fn.__name__ for _, fn in handlers(site)} == set(MATRIX)
+
+
+def test_admin_handlers_write_only_admin_components(site: Site) -> None:
+    """What fills the Admin tab is for administrators: found by where it writes, not by name."""
+    for _, fn in handlers(site):
+        ids = {getattr(item, "elem_id", None) or "" for item in fn.outputs}
+        if fn.fn.guard_role != "admin":
+            assert not any(one.startswith("admin-") and one != "admin-tab" for one in ids), ids
+
+
+@pytest.mark.parametrize("kind", ["anonymous", "user", "admin"])
+def test_each_handler_refuses_whom_it_must(
+    site: Site, people: dict[str, Visitor], kind: str
+) -> None:
+    """Over real HTTP, through the queue, with nothing but the number."""
+    rank = {"anonymous": 0, "user": 1, "admin": 2}
+    needed = {"anyone": 0, "user": 1, "admin": 2}
+    refusals = {NotSignedIn.message, AdminsOnly.message}
+    visitor = people[kind]
+    for number, fn in handlers(site):
+        data = [getattr(block, "value", None) for block in fn.inputs]
+        end, _ = visitor.call(number, data)
+        error = (end["output"] or {}).get("error")
+        allowed = rank[kind] >= needed[fn.fn.guard_role]
+        assert (error in refusals) != allowed, f"{kind} -> {fn.fn.__name__}: {error}"
+
+
+def test_a_signed_out_cookie_ends_at_once(site: Site) -> None:
+    """The next handler call of another tab is refused after the sign-out."""
+    person = site.person()
+    ok, _ = person.call(site.number("start_new"), [])
+    assert ok["success"]
+    cookie = person.client.cookies
+    person.client.post("/api/auth/logout").raise_for_status()
+    other = site.visitor()
+    other.client.cookies = cookie
+    end, _ = other.call(site.number("start_new"), [])
+    assert end["output"]["error"] == NotSignedIn.message
+
+
+def test_another_users_conversation_is_not_found(site: Site) -> None:
+    """The id in the page is only a wish."""
+    alice, eve = site.person(), site.person()
+    model = "smollm2-135m-instruct"
+    end, _ = alice.call(site.number("send"), ["secret plans", model, None, "k1"])
+    assert end["success"], end
+    row = alice.client.get("/api/chat/conversations").json()["items"][0]
+    end, seen = eve.call(site.number("open_one"), [row["id"]])
+    assert not end["success"]
+    assert "does not exist" in end["output"]["error"]
+    assert "secret plans" not in str(seen)
+    pressed = {"act": "delete", "id": row["id"]}
+    end, _ = eve.call(site.number("act"), ["", "", "0"], pressed)
+    assert not end["success"]
+    assert alice.client.get("/api/chat/conversations").json()["items"][0]["title"]
+
+
+def test_the_same_key_is_charged_once(site: Site) -> None:
+    """T12: a double click sends one message and pays for one answer."""
+    person = site.person()
+    before = person.client.get("/api/billing/balance").json()["available"]
+    model = "smollm2-135m-instruct"
+    for _ in range(2):
+        end, _ = person.call(site.number("send"), ["hello", model, None, "same-key"])
+        assert end["success"]
+    after = person.client.get("/api/billing/balance").json()["available"]
+    assert (before, after) == ("100", "99")
+    assert len(person.client.get("/api/chat/conversations").json()["items"]) == 1

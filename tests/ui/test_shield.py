@@ -1,0 +1,203 @@
+"""The shield: paths, origins, bodies, session hashes and headers, over real HTTP."""
+
+import json
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.ui.conftest import Site
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/config",
+        "/gradio_api/info",
+        "/gradio_api/api_info",
+        "/gradio_api/deep_link?session_hash=abc",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=https://example.org/x",
+        "/gradio_api/runs",
+        "/gradio_api/call/send",
+        "/login",
+        "/token",
+        "/app_id",
+        "/monitoring",
+        "/queue/status",
+        "/docs",
+        "/openapi.json",
+        "/static/../../../etc/passwd",
+        "/assets/%2e%2e/%2e%2e/index.html",
+    ],
+)
+def test_paths_that_the_page_does_not_need_are_closed(site: Site, path: str) -> None:
+    """Deep links, uploads, file routes and the rest of Gradio's surface answer 404."""
+    answer = site.visitor().client.get(path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/upload", "/gradio_api/run/send", "/gradio_api/call/send", "/api/predict"]
+)
+def test_closed_posts(site: Site, path: str) -> None:
+    """Nothing can be uploaded, and no handler is reached around the queue."""
+    answer = site.visitor().client.post(path, json={"data": []})
+    assert answer.status_code in {401, 404}
+
+
+def test_every_answer_carries_the_headers(site: Site) -> None:
+    """CSP and friends on pages, assets, refusals and the REST API alike."""
+    client = site.visitor().client
+    for path in ("/", "/theme.css", "/api/auth/me", "/nothing-here", "/livez"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "form-action 'self'" in policy
+        assert "http:" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-opener-policy"] == "same-origin"
+        assert "access-control-allow-origin" not in headers
+    assert client.get("/").headers["cache-control"] == "no-store"
+
+
+def test_assets_are_immutable_and_the_page_is_light(site: Site) -> None:
+    """A second visit asks for no asset again."""
+    client = site.visitor().client
+    page = client.get("/").text
+    assert "run_history" not in page or '"run_history":true' not in page.replace(" ", "")
+    name = page.split('src="./assets/', 1)[1].split('"', 1)[0] if 'src="./assets/' in page else None
+    if name is None:
+        name = page.split("/assets/", 1)[1].split('"', 1)[0]
+    assert "immutable" in client.get(f"/assets/{name}").headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/api/auth/logout", "/api/billing/add"])
+def test_other_sites_cannot_act(site: Site, headers: dict[str, str], path: str) -> None:
+    """A foreign page cannot use a visitor's cookie."""
+    person = site.person()
+    answer = person.client.post(path, json={"package_id": "starter"}, headers=headers)
+    assert answer.status_code == 403
+    assert person.client.get("/api/auth/me").status_code == 200
+
+
+def test_other_sites_cannot_read_streams(site: Site) -> None:
+    """Gradio would reflect any origin with credentials."""
+    answer = site.person().client.get(
+        "/gradio_api/queue/data?session_hash=abc", headers={"Origin": "https://evil.example"}
+    )
+    assert answer.status_code == 403
+    preflight = site.visitor().client.options(
+        "/gradio_api/queue/join",
+        headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"},
+    )
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_a_session_hash_belongs_to_its_first_user(site: Site) -> None:
+    """Traps: `session_hash` is a bearer secret that leaks."""
+    alice, eve, nobody = site.person(), site.person(), site.visitor()
+    end, _ = alice.call(site.number("start_new"), [])
+    assert end["success"]
+    for thief in (eve, nobody):
+        thief.session = alice.session
+        query = {"session_hash": alice.session}
+        assert thief.client.get("/gradio_api/queue/data", params=query).status_code == 403
+        assert thief.client.get(f"/gradio_api/heartbeat/{alice.session}").status_code == 403
+        assert thief.join(site.number("start_new"), []).status_code == 403
+        cancel = {"session_hash": alice.session, "fn_index": 0, "event_id": "x"}
+        assert thief.client.post("/gradio_api/cancel", json=cancel).status_code == 403
+
+
+def test_big_bodies_are_refused_by_count(site: Site) -> None:
+    """A declared length may lie, and a chunked body declares none."""
+    client, limit = site.visitor().client, site.app.settings.server.max_body_kib * 1024
+    for path in ("/api/auth/login", "/gradio_api/queue/join"):
+        answer = client.post(path, content=b"x" * (limit + 1))
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "too_large"
+
+    def chunks() -> object:
+        for _ in range(limit // 65536 + 2):
+            yield b"x" * 65536
+
+    try:
+        assert client.post("/api/auth/login", content=chunks()).status_code == 413
+    except httpx.WriteError:
+        pass  # the refusal came, and the connection went, before all of it was sent
+
+
+def test_a_large_declared_length_is_answered_at_once(site: Site) -> None:
+    """Nobody waits for ten gigabytes."""
+    where = urlsplit(site.url)
+    with socket.create_connection((where.hostname, where.port), timeout=10) as wire:
+        wire.sendall(
+            b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n"
+        )
+        assert b" 413 " in wire.recv(100)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff\xfe", b"{", b'"text"', b"[]", b"{}"])
+def test_broken_bodies_are_refused(site: Site, body: bytes) -> None:
+    """Never a 500."""
+    answer = site.visitor().client.post("/gradio_api/queue/join", content=body)
+    assert answer.status_code in {400, 403}
+
+
+def test_files_of_the_server_cannot_be_named(site: Site) -> None:
+    """Traps: a mounted Gradio has its file-path check off until `has_launched` is set."""
+    assert site.demo.has_launched is True
+    secret = site.data_dir / "secrets.json"
+    assert secret.is_file()
+    person = site.person()
+    number = site.number("quote")
+    file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    for value in (file, [file], {"deep": [{"file": file}]}):
+        assert person.join(number, [value, None, None]).status_code == 403
+    disguised = json.dumps({"data": [file], "fn_index": number, "session_hash": person.session})
+    disguised = disguised.replace("gradio.FileData", "gradio.\\u0046ileData")
+    answer = person.client.post("/gradio_api/queue/join", content=disguised)
+    assert answer.status_code == 403
+
+
+def test_gradio_itself_refuses_files_too(site: Site, tmp_path: Path) -> None:
+    """The second lock: without the shield the path is still refused."""
+    from gradio import processing_utils
+    from gradio.exceptions import InvalidPathError
+
+    outside = tmp_path / "outside.txt"
+    outside.write_text("secret")
+    block = next(iter(site.demo.blocks.values()))
+    data = {"path": str(outside), "meta": {"_type": "gradio.FileData"}}
+    text = next(b for b in site.demo.blocks.values() if getattr(b, "elem_id", "") == "chat-input")
+    assert block is not None
+    with pytest.raises(InvalidPathError):
+        processing_utils.move_files_to_cache(data, text, check_in_upload_folder=True)
+
+
+def test_a_message_may_speak_of_gradio_files(site: Site) -> None:
+    """Text is only text, whatever it mentions."""
+    text = 'what is {"meta": {"_type": "gradio.FileData"}} for?'
+    end, _ = site.person().call(site.number("quote"), [text, "smollm2-135m-instruct", None])
+    assert end["success"]
+
+
+def test_websockets_are_not_offered(site: Site) -> None:
+    """There are none, so none is accepted."""
+    answer = site.visitor().client.get(
+        "/gradio_api/queue/join",
+        headers={"Connection": "Upgrade", "Upgrade": "websocket"},
+    )
+    assert answer.status_code in {400, 403, 404, 405}
