@@ -235,7 +235,8 @@ def _in_savepoint(
         session.rollback()
         driver.execute("ROLLBACK TO story")
         driver.execute("RELEASE story")
-        _run_after_rollback(connection, session)
+        if isinstance(error, AppError):
+            _run_after_rollback(connection, session)
         return ticket, None, error
     else:
         return ticket, result, None
@@ -253,7 +254,9 @@ def _run_after_rollback(connection: Connection, session: Session) -> None:
 
 
 def _fail(batch: list[_Ticket], error: BaseException) -> None:
-    shown = _translated(error) if isinstance(error, DBAPIError) else error
+    shown = error
+    if isinstance(error, (DBAPIError, sqlite3.OperationalError)):
+        shown = _translated(error)
     for ticket in batch:
         if not ticket.future.done():
             with suppress(Exception):
@@ -261,8 +264,9 @@ def _fail(batch: list[_Ticket], error: BaseException) -> None:
             ticket.future.set_exception(shown)
 
 
-def _translated(error: DBAPIError) -> AppError | DBAPIError:
-    if isinstance(error, OperationalError) or error.connection_invalidated:
+def _translated(error: DBAPIError | sqlite3.OperationalError) -> Exception:
+    gone = isinstance(error, DBAPIError) and error.connection_invalidated
+    if gone or isinstance(error, (OperationalError, sqlite3.OperationalError)):
         failure = DatabaseUnavailable()
         failure.__cause__ = error
         return failure

@@ -91,6 +91,17 @@ _CHECKS = [
         ) running WHERE stored IS NULL OR stored <> rebuilt""",
     ),
     _Check(
+        "I2",
+        "A checkpoint is not what the transfers up to it add up to.",
+        """SELECT c.account_id AS account, c.upto_transfer_id AS upto FROM balance_checkpoint c
+        WHERE c.credits <> (SELECT COALESCE(SUM(t.amount), 0) FROM transfer t
+          WHERE t.credit_id = c.account_id AND t.id <= c.upto_transfer_id
+           AND t.kind IN ('direct', 'post'))
+         OR c.debits <> (SELECT COALESCE(SUM(t.amount), 0) FROM transfer t
+          WHERE t.debit_id = c.account_id AND t.id <= c.upto_transfer_id
+           AND t.kind IN ('direct', 'post'))""",
+    ),
+    _Check(
         "I3",
         "A wallet is below its floor.",
         """SELECT id AS account, posted, held, floor FROM account

@@ -34,7 +34,8 @@ async def adjust(
 ) -> Balance:
     """Add (or, negative, take) microcredits; returns the balance after it.
 
-    Takes only what is neither spent nor held: OutOfCredits otherwise. The same key does it once and gets the same answer.
+    Takes only what is neither spent nor held: OutOfCredits otherwise. The same key acts once
+    and gets the same answer.
     """
     reason = " ".join(reason.split())
     if not 3 <= len(reason) <= REASON_LENGTH:

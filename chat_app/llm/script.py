@@ -99,6 +99,8 @@ class ScriptEngine:
             yield Failed("out_of_memory", message, Usage())
             return
         catalogue.get(request.model)
+        if request.id in self._running:
+            raise ValueError(f"the answer {request.id} is already being written")
         answer = _Answer(request, prompt_tokens=words(request.messages))
         self._running[request.id] = answer
         try:

@@ -125,7 +125,6 @@ class Watched:
             yield Failed(code, sentence, usage)
         finally:
             watch.stop()
-            self.engine.cancel(request.id)
             close = getattr(events, "aclose", None)
             if close is not None:
                 await close()

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from chat_app.audit import log, seal
-from chat_app.credits import holds, lots, verify
+from chat_app.credits import checkpoints, holds, lots, verify
 from chat_app.credits.payments import orders
 from chat_app.db import Database
 from chat_app.money import MICRO
@@ -43,6 +43,7 @@ def history(database: Database) -> None:
         lambda s: orders.create(s, user_id=3, micro=100 * MICRO, now=NOON, scope="o", key="k")
     )
     write(lambda s: orders.fulfil(s, payment_id=made.id, now=NOON))
+    write(lambda s: checkpoints.take(s, now=NOON))
     write(lambda s: log.record(s, type="test", actor="test", now=NOON, what="seal me"))
 
 
@@ -79,6 +80,7 @@ CORRUPTIONS = {
     "I2: a wallet is richer": "UPDATE account SET posted = posted + 1 WHERE user_id = 1",
     "I2: a wallet holds more": "UPDATE account SET held = held + 1 WHERE user_id = 1",
     "I2: a running balance": "UPDATE transfer SET debit_after = debit_after + 1 WHERE id = 4",
+    "I2: a checkpoint": "UPDATE balance_checkpoint SET debits = debits + 1",
     "I3: below the floor": "UPDATE account SET posted = -1 WHERE user_id = 2",
     "I3: no floor": "UPDATE account SET floor = NULL WHERE user_id = 2",
     "I4: charged more than held": "UPDATE transfer SET amount = 12000001 WHERE id = 4",

@@ -1,6 +1,8 @@
 """Which backend runs a model, and why."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from chat_app.llm import catalogue, choice
 from chat_app.llm.catalogue import File
 from chat_app.llm.engine import ModelNotReady
 from chat_app.settings import Llm
+from tests.llm.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +85,17 @@ def test_one_core_is_left_for_the_web(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
     assert choice.threads(Llm()) == 7
     assert choice.threads(Llm(threads=3)) == 3
+
+
+def test_the_web_process_imports_no_library_that_runs_models() -> None:
+    code = (
+        "import sys; from chat_app import settings; from chat_app.llm import build, loader\n"
+        "build.create(settings.load())\n"
+        "heavy = {'torch', 'transformers', 'openvino', 'openvino_genai', 'gguf', 'numpy',\n"
+        "         'huggingface_hub', 'chat_app.llm.worker'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"

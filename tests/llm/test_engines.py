@@ -157,6 +157,24 @@ def test_a_reader_who_leaves_frees_the_place(here: Stage) -> None:
     assert done(here.answer(max_tokens=2)).reason == "length"
 
 
+def test_the_same_id_twice_leaves_the_first_answer_alone(here: Stage) -> None:
+    async def story() -> tuple[list[Event], list[Event]]:
+        request = here.request(max_tokens=8)
+        seen: list[Event] = []
+        second: list[Event] = []
+        async for event in here.engine.submit(request):
+            seen.append(event)
+            if isinstance(event, Started):
+                second = await here.events(request)
+        return seen, second
+
+    events, second = here.run(story())
+    check_protocol(second)
+    assert failed(second).code == "engine_error"
+    check_protocol(events)
+    assert done(events).reason == "length"
+
+
 def test_many_answers_at_once_are_all_right(here: Stage) -> None:
     async def story() -> list[list[Event]]:
         requests = [here.request(f"Say {number}.", max_tokens=4) for number in range(6)]

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from chat_app import settings
-from chat_app.llm import build, catalogue, process
-from chat_app.llm.engine import Delta, Event, Loading, ModelNotReady
+from chat_app.llm import build, catalogue, process, supervisor
+from chat_app.llm.engine import ChatMessage, Delta, Event, Loading, ModelNotReady, Request
 from tests.llm.conftest import (
     DEMO,
+    GEMMA,
     ROOT,
     Stage,
     check_protocol,
@@ -110,7 +111,6 @@ def test_unload_ends_the_process(demo: Stage) -> None:
 
 def test_a_worker_that_hangs_is_stopped_and_replaced(demo: Stage) -> None:
     """The whole process is frozen: the watch ends the answer, the supervisor the process."""
-    from chat_app.llm import supervisor
 
     async def story(pid: int) -> list[Event]:
         seen: list[Event] = []
@@ -258,8 +258,6 @@ def test_a_worker_ends_with_the_web_process(demo_weights: Path, moment: str) -> 
 
 
 def test_the_demo_model_answers_sensibly(demo: Stage) -> None:
-    from chat_app.llm.engine import ChatMessage
-
     entry = catalogue.get(DEMO)
     told = (
         ChatMessage("system", entry.system_prompt),
@@ -273,8 +271,6 @@ def test_the_demo_model_answers_sensibly(demo: Stage) -> None:
 
 def test_the_second_turn_reuses_the_first(demo: Stage) -> None:
     """The prefix cache: a long conversation's next turn reads only what is new."""
-    from chat_app.llm.engine import ChatMessage
-
     long = ChatMessage("user", "Remember: " + "the fox jumps over the dog. " * 120)
     demo.run(demo.engine.load(DEMO))
     cold = done(demo.run(demo.events(demo.request(messages=(long,), max_tokens=4))))
@@ -295,3 +291,65 @@ def test_leaving_in_the_middle_of_a_load_does_not_stop_it(demo: Stage) -> None:
 
     demo.run(story())
     assert demo.engine.state(DEMO).state == "ready"
+
+
+def test_an_idle_model_makes_room_for_another(
+    demo: Stage, gemma_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker says once that memory is short: the idle model goes, the load is tried again."""
+    tries = []
+
+    async def short_once(self: process.Process, progress: object) -> None:
+        tries.append(self.spec.model)
+        if len(tries) == 1:
+            raise process.Refused("not_enough_memory", "There is not enough memory.")
+
+    demo.run(demo.engine.load(DEMO))
+    with monkeypatch.context() as patch:
+        patch.setattr(process.Process, "load", short_once)
+        demo.run(demo.engine.load(GEMMA))
+    assert tries == [GEMMA, GEMMA]
+    assert list(demo.engine.stats()["models"]) == [GEMMA]
+    demo.run(demo.engine.unload(GEMMA))
+
+
+def test_memory_that_is_short_for_good_is_refused(
+    demo: Stage, gemma_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def short(self: process.Process, progress: object) -> None:
+        raise process.Refused("not_enough_memory", "There is not enough memory. Unload another.")
+
+    monkeypatch.setattr(process.Process, "load", short)
+    events = demo.run(demo.events(demo.request(model=GEMMA)))
+    check_protocol(events)
+    assert failed(events).code == "not_enough_memory"
+    assert demo.engine.state(GEMMA).state == "available"
+
+
+def test_a_worker_that_dies_again_and_again_is_restarted_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = supervisor.Supervisor(settings.load(models_dir=tmp_path))
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: 1000.0)
+    model = made._model(DEMO)
+    pauses = []
+    for _ in range(9):
+        made._crashed(model)
+        pauses.append(model.not_before - 1000.0)
+    assert pauses == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_the_engine_works_on_the_loop_of_the_server(demo_weights: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def story() -> list[Event]:
+        engine = build.create(settings.load(models_dir=demo_weights, llm={"threads": 1}))
+        await engine.start()
+        request = Request("u", DEMO, (ChatMessage("user", "Hi"),), 3)
+        seen = [event async for event in engine.submit(request)]
+        await engine.close()
+        return seen
+
+    events = uvloop.run(story())
+    check_protocol(events)
+    assert tokens_of(events) >= 1

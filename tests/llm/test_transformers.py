@@ -59,7 +59,7 @@ def oracle(folder: Path) -> Any:
 
 
 def run(backend: Transformers, ids: list[int], **changes: Any) -> list[int]:
-    values = {"sampling": GREEDY, "max_tokens": 6} | changes
+    values = {"sampling": GREEDY, "max_tokens": 4} | changes
     backend.add("a", ids, values["sampling"], values["max_tokens"])
     tokens: list[int] = []
     while backend._running:
@@ -80,7 +80,7 @@ def test_greedy_tokens_are_those_of_generate(
     text = "The old river runs past the mill. " * words + "The capital of France is"
     ids = [2, *backend._ids(text)]
     with torch.inference_mode():
-        whole = oracle.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)
+        whole = oracle.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False)
     assert run(backend, ids) == whole[0][len(ids) :].tolist()
     assert words == 1 or len(ids) > 560
 
@@ -92,7 +92,7 @@ def test_the_penalty_is_that_of_generate(backend: Transformers, oracle: Any) -> 
     ids = [2, *backend._ids("one one one one one one")]
     with torch.inference_mode():
         whole = oracle.generate(
-            torch.tensor([ids]), max_new_tokens=6, do_sample=False, repetition_penalty=1.3
+            torch.tensor([ids]), max_new_tokens=4, do_sample=False, repetition_penalty=1.3
         )
     expected = whole[0][len(ids) :].tolist()
     got = run(backend, ids, sampling=Sampling(temperature=0.0, repetition_penalty=1.3))
@@ -105,7 +105,7 @@ def test_answers_in_turns_are_those_alone(backend: Transformers) -> None:
     prompts = [[2, *backend._ids(text)] for text in ("Paris is", "The sea is " * 45, "I")]
     alone = [run(backend, ids) for ids in prompts]
     for number, ids in enumerate(prompts):
-        backend.add(str(number), ids, GREEDY, 6)
+        backend.add(str(number), ids, GREEDY, 4)
     together: dict[str, list[int]] = {"0": [], "1": [], "2": []}
     while backend._running:
         for step in backend.step():

@@ -175,16 +175,19 @@ def test_files_of_the_server_cannot_be_named(site: Site) -> None:
 def test_gradio_itself_refuses_files_too(site: Site, tmp_path: Path) -> None:
     """The second lock: without the shield the path is still refused."""
     from gradio import processing_utils
+    from gradio.context import LocalContext
     from gradio.exceptions import InvalidPathError
 
     outside = tmp_path / "outside.txt"
     outside.write_text("secret")
-    block = next(iter(site.demo.blocks.values()))
     data = {"path": str(outside), "meta": {"_type": "gradio.FileData"}}
-    text = next(b for b in site.demo.blocks.values() if getattr(b, "elem_id", "") == "chat-input")
-    assert block is not None
-    with pytest.raises(InvalidPathError):
-        processing_utils.move_files_to_cache(data, text, check_in_upload_folder=True)
+    block = next(b for b in site.demo.blocks.values() if b.elem_id == "chat-input")
+    token = LocalContext.blocks.set(site.demo)
+    try:
+        with pytest.raises(InvalidPathError):
+            processing_utils.move_files_to_cache(data, block, check_in_upload_folder=True)
+    finally:
+        LocalContext.blocks.reset(token)
 
 
 def test_a_message_may_speak_of_gradio_files(site: Site) -> None:

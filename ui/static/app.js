@@ -58,6 +58,7 @@
       button.disabled = false; button.classList.remove("busy");
     }
   });
+  const side = (open) => { const part = $("chat-side"); if (part) part.toggleAttribute("data-open", open); };
   const pickTheme = (dark) => {
     document.body.classList.toggle("dark", dark);
     document.documentElement.style.colorScheme = dark ? "dark" : "light";
@@ -74,8 +75,8 @@
       localStorage.setItem("look", dark ? "dark" : "light");
       pickTheme(dark);
     }
-    if (target.closest("#chat-menu")) document.body.classList.toggle("side-open");
-    else if (target.closest("#conversation-list label, #new-chat") || !target.closest("#chat-side")) document.body.classList.remove("side-open");
+    if (target.closest("#chat-menu")) side(!$("chat-side").hasAttribute("data-open"));
+    else if (target.closest("#conversation-list label, #new-chat") || !target.closest("#chat-side")) side(false);
     const copy = target.closest("[data-copy]");
     if (copy) {
       const message = copy.closest(".message");
@@ -100,7 +101,7 @@
     if (event.target.closest("#credits-packages, #credits-amount")) window.chatDone("buy");
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") document.body.classList.remove("side-open");
+    if (event.key === "Escape") side(false);
   });
   // Times in the reader's zone; names for parts that Gradio leaves without one.
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
