@@ -1,8 +1,8 @@
 """How many people can chat at once: streaming answers through the page's own protocol.
 
-    python -m benchmarks.streams [--chats 100] [--seconds 20] [--rate 20] [--history 0]
+    python -m benchmarks.streams [--chats 100] [--seconds 20] [--rate 20]
 
-Starts the real program with the script engine, opens one page for each person and sends one
+Starts the real program with the script engine, opens one page for each person, then sends one
 message from each, spread over `--ramp` seconds. Printed are, over all chats:
 
 - first update: from sending until the first text of the answer is there
@@ -21,6 +21,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,74 +112,110 @@ def prepare(data_dir: Path, count: int) -> list[str]:
     return cookies
 
 
-async def page_stream(client: httpx.AsyncClient, cookie: str, fn: int, trigger: int) -> Chat:
-    """One answer over Gradio's queue."""
-    chat, tab = Chat(), secrets.token_hex(6)
-    headers = {"Cookie": cookie}
-    chat.sent = time.monotonic()
-    joined = await client.post(
-        "/gradio_api/queue/join",
-        headers=headers,
-        json={
-            "data": ["hello there", MODEL, None, secrets.token_hex(8)],
-            "fn_index": fn,
-            "session_hash": tab,
-            "event_data": None,
-            "trigger_id": trigger,
-        },
-    )
-    joined.raise_for_status()
-    async with client.stream(
-        "GET", "/gradio_api/queue/data", params={"session_hash": tab}, headers=headers
-    ) as events:
-        async for line in events.aiter_lines():
-            if "process_completed" in line:
-                chat.ended = '"success":true' in line.replace(" ", "")
-                break
-            chat.take(line.encode())
-    return chat
+class PageTab:
+    """A browser tab: opened before, as it is when somebody sends a message."""
+
+    def __init__(self, client: httpx.AsyncClient, cookie: str, page: Page) -> None:
+        self.client, self.page = client, page
+        self.headers = {"Cookie": cookie}
+        self.session_hash = secrets.token_hex(6)
+
+    async def open(self) -> None:
+        """What a page does when it loads."""
+        async for _ in self.call("load", []):
+            pass
+
+    async def chat(self) -> Chat:
+        """Send a message, then follow what is written."""
+        chat = Chat(sent=time.monotonic())
+        async for _ in self.call("send", ["hello there", MODEL, None, secrets.token_hex(8)]):
+            pass
+        async for line in self.call("write", [None]):
+            chat.ended = "process_completed" in line and '"success":true' in line
+            if not chat.ended:
+                chat.take(line.encode())
+        return chat
+
+    async def call(self, name: str, data: list[object]) -> AsyncIterator[str]:
+        """Run a handler; gives the lines of its events."""
+        handler = self.page.handler(name)
+        joined = await self.client.post(
+            "/gradio_api/queue/join",
+            headers=self.headers,
+            json={
+                "data": data,
+                "fn_index": handler["id"],
+                "session_hash": self.session_hash,
+                "event_data": None,
+                "trigger_id": handler["targets"][0][0],
+            },
+        )
+        joined.raise_for_status()
+        async with self.client.stream(
+            "GET",
+            "/gradio_api/queue/data",
+            params={"session_hash": self.session_hash},
+            headers=self.headers,
+        ) as events:
+            async for line in events.aiter_lines():
+                yield line
+                if "process_completed" in line:
+                    return
 
 
-async def rest_stream(client: httpx.AsyncClient, cookie: str, _fn: int, _trigger: int) -> Chat:
-    """One answer over REST, an event for each token."""
-    chat = Chat()
-    chat.sent = time.monotonic()
-    async with client.stream(
-        "POST",
-        "/api/chat/message",
-        headers={"Cookie": cookie},
-        json={"model": MODEL, "message": "hello there", "stream": True},
-    ) as events:
-        async for line in events.aiter_lines():
-            if line == "event: done":
-                chat.ended = True
-                break
-            chat.take(line.encode())
-    return chat
+class RestTab:
+    """A program with an open connection."""
+
+    def __init__(self, client: httpx.AsyncClient, cookie: str, _page: Page) -> None:
+        self.client = client
+        self.headers = {"Cookie": cookie}
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def chat(self) -> Chat:
+        """One answer over REST, an event for each token."""
+        chat = Chat(sent=time.monotonic())
+        async with self.client.stream(
+            "POST",
+            "/api/chat/message",
+            headers=self.headers,
+            json={"model": MODEL, "message": "hello there", "stream": True},
+        ) as events:
+            async for line in events.aiter_lines():
+                if line == "event: done":
+                    chat.ended = True
+                    break
+                chat.take(line.encode())
+        return chat
 
 
 async def run(
-    way: object, server: Server, cookies: list[str], handler: dict[str, object], options: argparse.Namespace
+    way: type[PageTab] | type[RestTab],
+    server: Server,
+    cookies: list[str],
+    page: Page,
+    options: argparse.Namespace,
 ) -> dict[str, float]:
     """All chats once; returns the figures."""
-    assert callable(way)
     process = psutil.Process(server.process.pid)
-    targets = handler["targets"]
-    assert isinstance(targets, list)
     async with httpx.AsyncClient(
         base_url=server.url,
         timeout=120,
         headers={"Origin": server.url},
         limits=httpx.Limits(max_connections=None),
     ) as client:
+        tabs = [way(client, cookie, page) for cookie in cookies]
+        began = time.monotonic()
+        for tab in tabs:
+            await tab.open()
+        opened = 1000 * (time.monotonic() - began) / len(tabs)
 
-        async def one(place: int, cookie: str) -> Chat:
-            await asyncio.sleep(options.ramp * place / len(cookies))
-            chat = await way(client, cookie, handler["id"], targets[0][0])
-            assert isinstance(chat, Chat)
-            return chat
+        async def one(place: int, tab: PageTab | RestTab) -> Chat:
+            await asyncio.sleep(options.ramp * place / len(tabs))
+            return await tab.chat()
 
-        tasks = [asyncio.create_task(one(place, cookie)) for place, cookie in enumerate(cookies)]
+        tasks = [asyncio.create_task(one(place, tab)) for place, tab in enumerate(tabs)]
         await asyncio.sleep(options.ramp + 2)
         before, began = process.cpu_times(), time.monotonic()
         await asyncio.sleep(max(3.0, options.seconds - options.ramp - 5))
@@ -189,6 +226,7 @@ async def run(
     lags = [lag for chat in chats for lag in chat.lags(options.rate)]
     return {
         "answers complete": sum(chat.ended for chat in chats),
+        "opening a page, mean ms": opened,
         "first update p50 ms": 1000 * statistics.median(firsts),
         "first update p95 ms": 1000 * quantile(firsts, 0.95),
         "update lag p50 ms": 1000 * statistics.median(lags),
@@ -222,12 +260,11 @@ def main() -> None:
             LLM__SCRIPT__FIRST_TOKEN_MS=str(1000 * FIRST_TOKEN_SECONDS),
             LLM__MAX_OUTPUT_TOKENS="8000",
         ) as server:
-            person = Person(server, "looker")
-            handler = Page(server, person).handler("send")
+            looked_at = Page(server, Person(server, "looker"))
             name = sessions.cookie_name(False)
             wearing = [f"{name}={cookie}" for cookie in cookies]
-            page = asyncio.run(run(page_stream, server, wearing, handler, options))
-            rest = asyncio.run(run(rest_stream, server, wearing, handler, options))
+            page = asyncio.run(run(PageTab, server, wearing, looked_at, options))
+            rest = asyncio.run(run(RestTab, server, wearing, looked_at, options))
     print(
         f"{options.chats} chats, {options.rate:g} tokens/s each, {options.seconds:g} s, "
         f"sent over {options.ramp:g} s"

@@ -91,13 +91,15 @@ class Tab:
 
         With `wait` reads to the end of the answer, else leaves after so many updates.
         """
-        seen = 0
         for message in self.call("send", [text, MODEL, None, secrets.token_hex(8)]):
+            if message["msg"] == "process_completed" and not message["success"]:
+                assert "not enough credits" in json.dumps(message["output"]), message
+                return False
+        seen = 0
+        for message in self.call("write", [None]):
             if message["msg"] == "process_generating" and message["success"]:
                 seen += 1
                 if not wait and seen >= updates:
-                    return True
-            elif message["msg"] == "process_completed" and not message["success"]:
-                assert "not enough credits" in json.dumps(message["output"]), message
-                return False
-        return seen > 0
+                    break
+        assert seen > 0
+        return True

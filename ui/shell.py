@@ -12,7 +12,7 @@ from ui import parts
 
 BRAND = (
     '<div class="brand"><svg viewBox="0 0 24 24" width="24" height="24" aria-hidden="true">'
-    '<rect width="24" height="24" rx="7" fill="currentColor"/>'
+    '<rect width="24" height="24" rx="7" fill="#4f46e5"/>'
     '<path d="M7 8.5h10M7 12h10M7 15.5h6" stroke="#fff" stroke-width="1.8" '
     'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
 )
@@ -20,13 +20,14 @@ BRAND = (
 
 @dataclass
 class Shell:
-    """The header's components. `open_chat` is set by the chat tab and used by the others."""
+    """The header's components. `open_chat` and `follow` are set by the chat tab."""
 
     tabs: gr.Tabs
     pill: gr.HTML
     who: gr.HTML
     sign_out: gr.Button
     open_chat: Callable[..., Any] | None = None
+    follow: Callable[[Any], None] | None = None
     open_outputs: tuple[Any, ...] = ()
 
 

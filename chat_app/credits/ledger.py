@@ -26,21 +26,22 @@ TYPES = ("message", "expiry", *(shown for shown, _ in SOURCES.values()))
 MAX_PAGE = 500
 
 _FIRST, _LAST = 0, 2**63 - 1
+# Each side is cut to a page before they are joined, so a long history costs no more to show.
+_SIDE = """SELECT * FROM (
+      SELECT id, code, {sign}amount AS amount, {after} AS after, description, reference, created_at
+      FROM transfer WHERE {account} = :account_id AND id < :cursor
+       AND kind IN ('direct', 'post') AND amount > 0
+       AND created_at >= :since AND created_at < :until AND (:type = '' OR code = :type)
+      ORDER BY id DESC LIMIT :limit
+    ) {name}"""
+_OUT = _SIDE.format(sign="-", after="debit_after", account="debit_id", name="went")
+_IN = _SIDE.format(sign="", after="credit_after", account="credit_id", name="came")
 _HISTORY = Statement(
-    """SELECT id, code, amount, after, description, reference, created_at, model, reply_id
-    FROM (
-      SELECT t.id, t.code, -t.amount AS amount, t.debit_after AS after, t.description,
-       t.reference, t.created_at
-      FROM transfer t WHERE t.debit_id = :account_id AND t.id < :cursor
-       AND t.kind IN ('direct', 'post') AND t.amount > 0
-      UNION ALL
-      SELECT t.id, t.code, t.amount, t.credit_after, t.description, t.reference, t.created_at
-      FROM transfer t WHERE t.credit_id = :account_id AND t.id < :cursor
-       AND t.kind IN ('direct', 'post') AND t.amount > 0
-    ) moved
-    LEFT JOIN (SELECT transfer_id, model, reply_id FROM usage) used ON used.transfer_id = moved.id
-    WHERE created_at >= :since AND created_at < :until AND (:type = '' OR code = :type)
-    ORDER BY id DESC LIMIT :limit"""
+    f"""SELECT moved.id, moved.code, moved.amount, moved.after, moved.description,
+     moved.reference, moved.created_at, usage.model, usage.reply_id
+    FROM ({_OUT} UNION ALL {_IN}) moved
+    LEFT JOIN usage ON usage.transfer_id = moved.id
+    ORDER BY moved.id DESC LIMIT :limit"""  # noqa: S608 - constants
 )
 
 

@@ -5,9 +5,9 @@ progress; when it runs out, whoever sweeps settles the reply by its last progres
 """
 
 from functools import partial
-from typing import Any
 
-from sqlmodel import Session, col, select, update
+from sqlalchemy import text
+from sqlmodel import Session, col, select
 
 from chat_app.app import App
 from chat_app.chat.tables import Message, Reply
@@ -15,46 +15,50 @@ from chat_app.clock import MICROS_PER_SECOND
 from chat_app.flows import reply
 from chat_app.flows.reply import ReplyView
 
+_SAVE_REPLY = text(
+    """UPDATE reply SET lease_until = :lease_until, pieces = :pieces,
+     prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens
+    WHERE id = :id AND state = 'running'"""
+)
+_SAVE_TEXT = text(
+    """UPDATE message SET content = :content
+    WHERE id = (SELECT message_id FROM reply WHERE id = :id AND state = 'running')"""
+)
+
 
 async def save_progress(app: App) -> int:
     """Renew the lease of every running reply and store what it has written so far."""
-    now = app.clock.micros()
-    lease_until = now + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND)
-    rows = [
-        (item.reply_id, item.text, item.piece_lengths, item.prompt_tokens, item.completion_tokens,
-         len(item.pieces), item.saved_pieces)
-        for item in app.replies
-        if item.end is None
-    ]  # fmt: skip
-    if not rows:
+    lease_until = app.clock.micros() + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND)
+    running = [(item, len(item.pieces)) for item in app.replies if item.end is None]
+    if not running:
         return 0
+    rows = [
+        {
+            "id": item.reply_id,
+            "lease_until": lease_until,
+            "pieces": item.piece_lengths,
+            "prompt_tokens": item.prompt_tokens,
+            "completion_tokens": item.completion_tokens,
+        }
+        for item, _ in running
+    ]
+    texts = [
+        {"id": item.reply_id, "content": item.text}
+        for item, count in running
+        if count > item.saved_pieces
+    ]
 
     def save(session: Session) -> None:
-        for reply_id, text, lengths, prompt_tokens, completion_tokens, count, saved in rows:
-            values: dict[str, Any] = {"lease_until": lease_until}
-            if count > saved:
-                values |= {
-                    "pieces": lengths,
-                    "prompt_tokens": prompt_tokens,
-                    "completion_tokens": completion_tokens,
-                }
-            changed = session.execute(
-                update(Reply)
-                .where(col(Reply.id) == reply_id, col(Reply.state) == "running")
-                .values(**values)
-                .returning(col(Reply.message_id))
-            ).scalar_one_or_none()
-            if changed is not None and count > saved:
-                session.execute(
-                    update(Message).where(col(Message.id) == changed).values(content=text)
-                )
+        # Statements for many rows at once: this runs every few seconds for all who chat.
+        connection = session.connection()
+        connection.execute(_SAVE_REPLY, rows)
+        if texts:
+            connection.execute(_SAVE_TEXT, texts)
 
     await app.db.awrite(save)
-    for reply_id, *_, count, _saved in rows:
-        item = app.replies.get(reply_id)
-        if item is not None:
-            item.saved_pieces = count
-    return len(rows)
+    for item, count in running:
+        item.saved_pieces = count
+    return len(running)
 
 
 def settle_abandoned(app: App) -> int:

@@ -24,7 +24,7 @@ def spec_of(path: Path, **changes: Any) -> Spec:
         path=str(path),
         backend="transformers",
         device="cpu",
-        threads=2,
+        threads=1,
         context_tokens=2048,
         quantization="auto",
         why="It runs on the CPU.",

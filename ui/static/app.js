@@ -14,6 +14,14 @@
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     return "ui-" + Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
   };
+  // The sign-in ended in another tab: this page's session is nobody's now, so begin again.
+  const plainFetch = window.fetch;
+  window.fetch = async (...given) => {
+    const answer = await plainFetch(...given);
+    const path = String(given[0] && given[0].url || given[0]);
+    if (answer.status === 403 && path.includes("/gradio_api/queue/join")) location.replace("/");
+    return answer;
+  };
   const keys = {};
   // One key for each thing a person means to do: a double click repeats it, a new text does not.
   window.chatKey = (what) => (keys[what] ||= key());

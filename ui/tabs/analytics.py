@@ -51,7 +51,7 @@ def build() -> Analytics:
                 elem_id="analytics-period",
             )
         cards = gr.HTML(parts.loading(), elem_id="analytics-cards")
-        with gr.Column(visible="hidden") as plots, gr.Row(elem_classes="plots"):
+        with gr.Column(visible=False) as plots, gr.Row(elem_classes="plots"):
             credits = _plot("credits", "Credits a day", "analytics-credits")
             tokens = _plot("tokens", "Tokens a day", "analytics-tokens")
         with gr.Column(elem_classes="sheet"):
@@ -102,7 +102,7 @@ def bind(c: Analytics, app: App, _shell: Shell) -> None:
         colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
         return {
             c.cards: _cards(rows),
-            c.plots: gr.update(visible=True if rows else "hidden"),
+            c.plots: gr.update(visible=bool(rows)),
             c.credits: gr.update(value=frame, color_map=colours),
             c.tokens: gr.update(value=frame, color_map=colours),
             c.models: _models(rows),

@@ -51,6 +51,7 @@ class Chat:
 
     tab: gr.Tab
     conversation: gr.State
+    following: gr.State
     new: gr.Button
     listing: gr.Radio
     model: gr.Dropdown
@@ -65,7 +66,7 @@ class Chat:
 
     @property
     def live(self) -> list[Any]:
-        """What a stream changes."""
+        """What sending and opening change."""
         return [
             self.conversation,
             self.listing,
@@ -74,6 +75,7 @@ class Chat:
             self.cost,
             self.send,
             self.stop,
+            self.following,
         ]
 
 
@@ -81,6 +83,7 @@ def build() -> Chat:
     """The layout, without any data."""
     with gr.Tab("Chat", id="chat", visible=False, elem_id="chat-tab") as tab:
         conversation = gr.State(None)
+        following = gr.State(None)
         nonce = gr.Textbox(visible=False)
         with gr.Row(elem_id="chat-layout"):
             with gr.Column(elem_id="chat-side", scale=0, min_width=260):
@@ -130,7 +133,20 @@ def build() -> Chat:
                             "Send", elem_id="chat-send", variant="primary", size="sm", scale=0
                         )
     return Chat(
-        tab, conversation, new, listing, model, note, log, text, quote, cost, send, stop, nonce
+        tab,
+        conversation,
+        following,
+        new,
+        listing,
+        model,
+        note,
+        log,
+        text,
+        quote,
+        cost,
+        send,
+        stop,
+        nonce,
     )
 
 
@@ -140,38 +156,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     """Wire the tab; `bind_load` adds what happens when the page opens."""
     per_second = app.settings.chat.updates_per_second
 
-    async def follow(
-        user: User, reply_id: str, before: list[stream.Message], price: Price | None
-    ) -> AsyncIterator[dict[Any, Any]]:
-        """Updates of the page until the answer has ended."""
-        source = reply.follow(app, user_id=_id(user), reply_id=reply_id)
-        writing = stream.text_message("assistant", "")
-        async for snapshot in stream.snapshots(source, per_second=per_second):
-            if snapshot.end is not None:
-                view = snapshot.end
-                yield {
-                    c.log: [*before, stream.ended(view)],
-                    c.cost: _cost(view),
-                    c.send: gr.update(visible=True),
-                    c.stop: gr.update(visible=HIDDEN),
-                    c.listing: _listing(app, user, view.conversation_id),
-                    shell.pill: parts.pill(view.balance),
-                }
-            elif snapshot.beat:
-                yield {c.cost: _meter(snapshot, price)}
-            else:
-                writing["content"][0]["text"] = snapshot.text
-                yield {
-                    c.log: [*before, writing] if snapshot.text else before,
-                    c.cost: _meter(snapshot, price),
-                }
-
     def begun(user: User, started: message.Started, before: list[stream.Message]) -> dict[Any, Any]:
         return {
             c.conversation: started.conversation_id,
+            c.following: started.reply_id,
             c.listing: _listing(app, user, started.conversation_id),
             c.log: before,
-            c.text: "",
             c.cost: _line("Holding at most " + parts.amount(started.maximum), busy=True),
             c.send: gr.update(visible=HIDDEN),
             c.stop: gr.update(visible=True),
@@ -181,65 +171,86 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     @guard(app, "user")
     async def send(
         user: User, text: str, model: str | None, conversation: str | None, nonce: str
-    ) -> AsyncIterator[dict[Any, Any]]:
-        """Send a message and stream its answer."""
+    ) -> dict[Any, Any]:
+        """Send a message. Its answer is followed by the next event, `write`."""
         started = await message.start(
             app,
             user_id=_id(user),
-            text=text or "",
-            model=model or app.settings.llm.default_model,
+            text=_words(text),
+            model=_words(model) or app.settings.llm.default_model,
             conversation_id=conversation,
-            idempotency_key=nonce[:64] or None,
+            idempotency_key=_words(nonce)[:64] or None,
         )
-        before, _ = await asyncio.to_thread(_messages, app, user, started.conversation_id)
-        price = await asyncio.to_thread(_price, app, model)
-        yield begun(user, started, before)
-        async for update in follow(user, started.reply_id, before, price):
-            yield update
+        before = await asyncio.to_thread(_before, app, user, started)
+        return {**begun(user, started, before), c.text: ""}
 
     @guard(app, "user")
-    async def retry(
-        user: User, model: str | None, conversation: str | None
-    ) -> AsyncIterator[dict[Any, Any]]:
+    async def retry(user: User, model: str | None, conversation: str | None) -> dict[Any, Any]:
         """Answer the last message again, in place of the answer that is there."""
         if conversation is None:
             raise message.NothingToRetry
         started = await message.retry(
-            app, user_id=_id(user), conversation_id=conversation, model=model
+            app, user_id=_id(user), conversation_id=conversation, model=_words(model) or None
         )
-        before, _ = await asyncio.to_thread(_messages, app, user, conversation)
-        if before and before[-1]["role"] == "assistant":
-            before.pop()
-        price = await asyncio.to_thread(_price, app, model)
-        yield {**begun(user, started, before), c.text: gr.skip()}
-        async for update in follow(user, started.reply_id, before, price):
-            yield update
+        return begun(user, started, await asyncio.to_thread(_before, app, user, started))
+
+    # Gradio builds a component anew for each output that an update leaves out, so the stream
+    # has two outputs and always gives both.
+    @guard(app, "user")
+    async def write(user: User, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
+        """Stream the answer that is followed, if any, to its end."""
+        if reply_id is None:
+            yield {c.cost: gr.skip()}
+            return
+        view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
+        before = await asyncio.to_thread(_before, app, user, view)
+        price = await asyncio.to_thread(_price, app, view.model)
+        writing = stream.text_message("assistant", "")
+        source = reply.follow(app, user_id=_id(user), reply_id=reply_id)
+        async for snapshot in stream.snapshots(source, per_second=per_second):
+            if snapshot.end is not None:
+                log, line = [*before, stream.ended(snapshot.end)], _cost(snapshot.end)
+            else:
+                writing["content"][0]["text"] = snapshot.text
+                log = [*before, writing] if snapshot.text else before
+                line = _meter(snapshot, price)
+            yield {c.log: log, c.cost: line}
 
     @guard(app, "user")
-    async def open_one(user: User, conversation: str | None) -> AsyncIterator[dict[Any, Any]]:
-        """Show a conversation, and go on with its running answer if there is one."""
-        async for update in opened(user, conversation):
-            yield update
+    async def settle(user: User, reply_id: str | None) -> dict[Any, Any]:
+        """After an answer: the composer is free again, list and balance are new."""
+        if reply_id is None:
+            return {c.cost: gr.skip()}
+        view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
+        return {
+            c.send: gr.update(visible=True),
+            c.stop: gr.update(visible=HIDDEN),
+            c.listing: _listing(app, user, view.conversation_id),
+            shell.pill: parts.pill(view.balance),
+        }
 
-    async def opened(user: User, conversation: str | None) -> AsyncIterator[dict[Any, Any]]:
+    @guard(app, "user")
+    async def open_one(user: User, conversation: str | None) -> dict[Any, Any]:
+        """Show a conversation, and go on with its running answer if there is one."""
+        return await opened(user, conversation)
+
+    async def opened(user: User, conversation: str | None) -> dict[Any, Any]:
         if not conversation:
-            return
-        before, row = await asyncio.to_thread(_messages, app, user, conversation)
+            return {c.following: None}
+        before, model = await asyncio.to_thread(_messages, app, user, conversation)
         running = reply.running(app, user_id=_id(user), conversation_id=conversation)
         update = {
             c.conversation: conversation,
+            c.following: running[0] if running else None,
             c.log: before,
             c.cost: "",
             c.send: gr.update(visible=HIDDEN if running else True),
             c.stop: gr.update(visible=True if running else HIDDEN),
         }
         views = await asyncio.to_thread(_models, app)
-        if any(view.id == row and view.available for view in views):
-            update[c.model] = row
-        yield update
-        for reply_id in running[:1]:
-            async for more in follow(user, reply_id, before, _price(app, row)):
-                yield more
+        if any(view.id == model and view.available for view in views):
+            update[c.model] = model
+        return update
 
     @guard(app, "user")
     async def stop(user: User, conversation: str | None) -> dict[Any, Any]:
@@ -254,6 +265,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         """An empty chat. An answer under way goes on and waits in the list."""
         return {
             c.conversation: None,
+            c.following: None,
             c.listing: gr.update(value=None),
             c.log: [],
             c.cost: "",
@@ -277,25 +289,27 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         "postprocess": False,
     }
     live = [*c.live, shell.pill]
+    streams: list[Any] = []
+
+    def follow(event: Any) -> None:
+        written = event.success(
+            write, [c.following], [c.log, c.cost], concurrency_limit=None, **quiet
+        )
+        written.then(
+            settle, [c.following], [c.send, c.stop, c.listing, c.cost, shell.pill], **quiet
+        )
+        streams.append(written)
+
     nonce_js = "(text, model, chat, nonce) => [text, model, chat, window.chatKey('send')]"
     done_js = "() => { window.chatDone('send'); }"
     inputs = [c.text, c.model, c.conversation, c.nonce]
-    streams = []
     for trigger in (c.send.click, c.text.submit):
         sent = trigger(
             send, inputs, live, js=nonce_js, concurrency_limit=None, trigger_mode="once", **quiet
         )
         sent.then(None, js=done_js, api_visibility="private")
-        streams.append(sent)
-    streams.append(
-        c.log.retry(
-            retry,
-            [c.model, c.conversation],
-            live,
-            concurrency_limit=None,
-            **quiet,
-        )
-    )
+        follow(sent)
+    follow(c.log.retry(retry, [c.model, c.conversation], live, concurrency_limit=None, **quiet))
     c.log.example_select(
         None,
         None,
@@ -304,15 +318,16 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         api_visibility="private",
     )
     open_outputs = [*live, c.model]
-    listed = c.listing.input(
-        open_one,
-        [c.listing],
-        open_outputs,
-        concurrency_limit=None,
-        cancels=streams,
-        **quiet,
+    follow(
+        c.listing.input(
+            open_one,
+            [c.listing],
+            open_outputs,
+            concurrency_limit=None,
+            cancels=list(streams),
+            **quiet,
+        )
     )
-    streams.append(listed)
     c.new.click(start_new, None, c.live, cancels=streams, **quiet).then(
         None,
         js=FOCUS,
@@ -328,39 +343,40 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             **quiet,
         )
     shell.open_chat = opened
+    shell.follow = follow
     shell.open_outputs = tuple(open_outputs)
 
 
 def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
     """When the page opens: models, conversations, and the newest one with its running answer."""
-    open_chat = shell.open_chat
+    open_chat, follow = shell.open_chat, shell.follow
     assert open_chat is not None
+    assert follow is not None
 
     @guard(app, "anyone")
-    async def load(user: User | None) -> AsyncIterator[dict[Any, Any]]:
+    async def load(user: User | None) -> dict[Any, Any]:
         """Fill the tab and re-attach to an answer that is being written."""
         if user is None:
-            yield {c.cost: ""}
-            return
+            return {c.following: None}
         views = await asyncio.to_thread(_models, app)
         picked = _preferred(app, views)
         running = {live.conversation_id for live in app.replies if live.user_id == _id(user)}
         rows = await asyncio.to_thread(_rows, app, user)
         newest = next((row.id for row in rows if row.id in running), None)
         newest = newest or (rows[0].id if rows else None)
-        yield {
+        opened = await open_chat(user, newest)
+        return {
+            **opened,
             c.model: gr.update(
                 choices=[(_label(view), view.id) for view in views],
-                value=picked.id if picked else None,
+                value=opened.get(c.model, picked.id if picked else None),
             ),
             c.note: _note(picked),
             c.quote: await _quote(app, user, "", picked, None),
             c.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=newest),
         }
-        async for update in open_chat(user, newest):
-            yield update
 
-    after.then(
+    loaded = after.then(
         load,
         None,
         [*c.live, c.model, c.note, c.quote, shell.pill],
@@ -369,6 +385,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
         api_visibility="private",
         postprocess=False,
     )
+    follow(loaded)
 
 
 def _id(user: User) -> int:
@@ -390,6 +407,22 @@ def _messages(app: App, user: User, conversation: str) -> tuple[list[stream.Mess
         found = conversations.get(session, user_id=_id(user), conversation_id=conversation)
         rows = conversations.messages(session, user_id=_id(user), conversation_id=conversation)
         return stream.shown(rows), found.model
+
+
+def _before(
+    app: App, user: User, following: message.Started | reply.ReplyView
+) -> list[stream.Message]:
+    """The conversation up to the answer that is followed."""
+    with app.db.read() as session:
+        rows = conversations.messages(
+            session, user_id=_id(user), conversation_id=following.conversation_id
+        )
+    return stream.shown([row for row in rows if row.reply_id != following.reply_id])
+
+
+def _words(value: object) -> str:
+    """Text from the page, which may send anything."""
+    return value if isinstance(value, str) else ""
 
 
 def _models(app: App) -> list[ModelView]:

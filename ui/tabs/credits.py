@@ -152,7 +152,7 @@ def bind(c: Credits, app: App, shell: Shell) -> None:
     @guard(app, "user")
     async def choose(_user: User, package: str | None) -> dict[Any, Any]:
         """Ask for an amount when it is a custom one."""
-        return {c.amount: gr.update(visible=True if package == CUSTOM else HIDDEN), c.result: ""}
+        return {c.amount: gr.update(visible=True if package == CUSTOM else HIDDEN)}
 
     @guard(app, "user")
     async def buy(  # noqa: PLR0917 - Gradio passes inputs by position
@@ -178,7 +178,7 @@ def bind(c: Credits, app: App, shell: Shell) -> None:
     for trigger in (c.type.change, c.period.change):
         trigger(show, filters, shown, trigger_mode="always_last", **quiet)
     c.more.click(older, [*filters, c.cursor, c.rows], shown, **quiet)
-    c.package.change(choose, [c.package], [c.amount, c.result], **quiet)
+    c.package.change(choose, [c.package], [c.amount], **quiet)
     c.buy.click(
         buy,
         [c.package, c.amount, c.nonce, *filters],

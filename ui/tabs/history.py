@@ -93,8 +93,9 @@ def bind(c: History, app: App, shell: Shell) -> None:
             c.found: await asyncio.to_thread(look, user, q or "", model or "", period),
         }
 
-    open_chat = shell.open_chat
+    open_chat, follow = shell.open_chat, shell.follow
     assert open_chat is not None
+    assert follow is not None
 
     @guard(app, "user")
     async def act(user: User, q: str, model: str, period: str, event: gr.EventData) -> Any:
@@ -120,8 +121,7 @@ def bind(c: History, app: App, shell: Shell) -> None:
         elif action == "open":
             listing = shell.open_outputs[1]
             yield {shell.tabs: gr.update(selected="chat"), listing: gr.update(value=conversation)}
-            async for update in open_chat(user, conversation):
-                yield update
+            yield await open_chat(user, conversation)
         else:
             yield {c.found: gr.skip()}
 
@@ -129,9 +129,9 @@ def bind(c: History, app: App, shell: Shell) -> None:
     filters = [c.search, c.model, c.period]
     c.tab.select(open_tab, filters, [c.model, c.found], **quiet)
     c.search.submit(show, filters, [c.found], **quiet)
-    for trigger in (c.search.input, c.model.change, c.period.change):
+    for trigger in (c.search.change, c.model.change, c.period.change):
         trigger(show, filters, [c.found], trigger_mode="always_last", **quiet)
-    c.found.click(
+    opened = c.found.click(
         act,
         filters,
         [c.found, shell.tabs, *shell.open_outputs],
@@ -139,6 +139,7 @@ def bind(c: History, app: App, shell: Shell) -> None:
         concurrency_limit=None,
         **quiet,
     )
+    follow(opened)
 
 
 def _id(user: User) -> int:

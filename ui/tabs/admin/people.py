@@ -18,7 +18,6 @@ from ui.guard import guard
 from ui.shell import Shell
 
 PAGE = 25
-HIDDEN = "hidden"
 _CLICKS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
@@ -69,7 +68,7 @@ def build() -> People:
             )
         table = gr.HTML(parts.loading(4), elem_id="admin-users", js_on_load=_CLICKS)
         chosen = gr.State(None)
-        with gr.Column(visible=HIDDEN, elem_id="admin-user", elem_classes="inset") as panel:
+        with gr.Column(visible=False, elem_id="admin-user", elem_classes="inset") as panel:
             about = gr.HTML(elem_id="admin-user-about")
             nonce = gr.Textbox(visible=False)
             with gr.Row(elem_classes="filters"):
@@ -87,7 +86,7 @@ def build() -> People:
                     scale=2,
                 )
                 review = gr.Button("Review", elem_id="admin-adjust-review", scale=0)
-            with gr.Column(visible=HIDDEN, elem_id="admin-adjust-sure") as sure:
+            with gr.Column(visible=False, elem_id="admin-adjust-sure") as sure:
                 summary = gr.HTML()
                 with gr.Row(elem_classes="filters"):
                     confirm = gr.Button(
@@ -128,7 +127,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             f"available, {show_credits(balance.held)} held, {parts.esc(user.email)}</p>",
             c.suspend: gr.update(value="Lift suspension" if user.suspended else "Suspend"),
             c.panel: gr.update(visible=True),
-            c.sure: gr.update(visible=HIDDEN),
+            c.sure: gr.update(visible=False),
         }
 
     def wanted(user_id: int | None, amount: str, reason: str) -> tuple[User, int, str]:
@@ -211,22 +210,22 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             raise NobodyChosen
         await people.end_sign_ins(app, admin_id=_id(admin), user_id=user_id)
         gr.Info("Signed out everywhere.", duration=4)
-        return {c.sure: gr.update(visible=HIDDEN)}
+        return {c.sure: gr.update(visible=False)}
 
     @guard(app, "admin")
     async def back(_admin: User) -> dict[Any, Any]:
         """Hide the confirmation."""
-        return {c.sure: gr.update(visible=HIDDEN)}
+        return {c.sure: gr.update(visible=False)}
 
     @guard(app, "admin")
     async def close(_admin: User) -> dict[Any, Any]:
         """Hide the panel."""
-        return {c.panel: gr.update(visible=HIDDEN), c.chosen: None}
+        return {c.panel: gr.update(visible=False), c.chosen: None}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     panel = [c.about, c.suspend, c.panel, c.sure]
     tab.select(show, [c.search], [c.table], **quiet)
-    c.search.input(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
+    c.search.change(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
     c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet)
     c.review.click(review, [c.chosen, c.amount, c.reason], [c.summary, c.sure], **quiet)
     c.confirm.click(

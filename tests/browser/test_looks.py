@@ -1,0 +1,108 @@
+"""Accessibility, small screens, and text that tries to be more than text."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.browser.conftest import ADMIN
+from tests.browser.robot import Robot
+
+pytestmark = pytest.mark.browser
+Make = Callable[..., Robot]
+READY = {
+    "Chat": "#chat-log .foot",
+    "Credits": "#credits-transactions table",
+    "History": "#history-list .hit",
+    "Analytics": "#analytics-models table",
+    "Admin": "#admin-users table",
+}
+
+
+def serious(page: Any) -> list[str]:
+    """What axe finds that keeps people out."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{item['id']}: {item['help']} {[node['html'][:160] for node in item['nodes'][:3]]}"
+        for item in found
+        if item["impact"] in {"serious", "critical"}
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(robot: Make, scheme: str) -> None:
+    """Each tab, with data in it."""
+    root = robot(color_scheme=scheme, reduced_motion="reduce")
+    root.visit()
+    root.page.wait_for_selector("#login-submit", state="visible")
+    problems = {"Login": serious(root.page)}
+    root.sign_in("root")
+    root.pick("SmolLM2")
+    root.send("hello")
+    root.page.wait_for_selector("#chat-log .foot")
+    for tab, ready in READY.items():
+        root.tab(tab)
+        root.page.locator(ready).first.wait_for()
+        root.page.wait_for_timeout(500)
+        problems[tab] = serious(root.page)
+    assert {tab: found for tab, found in problems.items() if found} == {}
+
+
+def test_a_phone_shows_everything_without_sideways_scrolling(robot: Make) -> None:
+    """390 px wide, every tab, and the conversation list in a drawer."""
+    root = robot(viewport={"width": 390, "height": 844})
+    wide = "document.documentElement.scrollWidth"
+    root.visit()
+    root.page.wait_for_selector("#login-submit", state="visible")
+    assert root.page.evaluate(wide) <= 390
+    root.sign_in("root")
+    root.pick("SmolLM2")
+    root.send("hello")
+    root.page.wait_for_selector("#chat-log .foot")
+    for tab, ready in READY.items():
+        root.tab(tab)
+        root.page.locator(ready).first.wait_for()
+        assert root.page.evaluate(wide) <= 390, tab
+    root.tab("Chat")
+    root.page.click("#chat-menu")
+    root.page.locator("#conversation-list label").first.wait_for()
+    root.page.click("#new-chat")
+    root.page.wait_for_selector("#chat-side", state="hidden")
+
+
+def test_hostile_text_stays_text(robot: Make, tmp_path: Path) -> None:
+    """XSS: from the model, from the user, in every list; no script, no outside request."""
+    hostile = {"LLM__SCRIPT__FAULT": "hostile"}
+    with servers.serving(tmp_path / "data", **ADMIN, **hostile) as server:
+        eve = robot(at=server.url)
+        eve.page.add_init_script("window.alert = () => { window.pwned = true; };")
+        eve.register(f"eve-{secrets.token_hex(3)}")
+        eve.pick("SmolLM2")
+        for text in (
+            "<img src=x onerror=alert(1)><script>alert(1)</script>",
+            "${alert(1)} {{constructor.constructor('alert(1)')()}}",
+            "[click](javascript:alert(1)) <a href='javascript:alert(1)'>x</a>",
+            "![x](http://evil.example/pixel.png) <iframe src=http://evil.example></iframe>",
+        ):
+            before = eve.page.locator("#chat-log .foot").count()
+            eve.send(text)
+            eve.page.locator("#chat-log .foot").nth(before).wait_for()
+        for tab in ("Credits", "History", "Analytics", "Chat"):
+            eve.tab(tab)
+            eve.page.wait_for_timeout(600)
+        eve.tab("History")
+        eve.page.fill("#history-search input, #history-search textarea", "alert")
+        eve.page.locator("#history-list mark").first.wait_for()
+        eve.page.reload()
+        eve.page.locator("#chat-log .foot").first.wait_for()
+        assert eve.page.evaluate("window.pwned") is None
+        assert eve.page.locator("#chat-log script, #chat-log iframe").count() == 0
+        assert eve.page.locator("#chat-log a[href^='javascript']").count() == 0
+        # The policy stops remote images; that the browser says so is the proof that it did.
+        assert any("img-src" in said for said in eve.violations)
+        eve.violations.clear()
