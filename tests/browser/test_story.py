@@ -193,9 +193,12 @@ def test_history_finds_opens_exports_and_deletes(robot: Make) -> None:
 
 
 def test_wrong_sign_in_is_told_in_place(robot: Make) -> None:
-    """The sentence stands in the form; the page stays."""
+    """The sentence stands in the form; the page stays, and it greets nobody with a toast."""
     ann = robot()
     ann.visit()
+    ann.page.wait_for_selector("#login-submit", state="visible")
+    ann.page.wait_for_timeout(1500)
+    assert ann.page.locator(".toast-body").count() == 0
     ann.page.click("#login-submit")
     ann.page.wait_for_selector("form[data-panel=login] .trouble >> text=Fill in every field")
     ann.page.fill("#login-username", "nobody")

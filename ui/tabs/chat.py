@@ -196,10 +196,10 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
 
     # Gradio builds a component anew for each output that an update leaves out, so the stream
     # has two outputs and always gives both.
-    @guard(app, "user")
-    async def write(user: User, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
+    @guard(app, "anyone")  # follows the page's opening, also when nobody is signed in
+    async def write(user: User | None, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
         """Stream the answer that is followed, if any, to its end."""
-        if reply_id is None:
+        if user is None or reply_id is None:
             yield {c.cost: gr.skip()}
             return
         view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
@@ -216,10 +216,10 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
                 line = _meter(snapshot, price)
             yield {c.log: log, c.cost: line}
 
-    @guard(app, "user")
-    async def settle(user: User, reply_id: str | None) -> dict[Any, Any]:
+    @guard(app, "anyone")
+    async def settle(user: User | None, reply_id: str | None) -> dict[Any, Any]:
         """After an answer: the composer is free again, list and balance are new."""
-        if reply_id is None:
+        if user is None or reply_id is None:
             return {c.cost: gr.skip()}
         view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
         return {
