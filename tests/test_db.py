@@ -127,3 +127,9 @@ for number in range(100000):
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert session.execute(text("PRAGMA synchronous")).scalar() == 2
     database.close()
+
+
+def test_closing_finishes_what_was_accepted(plain: Database) -> None:
+    futures = [plain.submit(_add(number)) for number in range(100)]
+    plain.close()
+    assert sorted(future.result() for future in futures) == list(range(100))

@@ -33,8 +33,8 @@ class UsageDay:
 
 def own(session: Session, *, user_id: int, since: int, until: int) -> list[UsageDay]:
     """The user's usage from `since` to before `until` (µs), oldest day first."""
-    # Floor division is exact on integers in both databases; the epoch began at midnight UTC.
-    day = (col(UsageRow.at) - func.mod(col(UsageRow.at), _DAY_MICROS)).label("day")
+    # The epoch began at midnight UTC, so the rest of the division is the time of day.
+    day = (col(UsageRow.at) - col(UsageRow.at) % _DAY_MICROS).label("day")
     rows = session.execute(
         select(
             day,

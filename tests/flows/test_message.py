@@ -444,3 +444,33 @@ def test_a_deleted_conversation_is_settled_and_stays_empty(tmp_path: Path) -> No
             assert (end.content, end.charged) == ("", 1 * MICRO)
 
     asyncio.run(story())
+
+
+def test_an_unbounded_request_is_clamped_and_holds_no_more(tmp_path: Path) -> None:
+    """T23: without a limit of its own a message holds the configured maximum, not everything;
+    what does not reach is refused in words that say how much is needed."""
+
+    async def story() -> None:
+        async with running_app(
+            tmp_path, llm={"max_output_tokens": 100}, script={"first_token_ms": 300}
+        ) as app:
+            alice = await person(app)
+            app.db.write(
+                lambda session: pricing.publish(
+                    session,
+                    model_id=MODEL,
+                    kind="per_token",
+                    input_per_million=0,
+                    output_per_million=600_000 * MICRO,
+                    now=app.clock.micros(),
+                )
+            )
+            first = await ask(app, alice)
+            assert first.maximum == 60 * MICRO
+            with pytest.raises(OutOfCredits) as refused:
+                await ask(app, alice, max_tokens=10**9)
+            assert refused.value.facts["needed"] == "60"
+            assert refused.value.facts["available"] == "40"
+            assert (await answer(app, alice, first)).charged == 8 * 600_000
+
+    asyncio.run(story())

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -133,10 +134,8 @@ def test_big_bodies_are_refused_by_count(site: Site) -> None:
         for _ in range(limit // 65536 + 2):
             yield b"x" * 65536
 
-    try:
+    with suppress(httpx.WriteError):  # the connection may go before all of it was sent
         assert client.post("/api/auth/login", content=chunks()).status_code == 413
-    except httpx.WriteError:
-        pass  # the refusal came, and the connection went, before all of it was sent
 
 
 def test_a_large_declared_length_is_answered_at_once(site: Site) -> None:

@@ -81,10 +81,10 @@ def test_async_generators_are_told_too() -> None:
     assert inspect.isasyncgenfunction(wrapped)
 
     async def run() -> list[Any]:
-        seen = []
+        stream = wrapped()
+        seen = [await anext(stream)]
         with pytest.raises(gr.Error, match="not enough credits"):
-            async for item in wrapped():
-                seen.append(item)
+            await anext(stream)
         return seen
 
     assert asyncio.run(run()) == [1]

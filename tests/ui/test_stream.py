@@ -1,0 +1,124 @@
+"""Streams of pieces become few updates; messages keep their text as it is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from chat_app.chat.conversations import MessageRow
+from chat_app.chat.live import Piece, Status
+from chat_app.credits.ledger import Balance
+from chat_app.flows.reply import ReplyView
+from ui import stream
+from ui.stream import Snapshot
+
+END = ReplyView(
+    reply_id="rep_x",
+    conversation_id="con_x",
+    message_id="msg_x",
+    model="small",
+    state="done",
+    content="done",
+    finish_reason="stop",
+    error_code=None,
+    error_message=None,
+    prompt_tokens=1,
+    completion_tokens=100,
+    cached_tokens=0,
+    dropped_messages=0,
+    charged=1_000_000,
+    balance=Balance(9_000_000, 0, 9_000_000),
+    receipt_id=None,
+    created_at=0,
+)
+
+
+async def _fast(count: int) -> AsyncIterator[Piece | Status | ReplyView]:
+    yield Status("Loading…")
+    for index in range(1, count + 1):
+        yield Piece(index, "x", 1)
+        await asyncio.sleep(0)
+    yield END
+
+
+def _all(source: AsyncIterator[Piece | Status | ReplyView], per_second: float) -> list[Snapshot]:
+    async def gather() -> list[Snapshot]:
+        return [item async for item in stream.snapshots(source, per_second=per_second)]
+
+    return asyncio.run(gather())
+
+
+def test_many_pieces_become_few_updates_and_the_end_is_never_lost() -> None:
+    """A thousand pieces at once are a handful of updates; the last has all text and the end."""
+    seen = _all(_fast(1000), per_second=30)
+    assert len(seen) < 20
+    assert seen[-1].text == "x" * 1000
+    assert seen[-1].tokens == 1000
+    assert seen[-1].end == END
+    assert all(item.end is None for item in seen[:-1])
+
+
+def test_a_silent_source_still_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without news there is a beat now and then, or a closed page would never be noticed."""
+    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.01)
+
+    async def slow() -> AsyncIterator[Piece | Status | ReplyView]:
+        yield Piece(1, "a", 1)
+        await asyncio.sleep(0.2)
+        yield END
+
+    seen = _all(slow(), per_second=30)
+    assert any(item.beat and item.text == "a" for item in seen)
+    assert seen[-1].end == END
+
+
+def test_a_broken_source_raises() -> None:
+    """What goes wrong while following reaches the handler, and so the toast."""
+
+    async def broken() -> AsyncIterator[Piece | Status | ReplyView]:
+        yield Piece(1, "a", 1)
+        raise RuntimeError("gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        _all(broken(), per_second=30)
+
+
+def test_leaving_early_ends_the_listener() -> None:
+    """A closed page leaves no task behind."""
+
+    async def leave() -> int:
+        updates = stream.snapshots(_fast(10_000), per_second=30)
+        await anext(updates)
+        await updates.aclose()
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(leave()) == 1
+
+
+def test_text_keeps_its_indentation() -> None:
+    """Traps: `gr.Chatbot` strips indentation from strings."""
+    text = "- a\n  - b\n\n\tmake\n    code"
+    assert stream.text_message("assistant", text)["content"][0]["text"] == text
+
+
+def test_an_answer_without_text_says_why_and_markup_is_escaped() -> None:
+    """The foot is our own HTML, so what goes into it is escaped."""
+    row = MessageRow(
+        id="msg_x",
+        role="assistant",
+        content="",
+        model="<b>x</b>",
+        created_at=0,
+        reply_id="rep_x",
+        charged=0,
+        finish_reason="error",
+        error_message="The engine <crashed>. Try again.",
+        state="failed",
+    )
+    message = stream.shown([row])[0]
+    assert "crashed" in message["content"][0]["text"]
+    foot = message["content"][1]["value"]
+    assert "no charge" in foot
+    assert "<crashed>" not in foot
+    assert "<b>x</b>" not in foot
