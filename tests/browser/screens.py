@@ -1,5 +1,9 @@
-"""Pictures for the documentation: `python -m tests.browser.screens [folder]` writes docs/img."""
+"""Pictures for the documentation: `python -m tests.browser.screens [folder]` writes docs/img.
 
+`CHAT_APP_TEST_ENGINE=auto` lets the demo model answer instead of the script engine.
+"""
+
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +30,8 @@ def main(folder: Path = FOLDER) -> None:
         "ADMIN__EMAIL": "root@example.org",
         "ADMIN__PASSWORD": servers.PASSWORD,
         "LLM__SCRIPT__TOKENS_PER_SECOND": "0",
+        "LLM__ENGINE": os.environ.get("CHAT_APP_TEST_ENGINE", "script"),
+        "MODELS_DIR": os.environ.get("CHAT_APP_TEST_MODELS_DIR", "models_cache"),
     }
     with (
         tempfile.TemporaryDirectory() as data,
@@ -43,11 +49,12 @@ def main(folder: Path = FOLDER) -> None:
             servers.Person(server, person).close()
         root.sign_in("root")
         for question in QUESTIONS:
-            root.pick("SmolLM2" if question != QUESTIONS[1] else "Gemma 3 1B")
+            second = "Gemma 3 1B" if settings["LLM__ENGINE"] == "script" else "SmolLM2"
+            root.pick(second if question == QUESTIONS[1] else "SmolLM2")
             page.click("#new-chat")
             page.wait_for_timeout(400)
             root.send(question)
-            page.wait_for_selector("#chat-log .foot")
+            root.answered(1, timeout=180_000)
             page.wait_for_timeout(400)
         page.screenshot(path=folder / "chat.png")
         waits = {

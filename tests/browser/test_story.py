@@ -19,6 +19,7 @@ from tests.browser.robot import Robot
 pytestmark = pytest.mark.browser
 Make = Callable[..., Robot]
 DEMO = "SmolLM2"
+LONG = "Write a long story in ten chapters about a small harbour, its people and its storms."
 
 
 def name() -> str:
@@ -53,13 +54,13 @@ def test_the_whole_story(robot: Make, story_server: servers.Server) -> None:
     assert "1 credit" in page.locator("#chat-log .foot").last.inner_text()
     assert ann.pill() == ann.balance() == Decimal(99)
 
-    ann.send("Count from one to two hundred, one number a line")
+    ann.send(LONG)
     page.wait_for_function("document.querySelectorAll('#chat-log .bot').length >= 2")
     page.click("#chat-stop")
     ann.answered(2)
     assert ann.pill() == ann.balance()
 
-    ann.send("Tell me a long story about a small harbour")
+    ann.send(LONG)
     page.wait_for_function("document.querySelectorAll('#chat-log .bot').length >= 3")
     page.reload()
     ann.settled()
