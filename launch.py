@@ -150,6 +150,8 @@ async def serve(app: "App", setup_token: str | None) -> None:
 
     async def end() -> None:
         await app.drain()
+        # Open pages keep a heartbeat; that it is cut off now is no error worth a traceback.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server.should_exit = True
 
     def on_signal() -> None:

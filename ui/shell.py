@@ -29,6 +29,7 @@ class Shell:
     open_chat: Callable[..., Any] | None = None
     follow: Callable[[Any], None] | None = None
     open_outputs: tuple[Any, ...] = ()
+    chat: Any = None
 
 
 def pill(app: App, user_id: int) -> str:

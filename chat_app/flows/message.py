@@ -21,19 +21,13 @@ from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailab
 from chat_app.flows import reply
 from chat_app.ids import new_id
 from chat_app.llm import catalogue
-from chat_app.llm.engine import ChatMessage, Request, Sampling, UnknownModel
+from chat_app.llm.engine import ChatMessage, ModelNotReady, Request, Sampling, UnknownModel
 from chat_app.money import format_credits
 
 # The hold outlives the longest answer, its queueing and a restart; the lease, not the hold's
 # end, is what finds a dead process quickly.
 HOLD_MARGIN_SECONDS = 3600
 TOKENS_PER_MESSAGE = 16
-
-
-class ModelUnavailable(Unavailable):
-    """The model is known but cannot answer; the engine's reason is the sentence."""
-
-    code = "model_unavailable"
 
 
 class EmptyMessage(Invalid):
@@ -267,7 +261,7 @@ async def _start(app: App, order: _Order, key: str) -> Started:
         return replayed
     state = app.engine.state(order.entry.id)
     if not state.usable:
-        raise ModelUnavailable(state.reason, model=order.entry.id, state=state.state)
+        raise ModelNotReady(state.reason, model=order.entry.id, state=state.state)
     app.limits.check_rate(order.user_id)
     ticket = app.limits.enter(order.user_id)
     try:

@@ -19,9 +19,13 @@ ADMIN = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
-    """The browser program, started once."""
+    """The browser program, started once for this folder.
+
+    Playwright keeps an event loop running in this thread, so it must end with the folder:
+    tests of other rooms have loops of their own.
+    """
     if not Path(CHROMIUM).exists() and os.environ.get("CI", "").lower() != "true":
         pytest.skip("there is no Chromium here; install the package chromium to run these")
     from playwright.sync_api import sync_playwright

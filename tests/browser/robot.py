@@ -88,6 +88,8 @@ class Robot:
         foots = self.page.locator("#chat-log .foot")
         foots.nth(count - 1).wait_for(timeout=timeout)
         self.page.wait_for_selector("#chat-send", state="visible")
+        pill = "document.querySelector('#credits-pill b').textContent.replace(/,/g, '')"
+        self.page.wait_for_function(f"text => {pill} === text", arg=str(self.balance()))
         return str(self.page.locator("#chat-log .bot").last.inner_text())
 
     def tab(self, name: str) -> None:

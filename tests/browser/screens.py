@@ -1,6 +1,6 @@
 """Pictures for the documentation: `python -m tests.browser.screens [folder]` writes docs/img.
 
-`CHAT_APP_TEST_ENGINE=auto` lets the demo model answer instead of the script engine.
+The demo model answers; `TEST_ENGINE=script` takes the script engine instead.
 """
 
 import os
@@ -23,15 +23,15 @@ QUESTIONS = (
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Chat a little on the script engine and photograph every tab."""
+    """Chat a little and photograph every tab."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "ADMIN__USERNAME": "root",
         "ADMIN__EMAIL": "root@example.org",
         "ADMIN__PASSWORD": servers.PASSWORD,
         "LLM__SCRIPT__TOKENS_PER_SECOND": "0",
-        "LLM__ENGINE": os.environ.get("CHAT_APP_TEST_ENGINE", "script"),
-        "MODELS_DIR": os.environ.get("CHAT_APP_TEST_MODELS_DIR", "models_cache"),
+        "LLM__ENGINE": os.environ.get("TEST_ENGINE", "auto"),
+        "MODELS_DIR": os.environ.get("TEST_MODELS_DIR") or str(servers.ROOT / "models_cache"),
     }
     with (
         tempfile.TemporaryDirectory() as data,

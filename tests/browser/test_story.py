@@ -1,7 +1,7 @@
-"""The main story, as a person lives it, on the script engine or (by environment) a real one.
+"""The main story, as a person lives it: once on the real demo model, else on the script engine.
 
-`CHAT_APP_TEST_ENGINE=auto` runs `test_the_whole_story` on the demo model, with its weights from
-`CHAT_APP_TEST_MODELS_DIR`.
+The server fetches the demo model by itself when TEST_MODELS_DIR, or else the repository's
+models_cache, has none. TEST_ENGINE=script tells the whole story without a model.
 """
 
 import os
@@ -29,13 +29,13 @@ def name() -> str:
 
 @pytest.fixture(scope="module")
 def story_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """The engine that the environment asks for, slow enough to be interrupted."""
-    engine = os.environ.get("CHAT_APP_TEST_ENGINE", "script")
-    more = {"LLM__ENGINE": engine}
-    if engine == "script":
-        more |= {"LLM__SCRIPT__TOKENS": "90", "LLM__SCRIPT__TOKENS_PER_SECOND": "25"}
-    if models := os.environ.get("CHAT_APP_TEST_MODELS_DIR"):
-        more["MODELS_DIR"] = models
+    """A server with the real demo model."""
+    more = {
+        "LLM__ENGINE": os.environ.get("TEST_ENGINE", "auto"),
+        "LLM__SCRIPT__TOKENS": "90",
+        "LLM__SCRIPT__TOKENS_PER_SECOND": "25",
+        "MODELS_DIR": os.environ.get("TEST_MODELS_DIR") or str(servers.ROOT / "models_cache"),
+    }
     folder = tmp_path_factory.mktemp("story") / "data"
     with servers.serving(folder, **ADMIN, **more) as running:
         yield running

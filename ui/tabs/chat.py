@@ -23,7 +23,6 @@ from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
 
-HIDDEN = "hidden"
 FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
 LISTED = 40
 QUOTED_CHARACTERS = 20_000
@@ -73,8 +72,6 @@ class Chat:
             self.log,
             self.text,
             self.cost,
-            self.send,
-            self.stop,
             self.following,
         ]
 
@@ -126,9 +123,7 @@ def build() -> Chat:
                     with gr.Row(elem_id="composer-foot"):
                         quote = gr.HTML(elem_id="chat-quote")
                         cost = gr.HTML(elem_id="chat-cost")
-                        stop = gr.Button(
-                            "Stop", elem_id="chat-stop", visible=HIDDEN, size="sm", scale=0
-                        )
+                        stop = gr.Button("Stop", elem_id="chat-stop", size="sm", scale=0)
                         send = gr.Button(
                             "Send", elem_id="chat-send", variant="primary", size="sm", scale=0
                         )
@@ -163,8 +158,6 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             c.listing: _listing(app, user, started.conversation_id),
             c.log: before,
             c.cost: _line("Holding at most " + parts.amount(started.maximum), busy=True),
-            c.send: gr.update(visible=HIDDEN),
-            c.stop: gr.update(visible=True),
             shell.pill: _pill(app, user),
         }
 
@@ -207,24 +200,26 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         price = await asyncio.to_thread(_price, app, view.model)
         writing = stream.text_message("assistant", "")
         source = reply.follow(app, user_id=_id(user), reply_id=reply_id)
-        async for snapshot in stream.snapshots(source, per_second=per_second):
-            if snapshot.end is not None:
-                log, line = [*before, stream.ended(snapshot.end)], _cost(snapshot.end)
-            else:
-                writing["content"][0]["text"] = snapshot.text
-                log = [*before, writing] if snapshot.text else before
-                line = _meter(snapshot, price)
-            yield {c.log: log, c.cost: line}
+        try:
+            async for snapshot in stream.snapshots(source, per_second=per_second):
+                if snapshot.end is not None:
+                    log, line = [*before, stream.ended(snapshot.end)], _cost(snapshot.end)
+                else:
+                    writing["content"][0]["text"] = snapshot.text
+                    log = [*before, writing] if snapshot.text else before
+                    line = _meter(snapshot, price)
+                yield {c.log: log, c.cost: line}
+        except Exception:
+            yield {c.log: before, c.cost: ""}  # the composer is free again; the toast says why
+            raise
 
     @guard(app, "anyone")
     async def settle(user: User | None, reply_id: str | None) -> dict[Any, Any]:
-        """After an answer: the composer is free again, list and balance are new."""
+        """After an answer: the list and the balance are new."""
         if user is None or reply_id is None:
             return {c.cost: gr.skip()}
         view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
         return {
-            c.send: gr.update(visible=True),
-            c.stop: gr.update(visible=HIDDEN),
             c.listing: _listing(app, user, view.conversation_id),
             shell.pill: parts.pill(view.balance),
         }
@@ -243,9 +238,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             c.conversation: conversation,
             c.following: running[0] if running else None,
             c.log: before,
-            c.cost: "",
-            c.send: gr.update(visible=HIDDEN if running else True),
-            c.stop: gr.update(visible=True if running else HIDDEN),
+            c.cost: _line("Going on with the answer…", busy=True) if running else "",
         }
         views = await asyncio.to_thread(_models, app)
         if any(view.id == model and view.available for view in views):
@@ -253,12 +246,11 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         return update
 
     @guard(app, "user")
-    async def stop(user: User, conversation: str | None) -> dict[Any, Any]:
+    async def stop(user: User, conversation: str | None) -> None:
         """Stop the answer that is being written; what arrived is kept."""
         if conversation:
             for reply_id in reply.running(app, user_id=_id(user), conversation_id=conversation):
                 await reply.stop(app, user_id=_id(user), reply_id=reply_id)
-        return {c.cost: _line("Stopping…", busy=True)}
 
     @guard(app, "user")
     async def start_new(_user: User) -> dict[Any, Any]:
@@ -269,8 +261,6 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             c.listing: gr.update(value=None),
             c.log: [],
             c.cost: "",
-            c.send: gr.update(visible=True),
-            c.stop: gr.update(visible=HIDDEN),
         }
 
     @guard(app, "user")
@@ -295,9 +285,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         written = event.success(
             write, [c.following], [c.log, c.cost], concurrency_limit=None, **quiet
         )
-        written.then(
-            settle, [c.following], [c.send, c.stop, c.listing, c.cost, shell.pill], **quiet
-        )
+        written.then(settle, [c.following], [c.listing, c.cost, shell.pill], **quiet)
         streams.append(written)
 
     nonce_js = "(text, model, chat, nonce) => [text, model, chat, window.chatKey('send')]"
@@ -333,7 +321,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         js=FOCUS,
         api_visibility="private",
     )
-    c.stop.click(stop, [c.conversation], [c.cost], concurrency_limit=None, **quiet)
+    c.stop.click(stop, [c.conversation], None, concurrency_limit=None, **quiet)
     for trigger in (c.text.change, c.model.change):
         trigger(
             quote,
@@ -345,6 +333,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     shell.open_chat = opened
     shell.follow = follow
     shell.open_outputs = tuple(open_outputs)
+    shell.chat = c
 
 
 def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:

@@ -93,12 +93,14 @@ def bind(c: History, app: App, shell: Shell) -> None:
             c.found: await asyncio.to_thread(look, user, q or "", model or "", period),
         }
 
-    open_chat, follow = shell.open_chat, shell.follow
+    open_chat, follow, room = shell.open_chat, shell.follow, shell.chat
     assert open_chat is not None
     assert follow is not None
 
     @guard(app, "user")
-    async def act(user: User, q: str, model: str, period: str, event: gr.EventData) -> Any:
+    async def act(
+        user: User, q: str, model: str, period: str, shown: str | None, event: gr.EventData
+    ) -> Any:
         """Open or delete the conversation whose button was pressed."""
         pressed = getattr(event, "_data", None) or {}
         conversation, action = str(pressed.get("id", ""))[:64], pressed.get("act")
@@ -109,18 +111,21 @@ def bind(c: History, app: App, shell: Shell) -> None:
                     session, user_id=_id(user), conversation_id=conversation, now=now
                 )
             )
-            listing, current = shell.open_outputs[1], shell.open_outputs[0]
             with app.db.read() as session:
                 rows, _ = conversations.list_for(session, user_id=_id(user), limit=PAGE)
-            yield {
+            left = None if shown == conversation else shown
+            update = {
                 c.found: await asyncio.to_thread(look, user, q or "", model or "", period),
-                listing: gr.update(choices=[(row.title, row.id) for row in rows], value=None),
-                current: None,
-                shell.open_outputs[2]: [],
+                room.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=left),
             }
+            if left is None:
+                update |= {room.conversation: None, room.log: []}
+            yield update
         elif action == "open":
-            listing = shell.open_outputs[1]
-            yield {shell.tabs: gr.update(selected="chat"), listing: gr.update(value=conversation)}
+            yield {
+                shell.tabs: gr.update(selected="chat"),
+                room.listing: gr.update(value=conversation),
+            }
             yield await open_chat(user, conversation)
         else:
             yield {c.found: gr.skip()}
@@ -133,7 +138,7 @@ def bind(c: History, app: App, shell: Shell) -> None:
         trigger(show, filters, [c.found], trigger_mode="always_last", **quiet)
     opened = c.found.click(
         act,
-        filters,
+        [*filters, room.conversation],
         [c.found, shell.tabs, *shell.open_outputs],
         postprocess=False,
         concurrency_limit=None,
