@@ -19,11 +19,11 @@ ADMIN = {
 }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser program, started once for this folder.
+    """The browser program, started once for each module.
 
-    Playwright keeps an event loop running in this thread, so it must end with the folder:
+    Playwright keeps an event loop running in this thread, so it must end with the module:
     tests of other rooms have loops of their own.
     """
     if not Path(CHROMIUM).exists() and os.environ.get("CI", "").lower() != "true":
