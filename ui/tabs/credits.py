@@ -155,7 +155,7 @@ def bind(c: Credits, app: App, shell: Shell) -> None:
         return {c.amount: gr.update(visible=True if package == CUSTOM else HIDDEN)}
 
     @guard(app, "user")
-    async def buy(  # noqa: PLR0917 - Gradio passes inputs by position
+    async def buy(
         user: User, package: str | None, amount: str, nonce: str, kind: str, period: str
     ) -> dict[Any, Any]:
         """Order, and pay with the offline provider."""

@@ -25,9 +25,7 @@ def build(*, welcome_credits: int, password_min_length: int) -> Login:
     return Login(tab, form)
 
 
-def _field(  # noqa: PLR0917 - a row of attributes
-    id: str, name: str, label: str, kind: str, complete: str, more: str = ""
-) -> str:
+def _field(id: str, name: str, label: str, kind: str, complete: str, more: str = "") -> str:
     return (
         f'<label id="{id}" class="field"><span>{esc(label)}</span>'
         f'<input name="{name}" type="{kind}" autocomplete="{complete}" required {more}></label>'

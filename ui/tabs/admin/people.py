@@ -169,7 +169,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         }
 
     @guard(app, "admin")
-    async def confirm(  # noqa: PLR0917 - Gradio passes inputs by position
+    async def confirm(
         admin: User, user_id: int | None, amount: str, reason: str, nonce: str, q: str
     ) -> dict[Any, Any]:
         """Adjust the balance."""
