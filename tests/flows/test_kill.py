@@ -54,7 +54,9 @@ def _victim(data_dir: Path, url: str, ready: Connection) -> None:
 def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) -> None:
     """T5, T7: each hold is settled or released once, by the job or by the sweeper."""
     chance = random.Random(20261121)
-    fork = multiprocessing.get_context("fork")
+    # Each victim is forked from a server that has imported everything and runs no thread.
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload([__name__])
     for _ in range(KILLS if not database_url else KILLS // 2):
         here, there = fork.Pipe()
         process = fork.Process(target=_victim, args=(tmp_path, database_url, there))
