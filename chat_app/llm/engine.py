@@ -45,11 +45,15 @@ class ContextOverflow(Invalid):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is picked. Temperature 0 is greedy; the same seed repeats a text."""
+    """How the next token is picked. Temperature 0 is greedy; the same seed repeats a text.
+
+    `top_k` 0 means no limit; `min_p` is a share of the likeliest token's probability.
+    """
 
     temperature: float = 0.7
     top_p: float = 0.95
     top_k: int = 64
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
 

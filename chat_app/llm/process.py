@@ -86,6 +86,7 @@ class Process:
         self.why = spec.why
         self.pid = child.pid
         self.heard = time.monotonic()
+        self.figures: dict[str, float] = {}
         self._child = child
         self._reader = reader
         self._writer = writer
@@ -170,7 +171,9 @@ class Process:
         try:
             while message := await wire.read(self._reader):
                 self.heard = time.monotonic()
-                if message["op"] == "events":
+                if message["op"] == "beat":
+                    self.figures = message["figures"]
+                elif message["op"] == "events":
                     for request_id, fields in message["events"]:
                         event = wire.event_in(fields)
                         if isinstance(event, (Done, Failed)):

@@ -362,6 +362,7 @@ class Supervisor:
                     "memory_bytes": model.process.memory_bytes(),
                     "load_seconds": round(model.load_seconds, 3),
                     "idle_seconds": 0.0 if model.busy else round(now - model.used, 1),
+                    "figures": model.process.figures,
                 }
                 for model in self._models.values()
                 if model.process is not None

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -124,7 +124,8 @@ class Desk:
     def turn(self) -> None:
         """Let waiting answers in, then take one step."""
         while self.waiting and len(self.running) < self.backend.slots:
-            self._begin(self.waiting.popitem(last=False)[1])
+            if not self._begin(self._fairest()):
+                break
         for position, (id, answer) in enumerate(self.waiting.items()):
             if answer.position != position:
                 answer.position = position
@@ -133,17 +134,33 @@ class Desk:
             for step in self.backend.step():
                 self._apply(step)
 
-    def _begin(self, answer: _Answer) -> None:
-        id, tokens = answer.request.id, len(answer.prompt)
+    def _fairest(self) -> _Answer:
+        """Of those who have the fewest running, the one that came first."""
+        running = Counter(answer.request.user_scope for answer in self.running.values())
+        return min(self.waiting.values(), key=lambda answer: running[answer.request.user_scope])
+
+    def _begin(self, answer: _Answer) -> bool:
+        """Hand an answer to the backend; false when it has no room until another one ends."""
+        id, request = answer.request.id, answer.request
         try:
-            self.backend.add(id, answer.prompt, answer.request.sampling, answer.max_tokens)
+            cached = self.backend.add(
+                id, answer.prompt, request.sampling, answer.max_tokens, scope=request.user_scope
+            )
         except Exception:
             # Sampling that the library refuses concerns this answer only.
             _log.exception("the answer %s could not begin", id)
+            del self.waiting[id]
             self._tell(id, Failed("engine_error", _BROKE, answer.usage(begun=False)))
-            return
+            return True
+        if cached is None and self.running:
+            return False
+        del self.waiting[id]
+        if cached is None:
+            self._tell(id, Failed("out_of_memory", _OUT_OF_MEMORY, answer.usage(begun=False)))
+            return True
         self.running[id] = answer
-        self._tell(id, Started(tokens, 0, answer.dropped))
+        self._tell(id, Started(len(answer.prompt), cached, answer.dropped))
+        return True
 
     def _apply(self, step: Step) -> None:
         answer = self.running.get(step.id)
@@ -257,8 +274,8 @@ def _answer(line: wire.Line, desk: Desk, inbox: list[wire.Message]) -> None:
             events = [[id, wire.event_out(event)] for id, event in desk.events]
             desk.events.clear()
             line.send({"op": "events", "events": events})
-        elif now - beat >= BEAT_SECONDS:
-            line.send({"op": "beat"})
+        if now - beat >= BEAT_SECONDS:
+            line.send({"op": "beat", "figures": desk.backend.figures()})
             beat = now
         if select.select([line.sock], [], [], BEAT_SECONDS if desk.idle else 0)[0]:
             inbox = line.receive()

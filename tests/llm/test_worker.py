@@ -29,6 +29,7 @@ class Counting:
     def __init__(self) -> None:
         self.running: dict[str, tuple[int, int]] = {}
         self.errors: dict[str, Exception] = {}
+        self.room = 100
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         return [0 for message in messages for _ in message.content.split()]
@@ -39,8 +40,13 @@ class Counting:
     def decode(self, tokens: list[int]) -> str:
         return "".join(f"{token} " for token in tokens)
 
-    def add(self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int) -> None:
+    def add(
+        self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int, *, scope: str = ""
+    ) -> int | None:
+        if sum(limit for _, limit in self.running.values()) + max_tokens > self.room:
+            return None
         self.running[id] = (0, max_tokens)
+        return 0
 
     def drop(self, id: str) -> None:
         self.running.pop(id, None)
@@ -55,15 +61,19 @@ class Counting:
             steps.append(Step(id, [made], "length" if made + 1 >= limit else None))
         return steps
 
+    def figures(self) -> dict[str, float]:
+        return {"running": float(len(self.running))}
+
 
 def desk() -> Desk:
     return Desk(Counting(), "llama")
 
 
 def request(
-    id: str, text: str = "a b", *, max_tokens: int = 3, stop: tuple[str, ...] = ()
+    id: str, text: str = "a b", *, max_tokens: int = 3, stop: tuple[str, ...] = (), scope: str = ""
 ) -> Request:
-    return Request(id, "m", (ChatMessage("user", text),), max_tokens, stop=stop)
+    message = ChatMessage("user", text)
+    return Request(id, "m", (message,), max_tokens, stop=stop, user_scope=scope)
 
 
 def events_of(at: Desk, id: str) -> list[Event]:
@@ -93,6 +103,32 @@ def test_answers_take_places_in_order() -> None:
     assert events_of(at, "c")[0] == Queued(0)
     for id in "abcd":
         check_protocol(events_of(at, id))
+
+
+def test_one_who_sends_many_does_not_hold_up_another() -> None:
+    at = desk()
+    for number in range(6):
+        at.submit(request(f"busy{number}", scope="busy"))
+    at.submit(request("quiet", scope="quiet"))
+    finish(at)
+    begun = [id for id, event in at.events if isinstance(event, Started)]
+    assert begun.index("quiet") == 1
+
+
+def test_without_room_an_answer_waits_and_one_that_never_fits_fails() -> None:
+    at = desk()
+    at.backend.room = 4  # type: ignore[attr-defined]
+    at.submit(request("first", max_tokens=3))
+    at.submit(request("second", max_tokens=3))
+    at.submit(request("never", max_tokens=5))
+    at.turn()
+    assert set(at.running) == {"first"}
+    assert set(at.waiting) == {"second", "never"}
+    finish(at)
+    assert [type(event) for event in events_of(at, "second")][-1] is Done
+    end = events_of(at, "never")[-1]
+    assert isinstance(end, Failed)
+    assert (end.code, end.usage.prompt_tokens) == ("out_of_memory", 0)
 
 
 def test_a_waiting_answer_is_cancelled_for_nothing() -> None:

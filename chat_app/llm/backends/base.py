@@ -78,8 +78,14 @@ class Backend(Protocol):
         """The text of some tokens, without special ones."""
         ...
 
-    def add(self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int) -> None:
-        """Begin an answer; its first tokens come with a later step."""
+    def add(
+        self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int, *, scope: str = ""
+    ) -> int | None:
+        """Begin an answer; its first tokens come with a later step.
+
+        Returns how many of the prompt's first tokens need no work, because an answer of the same
+        `scope` left them in the cache; None when there is no room until another answer ends.
+        """
         ...
 
     def drop(self, id: str) -> None:
@@ -88,4 +94,8 @@ class Backend(Protocol):
 
     def step(self) -> list[Step]:
         """Advance the running answers: at most one token each, or a piece of a prompt."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """Gauges and counters for operators; the unit is in the name."""
         ...

@@ -70,7 +70,9 @@ class OpenVino:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return [int(token) for token in encoded.input_ids.data[0]]
 
-    def add(self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int) -> None:
+    def add(
+        self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int, *, scope: str = ""
+    ) -> int:
         """See Backend.add."""
         import numpy as np
         import openvino
@@ -84,6 +86,7 @@ class OpenVino:
         if config.do_sample:
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
+            config.min_p = sampling.min_p
             if sampling.top_k > 0:
                 config.top_k = sampling.top_k
             seed = sampling.seed if sampling.seed is not None else secrets.randbits(31)
@@ -91,6 +94,7 @@ class OpenVino:
         tensor = openvino.Tensor(np.array([prompt], dtype=np.int64))
         self._handles[id] = self._pipeline.add_request(self._next, tensor, config)
         self._next += 1
+        return 0
 
     def drop(self, id: str) -> None:
         """See Backend.drop."""
@@ -103,6 +107,15 @@ class OpenVino:
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         return [step for id, handle in self._handles.items() if (step := self._read(id, handle))]
+
+    def figures(self) -> dict[str, float]:
+        """See Backend.figures."""
+        metrics = self._pipeline.get_metrics()
+        return {
+            "batch_answers": float(metrics.scheduled_requests),
+            "kv_used_share": metrics.cache_usage / 100,
+            "kv_bytes": float(metrics.kv_cache_size_in_bytes),
+        }
 
     def _read(self, id: str, handle: Any) -> Step | None:
         step = Step(id)

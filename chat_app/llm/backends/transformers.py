@@ -178,7 +178,9 @@ class Transformers:
             )
         )
 
-    def add(self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int) -> None:
+    def add(
+        self, id: str, prompt: list[int], sampling: Sampling, max_tokens: int, *, scope: str = ""
+    ) -> int:
         """See Backend.add."""
         from transformers import DynamicCache
 
@@ -198,6 +200,7 @@ class Transformers:
             cache=DynamicCache(config=self._model.config),
             seen=seen,
         )
+        return 0
 
     def drop(self, id: str) -> None:
         """See Backend.drop."""
@@ -219,6 +222,10 @@ class Transformers:
                 self._running.pop(id, None)
             steps.append(step)
         return steps
+
+    def figures(self) -> dict[str, float]:
+        """See Backend.figures."""
+        return {}
 
     def _advance(self, id: str, answer: _Running) -> Step:
         torch = self._torch
@@ -253,7 +260,8 @@ def pick(torch: Any, logits: Any, sampling: Sampling, answer: _Running) -> int:
     best, tokens = torch.topk(logits / sampling.temperature, count)
     shares = torch.softmax(best, dim=-1)
     before = torch.cumsum(shares, dim=-1) - shares
-    shares = torch.where(before < sampling.top_p, shares, torch.zeros_like(shares))
+    kept = (before < sampling.top_p) & (shares >= sampling.min_p * shares[0])
+    shares = torch.where(kept, shares, torch.zeros_like(shares))
     return int(tokens[torch.multinomial(shares, 1, generator=answer.generator)])
 
 
