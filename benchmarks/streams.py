@@ -206,10 +206,8 @@ async def run(
         limits=httpx.Limits(max_connections=None),
     ) as client:
         tabs = [way(client, cookie, page) for cookie in cookies]
-        began = time.monotonic()
         for tab in tabs:
             await tab.open()
-        opened = 1000 * (time.monotonic() - began) / len(tabs)
 
         async def one(place: int, tab: PageTab | RestTab) -> Chat:
             await asyncio.sleep(options.ramp * place / len(tabs))
@@ -226,7 +224,6 @@ async def run(
     lags = [lag for chat in chats for lag in chat.lags(options.rate)]
     return {
         "answers complete": sum(chat.ended for chat in chats),
-        "opening a page, mean ms": opened,
         "first update p50 ms": 1000 * statistics.median(firsts),
         "first update p95 ms": 1000 * quantile(firsts, 0.95),
         "update lag p50 ms": 1000 * statistics.median(lags),
