@@ -5,6 +5,7 @@ Text, stop texts, limits of the prompt and usage are the worker's business.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from chat_app.llm.engine import ChatMessage, Sampling
@@ -23,6 +24,36 @@ class LoadRefused(Exception):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+def folder(spec: "Spec", progress: Progress) -> Path:
+    """The safetensors of a spec; a GGUF is converted now if that was not done. Raises LoadRefused.
+
+    It takes minutes for large files, which is why it is usually done after the download.
+    """
+    path = Path(spec.path)
+    if path.is_dir():
+        return path
+    from chat_app.llm import convert
+
+    sentence = "Converting the weights, once…"
+    target = path.parent / "safetensors"
+    try:
+        convert.convert(path, target, lambda share: progress(sentence, share))
+    except convert.Unreadable as error:
+        raise LoadRefused("load_failed", str(error)) from error
+    return target
+
+
+def cpu_flags() -> set[str]:
+    """What this processor can do, in Linux' words; empty where it is not known."""
+    file = Path("/proc/cpuinfo")
+    if not file.exists():
+        return set()
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next(
+        (set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set()
+    )
 
 
 class RanOutOfMemory(Exception):

@@ -5,7 +5,6 @@ cache; running answers take turns, one token or one piece of a prompt each.
 """
 
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from chat_app.llm import prompt as prompts
+from chat_app.llm.backends import base
 from chat_app.llm.backends.base import LoadRefused, Progress, RanOutOfMemory, Spec, Step
 from chat_app.llm.engine import ChatMessage, Sampling
 
@@ -22,6 +22,7 @@ SLOTS = {"cpu": 4, "cuda": 16}
 CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
 _GIB = 1024**3
 _GREEDY_BELOW = 1e-3
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _SPARE_BYTES = 600 * 1024**2
 # Share of the bfloat16 size that the quantized linear layers and the whole rest take.
 _SHARES = {"none": 1.0, "int8": 0.6, "nf4": 0.38}
@@ -45,7 +46,7 @@ class Transformers:
 
     def __init__(self, spec: Spec, progress: Progress) -> None:
         """Load the folder of the spec. Raises LoadRefused when it does not fit."""
-        path = self._folder(spec, progress)
+        path = base.folder(spec, progress)
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         progress("Loading the libraries…", None)
@@ -72,21 +73,6 @@ class Transformers:
         self._family = spec.family
         self._ends = self._end_tokens()
         self._running: dict[str, _Running] = {}
-
-    @staticmethod
-    def _folder(spec: Spec, progress: Progress) -> Path:
-        path = Path(spec.path)
-        if path.is_dir():
-            return path
-        from chat_app.llm import convert
-
-        sentence = "Converting the weights, once…"
-        target = path.parent / "safetensors"
-        try:
-            convert.convert(path, target, lambda share: progress(sentence, share))
-        except convert.Unreadable as error:
-            raise LoadRefused("load_failed", str(error)) from error
-        return target
 
     def _fit(self, weight_bytes: int, cache_bytes: int, wanted: str) -> str:
         """The quantization to load with; `why` gets its sentence. Raises LoadRefused."""
@@ -116,7 +102,7 @@ class Transformers:
 
         torch = self._torch
         options: dict[str, Any] = {"dtype": torch.bfloat16, "attn_implementation": "sdpa"}
-        if self.device == "cpu" and not _cpu_knows_bfloat16():
+        if self.device == "cpu" and not _BFLOAT16 & base.cpu_flags():
             options["dtype"] = torch.float32
         if self.device == "cuda":
             options["device_map"] = {"": 0}
@@ -270,10 +256,3 @@ def _cache_bytes(text: dict[str, Any], context_tokens: int) -> int:
     heads = text.get("num_key_value_heads") or text.get("num_attention_heads", 8)
     size = text.get("head_dim") or text["hidden_size"] // text.get("num_attention_heads", 8)
     return int(2 * 2 * text.get("num_hidden_layers", 32) * heads * size * context_tokens)
-
-
-def _cpu_knows_bfloat16() -> bool:
-    if not os.path.exists("/proc/cpuinfo"):
-        return True
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))

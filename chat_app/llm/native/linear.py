@@ -1,0 +1,86 @@
+"""Linear layers in the formats this engine has. Each maps `[rows, in]` to `[rows, out]`.
+
+All CPU layers return float32, because what lies between them is computed in it.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Linear(Protocol):
+    """A matrix that is ready to be applied."""
+
+    bytes: int
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Plain:
+    """The matrix as it is, in float32 or bfloat16."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+        self.bytes = weight.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self._weight.dtype), self._weight)
+
+
+class Packed:
+    """bfloat16 on the CPU, laid out once as oneDNN wants it: up to twice as fast as Plain."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self.bytes = weight.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.to(torch.bfloat16), self._weight, None, "none", [], ""
+        )
+        return out.float()
+
+
+class Int8:
+    """8-bit weights with a scale for each output, 8-bit inputs with a scale for each row.
+
+    A scale for each row, not for all: otherwise one answer's text would depend on who else is
+    in the batch, and most of the quality would be lost.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        """`weight` int8 `[out, in]`, `scale` float32 `[out]`."""
+        self._weight = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self._scale = scale
+        self._zero = torch.zeros(len(scale), dtype=torch.long)
+        self.bytes = weight.nbytes + scale.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # Unsigned around 128: signed inputs have no fast path on processors without AMX.
+        step = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127.0)
+        steps = (x / step).add_(128.5).to(torch.uint8)
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            steps,
+            1.0,
+            128,
+            self._weight,
+            self._scale,
+            self._zero,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        return out.mul_(step)
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 `[out, in]` and float32 `[out]`: symmetric, one scale for each output."""
+    scale = weight.float().abs().amax(1).clamp_min_(1e-12) / 127.0
+    steps = (weight.float() / scale[:, None]).round_().clamp_(-127, 127)
+    return steps.to(torch.int8), scale

@@ -1,0 +1,195 @@
+"""The key-value cache's tensors, and attention over them with plain PyTorch operations.
+
+For every layer, keys and values are `[blocks, kv_heads, BLOCK_TOKENS, head_size]`. A step makes
+one `Gathered` for all layers: where to write, which blocks to read, what is hidden from whom.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chat_app.llm.native.cache import BLOCK_TOKENS, TRASH, Table, blocks
+from chat_app.llm.native.shape import Shape
+
+
+class Memory:
+    """All layers' keys and values."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        wide_blocks: int,
+        near_blocks: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.shape = shape
+        self.device = device
+        size = shape.kv_heads * BLOCK_TOKENS * shape.head_size
+
+        def room(window: int) -> Tensor:
+            count = near_blocks if window else wide_blocks
+            flat = _zeros(count * size, dtype, device)
+            return flat.view(count, shape.kv_heads, BLOCK_TOKENS, shape.head_size)
+
+        self.keys = [room(window) for window in shape.windows]
+        self.values = [room(window) for window in shape.windows]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(count, dtype=dtype, device=device)
+    # By numpy, because it leaves pages untouched until they are used; torch writes them all.
+    raw = np.zeros(count * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive tokens of one answer in a step: `count` of them from position `start`."""
+
+    table: Table
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Rows `first` to `last` of a step read these blocks through this mask.
+
+    `groups` answers with `length` rows each; `blocks` is flat: group, head, block.
+    """
+
+    first: int
+    last: int
+    groups: int
+    length: int
+    blocks: Tensor
+    mask: Tensor
+
+
+class Gathered:
+    """Attention of one step: copies the blocks of each answer together, then attends.
+
+    Pieces of one token (answers that are being written) come first and are attended in groups
+    of similar length; longer pieces (prompts) follow one by one.
+    """
+
+    def __init__(self, memory: Memory, pieces: Sequence[Piece]) -> None:
+        self._memory = memory
+        self._shape = memory.shape
+        self._writes: dict[bool, Tensor] = {}
+        self._looks: dict[bool, list[_Look]] = {}
+        for near in {bool(window) for window in self._shape.windows}:
+            self._writes[near] = self._places(pieces, near)
+            self._looks[near] = self._all_looks(pieces, near)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Write keys and values, return `[rows, heads, head_size]`; inputs are shaped alike."""
+        shape, near = self._shape, bool(self._shape.windows[layer])
+        keys, values = self._memory.keys[layer], self._memory.values[layer]
+        places = self._writes[near]
+        size = shape.head_size
+        keys.view(-1, size).index_copy_(0, places, key.to(keys.dtype).reshape(-1, size))
+        values.view(-1, size).index_copy_(0, places, value.to(values.dtype).reshape(-1, size))
+        out = torch.empty_like(query, dtype=keys.dtype)
+        query = query.to(keys.dtype)
+        for look in self._looks[near]:
+            out[look.first : look.last] = self._look(look, query, keys, values)
+        return out
+
+    def _look(self, look: _Look, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        shape = self._shape
+        kv, size = shape.kv_heads, shape.head_size
+        share = shape.heads // kv
+        seen = (look.groups, kv, -1, size)
+        block = (-1, BLOCK_TOKENS, size)
+        # Query heads that share keys stand in a row as if they were more tokens.
+        rows = query[look.first : look.last].view(look.groups, look.length, kv, share, size)
+        asked = rows.permute(0, 2, 3, 1, 4).reshape(look.groups, kv, share * look.length, size)
+        got = F.scaled_dot_product_attention(
+            asked,
+            keys.view(block).index_select(0, look.blocks).view(seen),
+            values.view(block).index_select(0, look.blocks).view(seen),
+            attn_mask=look.mask,
+            scale=shape.attention_scale,
+        )
+        got = got.view(look.groups, kv, share, look.length, size).permute(0, 3, 1, 2, 4)
+        return got.reshape(-1, shape.heads, size)
+
+    def _places(self, pieces: Sequence[Piece], near: bool) -> Tensor:
+        heads = self._shape.kv_heads
+        places = []
+        for piece in pieces:
+            table = piece.table.near if near else piece.table.wide
+            for position in range(piece.start, piece.start + piece.count):
+                first = table[position // BLOCK_TOKENS] * heads
+                offset = position % BLOCK_TOKENS
+                places += [(first + head) * BLOCK_TOKENS + offset for head in range(heads)]
+        return torch.tensor(places, device=self._memory.device)
+
+    def _all_looks(self, pieces: Sequence[Piece], near: bool) -> list[_Look]:
+        looks, row = [], 0
+        singles = [piece for piece in pieces if piece.count == 1]
+        while row < len(singles):
+            end = row + 1
+            while end < len(singles) and _alike(singles[row], singles[end]):
+                end += 1
+            looks.append(self._one_look(row, singles[row:end], near))
+            row = end
+        for piece in pieces[len(singles) :]:
+            looks.append(self._one_look(row, [piece], near))
+            row += piece.count
+        return looks
+
+    def _one_look(self, row: int, pieces: Sequence[Piece], near: bool) -> _Look:
+        window = self._shape.window if near else 0
+        firsts = [
+            max(0, piece.start - window + 1) // BLOCK_TOKENS if near else 0 for piece in pieces
+        ]
+        ends = [blocks(piece.start + piece.count) for piece in pieces]
+        width = max(end - first for first, end in zip(firsts, ends, strict=True))
+        tables = []
+        for piece, first, end in zip(pieces, firsts, ends, strict=True):
+            table = (piece.table.near if near else piece.table.wide)[first:end]
+            tables.append(table + [TRASH] * (width - len(table)))
+        device, count = self._memory.device, pieces[0].count
+        numbers = torch.tensor(tables, device=device)
+        heads = torch.arange(self._shape.kv_heads, device=device)
+        every = numbers[:, None, :] * self._shape.kv_heads + heads[None, :, None]
+        seen = torch.arange(width * BLOCK_TOKENS, device=device)
+        seen = torch.tensor(firsts, device=device)[:, None, None] * BLOCK_TOKENS + seen
+        asks = torch.tensor([piece.start for piece in pieces], device=device)[:, None, None]
+        asks = asks + torch.arange(count, device=device)[None, :, None]
+        visible = seen <= asks
+        if near:
+            visible &= seen > asks - window
+        mask = torch.zeros(visible.shape, dtype=self._memory.keys[0].dtype, device=device)
+        mask.masked_fill_(~visible, float("-inf"))
+        mask = mask.repeat(1, self._shape.heads // self._shape.kv_heads, 1)[:, None]
+        return _Look(
+            first=row,
+            last=row + count * len(pieces),
+            groups=len(pieces),
+            length=count,
+            blocks=every.reshape(-1),
+            mask=mask,
+        )
+
+
+def alike(length: int) -> int:
+    """Answers with the same number here are attended together, padded to the longest."""
+    return blocks(length).bit_length() // 2
+
+
+def _alike(one: Piece, other: Piece) -> bool:
+    return alike(one.start) == alike(other.start)

@@ -1,0 +1,81 @@
+"""Text to tokens and back for folders of safetensors, without the library that runs models."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chat_app.llm import prompt as prompts
+from chat_app.llm.engine import ChatMessage
+
+
+class Tokenizer:
+    """The tokenizer of one folder: `tokenizer.json`, the chat template, the end tokens."""
+
+    def __init__(self, folder: Path, family: str) -> None:
+        """Raises OSError when the folder lacks a file."""
+        from tokenizers import Tokenizer as Fast
+
+        if not (folder / "tokenizer.json").exists():
+            raise FileNotFoundError(f"tokenizer.json is missing in {folder.name}")
+        self._fast = Fast.from_file(str(folder / "tokenizer.json"))
+        self._family = family
+        self._config = _json(folder / "tokenizer_config.json")
+        self._template = self._chat_template(folder)
+        self.ends = frozenset(self._end_tokens(folder))
+
+    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The prompt's tokens, template included."""
+        return self.ids(self.rendered(messages))
+
+    def rendered(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt as text."""
+        if self._template is None:
+            return prompts.render(messages, self._family)
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(
+            self._template.render(
+                messages=turns,
+                add_generation_prompt=True,
+                bos_token=self._special("bos_token"),
+                eos_token=self._special("eos_token"),
+            )
+        )
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a bare text."""
+        return list(self._fast.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of some tokens, without special ones."""
+        return str(self._fast.decode(tokens, skip_special_tokens=True))
+
+    def _chat_template(self, folder: Path) -> Any:
+        # Gemma's own template refuses conversations that ours puts in order.
+        if self._family == "gemma3":
+            return None
+        file = folder / "chat_template.jinja"
+        text = file.read_text(encoding="utf-8") if file.exists() else None
+        text = text or self._config.get("chat_template")
+        if not isinstance(text, str):
+            return None
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(text)
+
+    def _special(self, name: str) -> str:
+        token = self._config.get(name) or ""
+        return str(token["content"] if isinstance(token, dict) else token)
+
+    def _end_tokens(self, folder: Path) -> set[int]:
+        ends = _json(folder / "generation_config.json").get("eos_token_id")
+        found = set(ends if isinstance(ends, list) else [ends])
+        found.add(self._fast.token_to_id(self._special("eos_token")))
+        return {int(end) for end in found if end is not None}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
