@@ -84,7 +84,7 @@ class Script(Section):
 
 
 class Llm(Section):
-    engine: Literal["auto", "openvino", "transformers", "script"] = "auto"
+    engine: Literal["auto", "native", "openvino", "transformers", "script"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     default_model: str = "gemma-3-1b-it"
     quantization: Literal["auto", "nf4", "int8", "none"] = "auto"

@@ -37,12 +37,12 @@ def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
     path = here.safetensors or here.gguf
     if path is None:
         raise ModelNotReady(f"The weights of {entry.name} are not here. Pull them first.")
-    if gpu:
-        why = f"{entry.name} runs with transformers on the GPU {gpu}."
-    else:
-        why = f"{entry.name} runs with transformers on the CPU, because no NVIDIA GPU was found."
-    device = "cuda" if gpu else "cpu"
-    return _spec(entry, path, "transformers", device, llm, why=why)
+    backend, name = "native", "our own engine"
+    if llm.engine == "transformers":
+        backend = name = "transformers"
+    place = f"the GPU {gpu}" if gpu else "the CPU, because no NVIDIA GPU was found"
+    why = f"{entry.name} runs with {name} on {place}."
+    return _spec(entry, path, backend, "cuda" if gpu else "cpu", llm, why=why)
 
 
 def threads(llm: Llm) -> int:

@@ -228,6 +228,10 @@ def load(spec: Spec, line: wire.Line) -> Backend:
         from chat_app.llm.backends.openvino import OpenVino
 
         return OpenVino(spec, progress)
+    if spec.backend == "native":
+        from chat_app.llm.backends.native import Native
+
+        return Native(spec, progress)
     from chat_app.llm.backends.transformers import Transformers
 
     return Transformers(spec, progress)

@@ -50,11 +50,11 @@ def test_a_converted_copy_beside_it_changes_nothing(tmp_path: Path) -> None:
     assert choice.choose(demo, tmp_path, Llm(engine="transformers")).backend == "transformers"
 
 
-def test_auto_takes_transformers_for_safetensors_and_says_that_it_is_the_cpu(
+def test_auto_takes_our_engine_for_safetensors_and_says_that_it_is_the_cpu(
     folder: catalogue.Entry, tmp_path: Path
 ) -> None:
     spec = choice.choose(folder, tmp_path, Llm())
-    assert (spec.backend, spec.device) == ("transformers", "cpu")
+    assert (spec.backend, spec.device) == ("native", "cpu")
     assert "because no NVIDIA GPU was found" in spec.why
 
 
@@ -63,7 +63,7 @@ def test_a_gpu_is_used_and_named(
 ) -> None:
     monkeypatch.setattr(choice, "gpu_name", lambda: "Some GPU")
     spec = choice.choose(folder, tmp_path, Llm())
-    assert spec.device == "cuda"
+    assert (spec.backend, spec.device) == ("native", "cuda")
     assert "Some GPU" in spec.why
 
 
@@ -71,7 +71,7 @@ def test_a_machine_without_openvino_converts_the_file(
     gguf: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "openvino_here", lambda: False)
-    assert choice.choose(gguf, tmp_path, Llm()).backend == "transformers"
+    assert choice.choose(gguf, tmp_path, Llm()).backend == "native"
 
 
 def test_openvino_by_force_refuses_what_it_cannot_read(

@@ -29,6 +29,7 @@ WARM = Sampling(temperature=0.9, top_p=0.95, top_k=40, seed=7)
     params=[
         "script",
         pytest.param("openvino", marks=pytest.mark.weights),
+        pytest.param("native", marks=pytest.mark.weights),
         pytest.param("transformers", marks=pytest.mark.weights),
     ],
 )

@@ -75,6 +75,11 @@ class Runner:
         """Answers that have not ended."""
         return len(self._answers)
 
+    @property
+    def held_blocks(self) -> int:
+        """Blocks of both pools that running answers hold."""
+        return self._cache.wide.held + self._cache.near.held
+
     def add(
         self,
         id: str,

@@ -54,7 +54,7 @@ def pick(logits: Tensor, choices: Sequence[Choice], positions: Sequence[int]) ->
     )
     temperature, top_k, top_p, min_p, greedy = values.unbind(1)
     scores = best.float() / temperature[:, None]
-    ranks = torch.arange(most, device=device)
+    ranks = torch.arange(best.shape[1], device=device)
     scores = scores.masked_fill(ranks >= top_k[:, None], -math.inf)
     shares = scores.softmax(-1)
     before = shares.cumsum(-1) - shares

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chat_app.llm.native.linear import Int8, Linear, Packed, Plain
@@ -31,8 +32,6 @@ class Source:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Opens the files, reads no weights. Raises Unsupported, SafetensorError."""
-        from safetensors import safe_open
-
         self._files: list[Any] = []
         self._where: dict[str, tuple[Any, str]] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -138,8 +137,15 @@ def load(
     if format == "int8":
         from chat_app.llm.native import int8
 
-        kept = int8.kept(folder, shape, progress)
-        return _quantized(folder, kept, shape, device=device, positions=positions)
+        for again in (True, False):
+            kept = int8.kept(folder, shape, progress)
+            try:
+                return _quantized(folder, kept, shape, device=device, positions=positions)
+            except SafetensorError:
+                if not again:
+                    raise
+                # Cut short or damaged on the disk: it is ours, so it is made again.
+                kept.unlink()
     source = Source(folder, str(device))
     layers = []
     for index in range(shape.layers):
@@ -193,8 +199,6 @@ def _dtype(format: Format) -> torch.dtype:
 def _quantized(
     folder: Path, kept: Path, shape: Shape, *, device: torch.device, positions: int
 ) -> Model:
-    from safetensors import safe_open
-
     with safe_open(kept, framework="pt") as file:
         have = set(file.keys())
 

@@ -148,6 +148,12 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make(tmp_path_factory.mktemp("gemma"), "gemma3")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Matrices this small are slower with two, much slower on a busy machine."""
+    torch.set_num_threads(1)
+
+
 def text(seed: int, count: int) -> list[int]:
     """Random tokens."""
     generator = torch.Generator().manual_seed(seed)
