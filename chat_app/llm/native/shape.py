@@ -1,8 +1,11 @@
 """The measures of a model, read from its `config.json`: what the forward pass needs, no more."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_WIDE, _NEAR = "full_attention", "sliding_attention"
 
 
 class Unsupported(Exception):
@@ -51,59 +54,105 @@ class Shape:
         return 2 * layers * self.kv_heads * self.head_size
 
 
+# What a configuration leaves out has these values (as in transformers, checked by a test). Files
+# of the larger Gemmas name little more than what differs.
+_GEMMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+}
+_LLAMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 1e4,
+}
+_OFF = {"attention_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping"}
+
+
 def read(folder: Path) -> Shape:
-    """The shape of the text model in this folder. Raises Unsupported."""
-    from transformers import AutoConfig
+    """The shape of the text model in this folder. Raises Unsupported, OSError."""
+    # Not by transformers: importing it takes longer than loading a small model.
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return of(config.get("text_config", config))
 
-    return of(AutoConfig.from_pretrained(folder).get_text_config())
 
-
-def of(config: Any) -> Shape:
-    """The shape that a transformers configuration describes. Raises Unsupported."""
-    kind = config.model_type
+def of(config: dict[str, Any]) -> Shape:
+    """The shape that the content of a `config.json` describes. Raises Unsupported."""
+    kind = config.get("model_type")
     if kind not in ("gemma3_text", "llama"):
         raise Unsupported(f"The engine does not know models of the kind {kind}.")
     gemma = kind == "gemma3_text"
-    _check(config, gemma)
-    kinds = config.layer_types if gemma else ["full_attention"] * config.num_hidden_layers
-    ropes = config.rope_parameters if gemma else {"full_attention": config.rope_parameters}
-    head_size = (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-    scalar = config.query_pre_attn_scalar if gemma else head_size
+    known = (_GEMMA_DEFAULTS if gemma else _LLAMA_DEFAULTS) | config
+    activation = ("hidden_activation", "gelu_pytorch_tanh") if gemma else ("hidden_act", "silu")
+    if known[activation[0]] != activation[1]:
+        raise Unsupported(f"The engine does not know {activation[0]} = {known[activation[0]]}.")
+    for name in _OFF:
+        if known.get(name):
+            raise Unsupported(f"The engine does not know {name} = {known[name]}.")
+    heads = known["num_attention_heads"]
+    head_size = known.get("head_dim") or known["hidden_size"] // heads
+    scalar = known["query_pre_attn_scalar"] if gemma else head_size
+    kinds = _layers(known)
+    ropes = {kind: _rope(known, kind) for kind in set(kinds)}
     return Shape(
         gemma=gemma,
-        hidden=config.hidden_size,
-        inner=config.intermediate_size,
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
+        hidden=known["hidden_size"],
+        inner=known["intermediate_size"],
+        heads=heads,
+        kv_heads=known.get("num_key_value_heads") or heads,
         head_size=head_size,
-        vocabulary=config.vocab_size,
-        epsilon=config.rms_norm_eps,
+        vocabulary=known["vocab_size"],
+        epsilon=known["rms_norm_eps"],
         attention_scale=scalar**-0.5,
-        embedding_scale=config.hidden_size**0.5 if gemma else 1.0,
-        windows=tuple(config.sliding_window if k == "sliding_attention" else 0 for k in kinds),
-        ropes=tuple(_rope(ropes[k]) for k in kinds),
-        tied=bool(config.tie_word_embeddings),
-        positions=config.max_position_embeddings,
+        embedding_scale=known["hidden_size"] ** 0.5 if gemma else 1.0,
+        windows=tuple(known["sliding_window"] if kind == _NEAR else 0 for kind in kinds),
+        ropes=tuple(ropes[kind] for kind in kinds),
+        tied=bool(known["tie_word_embeddings"]),
+        positions=known["max_position_embeddings"],
     )
 
 
-def _check(config: Any, gemma: bool) -> None:
-    wanted: dict[str, object] = (
-        {"hidden_activation": "gelu_pytorch_tanh"} if gemma else {"hidden_act": "silu"}
-    )
-    wanted |= {"attention_bias": False, "attn_logit_softcapping": None}
-    wanted |= {"final_logit_softcapping": None, "mlp_bias": False}
-    for name, value in wanted.items():
-        if getattr(config, name, value) not in (value, False if value is None else value):
-            raise Unsupported(f"The engine does not know {name} = {getattr(config, name)!r}.")
+def _layers(known: dict[str, Any]) -> list[str]:
+    if known["model_type"] == "llama":
+        return [_WIDE] * known["num_hidden_layers"]
+    if types := known.get("layer_types"):
+        return list(types)
+    pattern = known.get("_sliding_window_pattern") or known["sliding_window_pattern"]
+    count = known["num_hidden_layers"]
+    return [_WIDE if (index + 1) % pattern == 0 else _NEAR for index in range(count)]
 
 
-def _rope(parameters: dict[str, Any]) -> Rope:
-    kind = parameters.get("rope_type", "default")
-    if kind == "default":
-        return Rope(parameters["rope_theta"])
-    if kind == "linear":
-        return Rope(parameters["rope_theta"], parameters["factor"])
-    raise Unsupported(f"The engine does not know rotary positions of the kind {kind}.")
+def _rope(known: dict[str, Any], kind: str) -> Rope:
+    """The rotary positions of one kind of layer, in the new and in the old way of writing."""
+    all_kinds = known.get("rope_parameters")
+    if all_kinds:
+        parameters = all_kinds.get(kind, all_kinds)
+    elif kind == _NEAR:
+        parameters = {"rope_theta": known["rope_local_base_freq"]}
+    else:
+        parameters = {"rope_theta": known["rope_theta"], **(known.get("rope_scaling") or {})}
+    way = parameters.get("rope_type", parameters.get("type", "default"))
+    if way not in ("default", "linear"):
+        raise Unsupported(f"The engine does not know rotary positions of the kind {way}.")
+    factor = parameters["factor"] if way == "linear" else 1.0
+    return Rope(parameters.get("rope_theta", known["rope_theta"]), factor)
