@@ -156,9 +156,9 @@ def _of_answers(engine: dict[str, Any]) -> list[Metric]:
         rate.add(figures["tokens_per_second"], model=model)
         share.add(figures["busy_share"], model=model)
         if "engine_ms_mean" in figures:
-            mean.add(figures["engine_ms_mean"] / 1000, model=model)
+            mean.add(round(figures["engine_ms_mean"] / 1000, 6), model=model)
         for name, metric in waits.items():
             for quantile, key in (("0.5", f"{name}_p50"), ("0.95", f"{name}_p95")):
                 if key in figures:
-                    metric.add(figures[key] / 1000, model=model, quantile=quantile)
+                    metric.add(round(figures[key] / 1000, 6), model=model, quantile=quantile)
     return [ended, tokens, busy, rate, share, mean, *waits.values()]

@@ -14,6 +14,7 @@ from chat_app.app import App
 from chat_app.chat import conversations
 from chat_app.chat.tables import Conversation, Message, Reply
 from chat_app.ids import new_id
+from chat_app.llm import catalogue
 from chat_app.llm.engine import ChatMessage, Delta, Done, Request, Sampling, Usage
 from chat_app.llm.engine import Started as PromptRead
 
@@ -32,6 +33,9 @@ _ORDER = (
 def begin(app: App, *, user_id: int, conversation_id: str, model: str) -> None:
     """Have an answered conversation named by its model, if that has nothing better to do."""
     if not app.settings.chat.auto_titles or app.draining or conversation_id in app.titles:
+        return
+    # The demo model was tried: of five ways to ask it, none gave titles. It greets instead.
+    if catalogue.get(model).demo:
         return
     state = app.engine.state(model)
     # Nobody wants to be called "w0 w1 w2" by the script engine.

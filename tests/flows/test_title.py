@@ -15,7 +15,9 @@ from chat_app.flows import erase, reply
 from chat_app.llm.engine import Delta, Done, Event, Failed, ModelState, Request, Started, Usage
 from chat_app.llm.script import ScriptEngine
 from chat_app.money import MICRO
-from tests.apps import answer, ask, person, running_app
+from tests.apps import MODEL, answer, ask, person, running_app
+
+GEMMA = "gemma-3-1b-it"
 
 
 class Namer(ScriptEngine):
@@ -81,7 +83,7 @@ async def named(app: App, conversation: str) -> str:
 
 async def settled(app: App, user: int, **more: Any) -> str:
     """The conversation of an answered question."""
-    started = await ask(app, user, **{"text": "What is a quay?", **more})
+    started = await ask(app, user, **{"text": "What is a quay?", "model": GEMMA, **more})
     live = app.replies.get(started.reply_id)
     await answer(app, user, started)
     if live is not None and live.task is not None:
@@ -109,7 +111,7 @@ def test_the_first_answer_brings_a_title_for_free(
             assert asked.background
             assert "What is a quay?" in asked.messages[-1].content
             end = await answer(app, alice, await ask(app, alice))
-            assert end.balance.total == 97 * MICRO
+            assert end.balance.total == (100 - 10 - 10 - 1) * MICRO
 
     asyncio.run(story())
 
@@ -222,6 +224,20 @@ def test_no_model_is_loaded_for_a_title(tmp_path: Path, shown: str, over: dict[s
     asyncio.run(story())
 
 
+def test_the_demo_model_is_not_asked(tmp_path: Path) -> None:
+    """It answers with greetings and halves of sentences, so the first words are better."""
+
+    async def story() -> None:
+        async with running_app(tmp_path) as app:
+            alice = await person(app)
+            engine = namer(app)
+            conversation = await settled(app, alice, model=MODEL)
+            assert await named(app, conversation) == "What is a quay?"
+            assert engine.asked == []
+
+    asyncio.run(story())
+
+
 def test_the_script_engine_names_nothing(tmp_path: Path) -> None:
     async def story() -> None:
         async with running_app(tmp_path) as app:
@@ -236,7 +252,7 @@ def test_a_stopped_answer_brings_no_title(tmp_path: Path) -> None:
         async with running_app(tmp_path, script={"tokens": 90, "tokens_per_second": 50}) as app:
             alice = await person(app)
             engine = namer(app)
-            started = await ask(app, alice)
+            started = await ask(app, alice, model=GEMMA)
             while not (live := app.replies.get(started.reply_id)) or not live.pieces:
                 await asyncio.sleep(0.01)
             await reply.stop(app, user_id=alice, reply_id=started.reply_id)
