@@ -80,8 +80,8 @@ def test_what_each_model_does_is_readable(site: Site, monkeypatch: pytest.Monkey
         "40 done",
         "6 failed",
         "2.0 GiB",
-        "31% of cache used",
-        "75% read from cache",
+        "31% of KV cache used",
+        "75% of prompts reused",
     ):
         assert words in seen["admin-work"], words
     assert "<b>odd" not in seen["admin-work"] + seen["admin-verdict"]

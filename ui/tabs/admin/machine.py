@@ -236,10 +236,10 @@ def _memory(state: dict[str, Any] | None) -> str:
     own = state.get("figures", {})
     words = f"{state.get('memory_bytes', 0) / GIB:.1f} GiB"
     if "kv_used_share" in own:
-        words += f"<br><small>{own['kv_used_share']:.0%} of cache used</small>"
+        words += f"<br><small>{own['kv_used_share']:.0%} of KV cache used</small>"
     if own.get("prefix_asked_tokens"):
         hits = own.get("prefix_hit_tokens", 0) / own["prefix_asked_tokens"]
-        words += f"<br><small>{hits:.0%} read from cache</small>"
+        words += f"<br><small>{hits:.0%} of prompts reused</small>"
     return words
 
 
