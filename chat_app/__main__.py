@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     proof.add_argument("--json", action="store_true", help="print one JSON document")
     models = commands.add_parser("models", help="models: list, pull, verify")
     actions = models.add_subparsers(metavar="ACTION", required=True)
-    _command(actions, "list", models_list, "every model, its state and its licence")
+    _command(actions, "list", models_list, "every model, its state, its licence and how it runs")
     pull = _command(actions, "pull", models_pull, "download a model and check it")
     pull.add_argument("id", help="the model's id, see: models list")
     check = _command(actions, "verify", models_verify, "read every byte of the downloaded models")
@@ -155,12 +155,14 @@ def _existing_database(settings: Settings) -> "Iterator[Database]":
 
 
 def models_list(_options: argparse.Namespace, settings: Settings) -> int:
-    """Every model that is offered, with its state."""
-    from chat_app.llm import catalogue, loader
+    """Every model that is offered, with its state and how it would run here."""
+    from chat_app.llm import build, catalogue, loader
 
+    engine = build.create(settings)
     for entry in catalogue.offered():
         state = loader.state(entry, settings.models_dir)
-        print(f"{entry.id:<24} {state.state:<15} {entry.name}; {entry.license}. {state.reason}")
+        words = state.reason or engine.why(entry.id)
+        print(f"{entry.id:<24} {state.state:<15} {entry.name}; {entry.license}. {words}")
     return OK
 
 

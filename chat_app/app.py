@@ -14,6 +14,7 @@ from chat_app.credits import packages, pricing
 from chat_app.db import Database
 from chat_app.llm import catalogue
 from chat_app.llm.build import create
+from chat_app.llm.cache import Cache
 from chat_app.llm.engine import Engine
 from chat_app.money import MICRO
 from chat_app.secrets import Secrets
@@ -24,7 +25,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class App:
-    """What a flow needs. `draining` refuses new work while running answers end."""
+    """What a flow needs. `draining` refuses new work while running answers end.
+
+    `titles` are the jobs that name conversations, by conversation.
+    """
 
     settings: Settings
     clock: Clock
@@ -33,7 +37,9 @@ class App:
     engine: Engine
     limits: limits.Limits
     passwords: passwords.Passwords
+    cache: Cache
     replies: "Replies[object]" = field(default_factory=Replies)
+    titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     draining: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
 
@@ -47,6 +53,8 @@ class App:
         Takes at most `drain_seconds` and a few seconds for the last settlements.
         """
         self.draining = True
+        for title in list(self.titles.values()):
+            title.cancel()
         jobs = [live.task for live in self.replies if live.task is not None]
         if jobs:
             log.info("waiting for %d running answers", len(jobs))
@@ -86,4 +94,5 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         engine=create(settings),
         limits=limits.Limits(settings.limits),
         passwords=passwords.Passwords(keys.pepper),
+        cache=Cache(settings.llm.cache),
     )

@@ -74,10 +74,21 @@ class Payments(Section):
     provider: Literal["offline"] = "offline"
 
 
+class AnswerCache(Section):
+    entries: Count = 500
+    max_mib: Annotated[int, Field(ge=1)] = 16
+    ttl_seconds: Seconds = 3600
+
+
+class Pricing(Section):
+    cached_percent: Annotated[int, Field(ge=0, le=100)] = 100
+
+
 class Script(Section):
     tokens: Annotated[int, Field(ge=0)] = 40
     tokens_per_second: Annotated[float, Field(ge=0)] = 40
     first_token_ms: Annotated[float, Field(ge=0)] = 50
+    context_tokens: Count = 0
     fault: Annotated[str, Field(pattern=r"^(none|oom|empty|hostile|error_at:\d+|hang_at:\d+)$")] = (
         "none"
     )
@@ -93,6 +104,7 @@ class Llm(Section):
     stall_seconds: Seconds = 120
     load_seconds: Seconds = 600
     idle_unload_minutes: Annotated[float, Field(ge=0)] = 30
+    cache: AnswerCache = AnswerCache()
     script: Script = Script()
 
 
@@ -101,6 +113,7 @@ class Chat(Section):
     lease_seconds: Seconds = 15
     progress_seconds: Seconds = 2
     updates_per_second: Annotated[float, Field(gt=0, le=30)] = 8
+    auto_titles: bool = True
 
 
 class Limits(Section):
@@ -127,6 +140,7 @@ class Settings(BaseSettings):
     accounts: Accounts = Accounts()
     mail: Mail = Mail()
     payments: Payments = Payments()
+    pricing: Pricing = Pricing()
     llm: Llm = Llm()
     chat: Chat = Chat()
     limits: Limits = Limits()

@@ -14,7 +14,8 @@ from chat_app import __main__ as commands
 from chat_app import secrets
 from chat_app.accounts import users
 from chat_app.db import Database
-from chat_app.llm import catalogue
+from chat_app.llm import catalogue, loader
+from chat_app.llm.engine import ModelState
 from tests.house import tree
 
 ADMIN = ["create-admin", "--username", "root", "--email", "root@example.org"]
@@ -148,6 +149,15 @@ def test_models_list_names_every_offered_model(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [entry.id for entry in catalogue.offered()]
     assert all("not_downloaded" in line and "models pull" in line for line in lines)
+
+
+def test_models_list_says_how_a_model_that_is_here_would_run(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAT_APP_LLM__ENGINE", "script")
+    monkeypatch.setattr(loader, "state", lambda *_: ModelState("available"))
+    assert run(data_dir, "models", "list") == commands.OK
+    assert "is answered by the script engine" in capsys.readouterr().out
 
 
 def test_models_with_an_unknown_id(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

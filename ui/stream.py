@@ -19,6 +19,7 @@ from ui.parts import amount, esc
 Message = dict[str, Any]
 HEARTBEAT_SECONDS = 1.0
 SHOWN_MESSAGES = 60
+_CACHED = "You asked exactly this before, so the same answer was given again. Retry for a new one."
 _REASONS = {"length": "stopped at the length limit", "cancelled": "stopped"}
 
 
@@ -107,14 +108,36 @@ def foot_of(row: MessageRow) -> str:
     """The line below a stored answer."""
     if row.role != "assistant":
         return ""
-    return foot(row.charged or 0, row.model, row.finish_reason, row.error_message)
+    return unread(row.dropped_messages) + foot(
+        row.charged or 0, row.model, row.finish_reason, row.error_message, cached=row.cached
+    )
+
+
+def unread(dropped: int) -> str:
+    """The note that the beginning of the conversation was not read, if that is so."""
+    if not dropped:
+        return ""
+    which = (
+        "The first message of this conversation no longer fits and was"
+        if dropped == 1
+        else f"The first {dropped} messages of this conversation no longer fit and were"
+    )
+    return f'<p class="unread" role="note">{which} not read for this answer.</p>'
 
 
 def foot(
-    charged: int, model: str, reason: str | None, trouble: str | None, balance: int | None = None
+    charged: int,
+    model: str,
+    reason: str | None,
+    trouble: str | None,
+    balance: int | None = None,
+    *,
+    cached: bool = False,
 ) -> str:
     """What an answer cost, which model wrote it, and why it ended if that needs saying."""
     parts = [f"<b>{amount(charged)}</b>" if charged else "<b>no charge</b>", esc(model)]
+    if cached:
+        parts.append(f'<span title="{_CACHED}">cached</span>')
     if reason in _REASONS:
         parts.append(_REASONS[reason])
     if trouble:
@@ -135,7 +158,13 @@ def ended(view: ReplyView) -> Message:
     return text_message(
         "assistant",
         view.content or failed(view.error_message),
-        foot(
-            view.charged, view.model, view.finish_reason, view.error_message, view.balance.available
+        unread(view.dropped_messages)
+        + foot(
+            view.charged,
+            view.model,
+            view.finish_reason,
+            view.error_message,
+            view.balance.available,
+            cached=view.cached,
         ),
     )

@@ -22,7 +22,7 @@ from chat_app.api.views import (
 )
 from chat_app.chat import conversations, export
 from chat_app.errors import Conflict
-from chat_app.flows import message, reply, shelf
+from chat_app.flows import erase, message, reply, shelf
 
 router = APIRouter(prefix="/chat", tags=["chat"])
 
@@ -227,10 +227,7 @@ async def rename(
 @router.delete("/conversations/{id}", status_code=204, responses=errors_in(401, 403, 404))
 async def delete(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> None:
     """Delete a conversation and its texts. What was charged stays in the books."""
-    owner, now = deps.user_id(who), app.clock.micros()
-    await app.db.awrite(
-        lambda session: conversations.delete(session, user_id=owner, conversation_id=id, now=now)
-    )
+    await erase.conversation(app, user_id=deps.user_id(who), conversation_id=id)
 
 
 @router.get("/conversations/{id}/export", responses=errors_in(401, 404, 422))

@@ -185,6 +185,37 @@ async def admin(who: CurrentUser) -> SignedIn:
 Admin = Annotated[SignedIn, Depends(admin)]
 
 
+def is_local(request: Request) -> bool:
+    """Whether a program on this very machine asks, and asks directly.
+
+    A proxy on this machine is not the one who asks: it names another host or says for whom. Nor
+    is a page of another site in a browser here.
+    """
+    headers = request.headers
+    if any(name in headers for name in ("x-forwarded-for", "x-real-ip", "forwarded", "via")):
+        return False
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    return _is_loopback(request.client.host if request.client else "") and (
+        host == "localhost" or _is_loopback(host)
+    )
+
+
+async def operator(
+    request: Request,
+    app: App,
+    token: Bearer,
+    _shown_in_docs: Annotated[HTTPAuthorizationCredentials | None, Security(_scheme)] = None,
+) -> None:
+    """A program on this machine, or an administrator; raises NotSignedIn or AdminsOnly."""
+    if not is_local(request):
+        await admin(await signed_in(request, app, token))
+
+
+Operator = Depends(operator)
+
+
 def user_id(who: SignedIn) -> int:
     """The caller's number."""
     assert who.user.id is not None
@@ -289,6 +320,10 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_loopback(text: str) -> bool:
+    return _is_address(text) and ipaddress.ip_address(text).is_loopback
 
 
 def _is_private(text: str) -> bool:

@@ -1,14 +1,17 @@
-"""REST: whether the program is alive, ready and how it is doing."""
+"""REST: whether the program is alive, ready and how it is doing; for people and for scrapers."""
 
 import time
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from chat_app.api import deps
 from chat_app.api.deps import errors_in
 from chat_app.api.views import HealthOut, MetricsOut
 from chat_app.app import App
 from chat_app.credits import holds
+from chat_app.flows import figures
+from chat_app.monitor import prometheus
 from chat_app.monitor.health import Probe
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"])
@@ -35,6 +38,7 @@ def metrics_of(app: App) -> MetricsOut:
         draining=app.draining,
         uptime_seconds=round(time.monotonic() - app.started_monotonic, 3),
         holds_open=open_holds,
+        answer_cache=app.cache.stats(),
         engine=app.engine.stats(),
     )
 
@@ -55,6 +59,21 @@ async def readyz(request: Request, app: deps.App, response: Response) -> HealthO
 async def health(request: Request, app: deps.App, response: Response) -> HealthOut:
     """The same as /readyz."""
     return await _ready(request, app, response)
+
+
+@ops.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    dependencies=[deps.Operator],
+    responses=errors_in(401, 403),
+)
+def prometheus_metrics(app: deps.App) -> PlainTextResponse:
+    """Figures for Prometheus. For administrators, and for programs on the same machine."""
+    return PlainTextResponse(
+        figures.page(app),
+        media_type=prometheus.CONTENT_TYPE,
+        headers={"Cache-Control": "no-store"},
+    )
 
 
 @router.get("/health", responses=errors_in(401))

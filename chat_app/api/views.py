@@ -208,7 +208,11 @@ class UsageOut(Shown):
 
 
 class ReplyOut(Shown):
-    """An answer with what it cost. `error` is null unless the answer broke off."""
+    """An answer with what it cost. `error` is null unless the answer broke off.
+
+    Of the conversation before it, the first `dropped_messages` did not fit and were not read.
+    A `cached` answer repeats an earlier one; no token of its prompt needed work.
+    """
 
     reply_id: str
     conversation_id: str
@@ -281,7 +285,11 @@ class ConversationOut(Shown):
 
 
 class MessageOut(Shown):
-    """A message. `charged` is null for questions."""
+    """A message. `charged` is null for questions.
+
+    Of the conversation before an answer, the first `dropped_messages` did not fit and were not
+    read. A `cached` answer repeats an earlier one.
+    """
 
     id: str
     role: str
@@ -294,6 +302,8 @@ class MessageOut(Shown):
     error_code: str | None
     error_message: str | None
     state: str | None
+    dropped_messages: int
+    cached: bool
 
     @classmethod
     def of(cls, row: MessageRow) -> "MessageOut":
@@ -309,6 +319,8 @@ class MessageOut(Shown):
             error_code=row.error_code,
             error_message=row.error_message,
             state=row.state,
+            dropped_messages=row.dropped_messages,
+            cached=row.cached,
         )
 
 
@@ -338,6 +350,7 @@ class HitOut(Shown):
     model: str
     created_at: str
     charged: str | None
+    cached: bool
 
     @classmethod
     def of(cls, hit: Hit) -> "HitOut":
@@ -350,6 +363,7 @@ class HitOut(Shown):
             model=hit.model,
             created_at=rfc3339(hit.created_at),
             charged=None if hit.charged is None else format_credits(hit.charged),
+            cached=hit.cached,
         )
 
 
@@ -476,6 +490,7 @@ class MetricsOut(Shown):
     draining: bool
     uptime_seconds: float
     holds_open: int
+    answer_cache: dict[str, Any]
     engine: dict[str, Any]
 
 

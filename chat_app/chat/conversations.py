@@ -3,6 +3,8 @@
 Every query names the owner; what belongs to another user is not found.
 """
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from chat_app.chat.tables import Conversation, Message, Reply
 from chat_app.errors import Invalid, NotFound
 
 TITLE_LENGTH = 60
+TITLE_WORDS = 6
 SNIPPET = 80
 PAGE = 100
 
@@ -39,7 +42,7 @@ class ConversationRow:
 
 @dataclass(frozen=True)
 class MessageRow:
-    """A message as it is shown. The last five fields are of the reply behind an answer."""
+    """A message as it is shown. From `reply_id` on it is about the reply behind an answer."""
 
     id: str
     role: str
@@ -52,6 +55,8 @@ class MessageRow:
     error_code: str | None = None
     error_message: str | None = None
     state: str | None = None
+    dropped_messages: int = 0
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,49 @@ class Hit:
     model: str
     created_at: int
     charged: int | None
+    cached: bool = False
 
 
 def title_of(text: str) -> str:
     """A title from the first words of a message."""
     line = " ".join(text.split())
     return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def title_from(text: str) -> str | None:
+    """The title in a model's words, or None when they are none.
+
+    One line of at most six words and 60 characters, without markup, links, control characters
+    or the beginning of a formula.
+    """
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    line = "".join(
+        " " if unicodedata.category(mark)[0] == "Z" else mark
+        for mark in unicodedata.normalize("NFC", line)
+        if unicodedata.category(mark)[0] != "C"
+    )
+    line = re.sub(r"^\W*(?:the )?title\s*(?:is)?\s*[:：\-–—]\s*", "", line, flags=re.IGNORECASE)
+    line = re.sub(r"[*_`#~\"“”„«»]+", "", " ".join(line.split()))
+    line = line.strip(" '’‘.,;:!-–—=+@|").strip()
+    if not 1 <= len(line) <= TITLE_LENGTH or len(line.split()) > TITLE_WORDS:
+        return None
+    if re.search(r"[<>\[\]{}|\\$]|://|www\.", line, flags=re.IGNORECASE):
+        return None
+    return line if any(mark.isalpha() for mark in line) else None
+
+
+def give_title(session: Session, *, conversation_id: str, title: str) -> bool:
+    """Give a conversation the model's title, unless a person gave it one or it is gone."""
+    changed = session.execute(
+        update(Conversation)
+        .where(
+            col(Conversation.id) == conversation_id,
+            col(Conversation.renamed).is_(False),
+            col(Conversation.deleted_at).is_(None),
+        )
+        .values(title=title)
+    ).rowcount  # type: ignore[attr-defined]
+    return bool(changed)
 
 
 def get(session: Session, *, user_id: int, conversation_id: str) -> Conversation:
@@ -156,6 +198,7 @@ def rename(
         raise Invalid("A title has between 1 and 200 characters.", param="title")
     conversation = get(session, user_id=user_id, conversation_id=conversation_id)
     conversation.title = cleaned
+    conversation.renamed = True
     conversation.updated_at = now
     session.add(conversation)
     session.flush()
@@ -220,6 +263,7 @@ def search(
             message.model,
             message.created_at,
             reply.charged if reply is not None else None,
+            reply is not None and reply.cached,
         )
         for message, conversation, reply in rows[:limit]
     ]
@@ -276,6 +320,8 @@ def _row(message: Message, reply: Reply | None) -> MessageRow:
         error_code=reply.error_code,
         error_message=reply.error_message,
         state=reply.state,
+        dropped_messages=reply.dropped_messages,
+        cached=reply.cached,
     )
 
 

@@ -41,6 +41,7 @@ class Live(Generic[End]):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     dropped_messages: int = 0
+    cached: bool = False
     saved_pieces: int = 0
     stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None

@@ -5,14 +5,14 @@ a crash: who pays (the hold), what was promised (the price version), how far it 
 the text in its message) and until when its process is believed to be alive (the lease).
 """
 
-from sqlalchemy import CheckConstraint, Column, Index, Text
+from sqlalchemy import CheckConstraint, Column, Index, Text, false, text
 from sqlmodel import Field, SQLModel
 
 from chat_app.db import BigInt
 
 
 class Conversation(SQLModel, table=True):
-    """A conversation of one user."""
+    """A conversation of one user. `renamed` when the title is a person's."""
 
     __tablename__ = "conversation"
     __table_args__ = (Index("ix_conversation_user", "user_id", "updated_at"),)
@@ -20,6 +20,7 @@ class Conversation(SQLModel, table=True):
     id: str = Field(primary_key=True)
     user_id: int = Field(sa_type=BigInt)
     title: str
+    renamed: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     model: str
     created_at: int = Field(sa_type=BigInt)
     updated_at: int = Field(sa_type=BigInt)
@@ -47,7 +48,11 @@ class Message(SQLModel, table=True):
 
 
 class Reply(SQLModel, table=True):
-    """One run of a model for one question, from the hold to the settlement."""
+    """One run of a model for one question, from the hold to the settlement.
+
+    A `cached` one was not run: its text is that of an earlier answer, and costs
+    `cached_percent` of the price, as it was when the hold was placed.
+    """
 
     __tablename__ = "reply"
     __table_args__ = (
@@ -80,6 +85,8 @@ class Reply(SQLModel, table=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     dropped_messages: int = 0
+    cached: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    cached_percent: int = Field(default=100, sa_column_kwargs={"server_default": text("100")})
     charged: int = Field(default=0, sa_type=BigInt)
     transfer_id: int | None = Field(default=None, sa_type=BigInt)
     finish_reason: str | None = None

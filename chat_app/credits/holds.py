@@ -45,9 +45,10 @@ _DUE_OF = Statement(
 _COUNT_OPEN = Statement("SELECT count(*) FROM hold WHERE state = 'open'")
 _USAGE = Statement(
     """INSERT INTO usage (transfer_id, account_id, user_id, reply_id, model, price_version,
-     prompt_tokens, completion_tokens, cached_tokens, cost, duration_ms, status, at)
+     prompt_tokens, completion_tokens, cached_tokens, cost, duration_ms, engine_ms, status, at)
     VALUES (:transfer_id, :account_id, :user_id, :reply_id, :model, :price_version,
-     :prompt_tokens, :completion_tokens, :cached_tokens, :cost, :duration_ms, :status, :now)"""
+     :prompt_tokens, :completion_tokens, :cached_tokens, :cost, :duration_ms, :engine_ms, :status,
+     :now)"""
 )
 
 
@@ -94,6 +95,7 @@ class UsageFacts:
     price_version: int
     cached_tokens: int = 0
     duration_ms: int = 0
+    engine_ms: int = 0
     status: str = "stop"
 
 
@@ -396,6 +398,7 @@ def _record_usage(
         cached_tokens=usage.cached_tokens,
         cost=settlement.charged,
         duration_ms=usage.duration_ms,
+        engine_ms=usage.engine_ms,
         status=usage.status,
         now=now,
     )

@@ -164,6 +164,12 @@ def cost(price: Price, *, prompt_tokens: int, completion_tokens: int) -> int:
     return (price.per_message or 0) - (-by_token // 1_000_000)
 
 
+def share(micro: int, *, percent: int) -> int:
+    """A part of a cost in whole percent, in microcredits, rounded up once."""
+    assert 0 <= percent <= 100
+    return -(-micro * percent // 100)
+
+
 def maximum(price: Price, *, prompt_tokens: int, max_tokens: int) -> int:
     """The most that an answer of at most `max_tokens` can cost, in microcredits."""
     return cost(price, prompt_tokens=prompt_tokens, completion_tokens=max(1, max_tokens))

@@ -302,7 +302,10 @@ class PriceRow(SQLModel, table=True):
 
 
 class UsageRow(SQLModel, table=True):
-    """What an answer used and cost; one row and one transfer for each settled answer."""
+    """What an answer used and cost; one row and one transfer for each settled answer.
+
+    `duration_ms` is what the user waited for it, `engine_ms` its share of the model's busy time.
+    """
 
     __tablename__ = "usage"
     __table_args__ = (
@@ -327,6 +330,7 @@ class UsageRow(SQLModel, table=True):
     cached_tokens: int = _big(server_default=text("0"))
     cost: int = _big()
     duration_ms: int = _big(server_default=text("0"))
+    engine_ms: int = _big(server_default=text("0"))
     status: str = Field(max_length=16)
     at: int = _big()
 

@@ -20,7 +20,7 @@ from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
 from chat_app.flows import reply
 from chat_app.ids import new_id
-from chat_app.llm import catalogue
+from chat_app.llm import cache, catalogue
 from chat_app.llm.engine import ChatMessage, ModelNotReady, Request, Sampling, UnknownModel
 from chat_app.money import format_credits
 
@@ -309,7 +309,18 @@ async def _start(app: App, order: _Order, key: str) -> Started:
         user_scope=str(order.user_id),
         deadline_seconds=app.settings.llm.answer_seconds,
     )
-    item.task = asyncio.create_task(reply.write(app, item, request, ticket), name=started.reply_id)
+    item.task = asyncio.create_task(
+        reply.write(
+            app,
+            item,
+            request,
+            ticket,
+            keep=_repeatable(app, order, request),
+            # Who asks again wants another answer.
+            fresh=order.question_id is not None,
+        ),
+        name=started.reply_id,
+    )
     return started
 
 
@@ -412,6 +423,7 @@ def _place(
             model=order.entry.id,
             hold_id=hold.id,
             price_version=price.version,
+            cached_percent=app.settings.pricing.cached_percent,
             maximum=maximum,
             lease_until=now + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND),
             created_at=now,
@@ -455,6 +467,14 @@ def _sampling(order: _Order) -> Sampling:
     if order.temperature is None:
         return base
     return replace(base, temperature=order.temperature)
+
+
+def _repeatable(app: App, order: _Order, request: Request) -> bool:
+    """Whether the answer may be kept, and an earlier one given."""
+    if not app.cache.on or not cache.repeatable(request):
+        return False
+    # The script engine is there to be measured: it is spared only when a test asks for it.
+    return app.settings.llm.engine != "script" or order.temperature is not None
 
 
 async def _prompt_tokens(app: App, model: str, price: Price, told: list[ChatMessage]) -> int:

@@ -1,4 +1,4 @@
-"""A reply, from its first token to the settled answer.
+"""A reply, from its first token to the settled answer, written anew or taken from the cache.
 
 The job meters what the engine delivers and settles exactly once, whoever listens. `follow`
 gives the pieces to any number of readers, during and after. Nothing here trusts a reader to
@@ -22,6 +22,8 @@ from chat_app.credits import holds, ledger, pricing
 from chat_app.credits.holds import UsageFacts
 from chat_app.credits.ledger import Balance
 from chat_app.errors import AppError, NotFound
+from chat_app.flows import title
+from chat_app.llm import cache, catalogue, loader
 from chat_app.llm.engine import Delta, Done, Failed, Loading, Queued, Request, Usage
 from chat_app.llm.engine import Started as PromptRead
 
@@ -123,12 +125,27 @@ def running(app: App, *, user_id: int, conversation_id: str | None = None) -> li
     ]
 
 
-async def write(app: App, item: Live[object], request: Request, ticket: Ticket) -> None:
-    """The reply's job: take a turn, generate, settle. Nothing ends it but itself."""
+async def write(
+    app: App,
+    item: Live[object],
+    request: Request,
+    ticket: Ticket,
+    *,
+    keep: bool = False,
+    fresh: bool = False,
+) -> None:
+    """The reply's job: take a turn, generate, settle. Nothing ends it but itself.
+
+    With `keep` a complete answer is kept for the same user, and one that was kept is given
+    instead of a new one, unless it has to be `fresh`.
+    """
     began = time.monotonic()
+    key: cache.Key | None = None
     end: Done | Failed
     try:
-        end = await _generate(app, item, request, ticket)
+        if keep:
+            key = await asyncio.to_thread(_cache_key, app, request)
+        end = await _generate(app, item, request, ticket, key=None if fresh else key)
     except Exception:
         log.exception("reply %s failed", item.reply_id)
         end = Failed("engine_error", "The model failed. Nothing was charged; try again.", Usage())
@@ -138,12 +155,50 @@ async def write(app: App, item: Live[object], request: Request, ticket: Ticket) 
     duration_ms = int((time.monotonic() - began) * 1000)
     shown = await _settle(app, item, end, duration_ms)
     if shown is not None:
+        # A conversation that was deleted meanwhile has no text, and none is kept of it.
+        if key is not None and shown.content == item.text and not item.cached:
+            _keep(app, key, item, end)
         item.finish(shown)
     app.replies.remove(item.reply_id)
+    if shown is not None and shown.state == "done" and shown.finish_reason != "cancelled":
+        title.begin(
+            app,
+            user_id=item.user_id,
+            conversation_id=item.conversation_id,
+            model=request.model,
+        )
+
+
+def _cache_key(app: App, request: Request) -> cache.Key | None:
+    # What weights another machine has today is not known here.
+    if app.engine.state(request.model).backend == "remote":
+        return None
+    version = loader.version(catalogue.get(request.model), app.settings.models_dir)
+    return cache.key(request, version=version)
+
+
+def _keep(app: App, key: cache.Key, item: Live[object], end: Done | Failed) -> None:
+    """Keep a complete answer. One that was stopped, failed or has no text is none."""
+    if isinstance(end, Done) and end.reason != "cancelled" and item.text.strip():
+        pieces = tuple((piece.text, piece.tokens) for piece in item.pieces)
+        app.cache.put(
+            key,
+            cache.Kept(pieces, end.reason, item.prompt_tokens, item.dropped_messages),
+        )
+
+
+def _repeat(item: Live[object], kept: cache.Kept) -> Done:
+    """Deliver an answer that was kept: the same pieces, counted as they were."""
+    item.cached = True
+    item.prompt_tokens = item.cached_tokens = kept.prompt_tokens
+    item.dropped_messages = kept.dropped_messages
+    for text, tokens in kept.pieces:
+        item.add(text, tokens)
+    return Done(kept.reason, Usage())
 
 
 async def _generate(
-    app: App, item: Live[object], request: Request, ticket: Ticket
+    app: App, item: Live[object], request: Request, ticket: Ticket, *, key: cache.Key | None
 ) -> Done | Failed:
     wanted = asyncio.create_task(item.stop_wanted.wait())
     try:
@@ -154,6 +209,8 @@ async def _generate(
             return Done("cancelled", Usage())
         if item.stop_wanted.is_set():
             return Done("cancelled", Usage())
+        if key is not None and (kept := app.cache.get(key)) is not None:
+            return _repeat(item, kept)
         wanted.add_done_callback(lambda _: app.engine.cancel(item.reply_id))
         end: Done | Failed | None = None
         async for event in app.engine.submit(request):
@@ -215,7 +272,9 @@ def _end(
         completion_tokens=item.completion_tokens,
         cached_tokens=usage.cached_tokens or item.cached_tokens,
         dropped_messages=item.dropped_messages,
+        cached=item.cached,
         duration_ms=duration_ms,
+        engine_ms=round(usage.engine_ms),
         finish_reason="error" if isinstance(end, Failed) else end.reason,
         error_code=end.code if isinstance(end, Failed) else None,
         error_message=end.message if isinstance(end, Failed) else None,
@@ -236,7 +295,9 @@ def finish(
     completion_tokens: int,
     cached_tokens: int,
     dropped_messages: int,
+    cached: bool,
     duration_ms: int,
+    engine_ms: int,
     finish_reason: str,
     error_code: str | None,
     error_message: str | None,
@@ -261,10 +322,10 @@ def finish(
         return _view(session, reply)
     visible = completion_tokens if billable and text.strip() else 0
     price = pricing.version(session, reply.model, reply.price_version)
-    cost = min(
-        pricing.cost(price, prompt_tokens=prompt_tokens, completion_tokens=visible),
-        reply.maximum,
-    )
+    cost = pricing.cost(price, prompt_tokens=prompt_tokens, completion_tokens=visible)
+    if cached:
+        cost = pricing.share(cost, percent=reply.cached_percent)
+    cost = min(cost, reply.maximum)
     settled = holds.settle(
         session,
         hold_id=reply.hold_id,
@@ -277,6 +338,7 @@ def finish(
             completion_tokens=completion_tokens,
             cached_tokens=cached_tokens,
             duration_ms=duration_ms,
+            engine_ms=engine_ms,
             status=finish_reason,
             price_version=reply.price_version,
         ),
@@ -286,6 +348,7 @@ def finish(
     reply.completion_tokens = completion_tokens
     reply.cached_tokens = cached_tokens
     reply.dropped_messages = dropped_messages
+    reply.cached = cached
     reply.charged = settled.charged
     reply.transfer_id = settled.transfer_id
     reply.finish_reason = finish_reason
@@ -322,6 +385,7 @@ def _view(session: Session, reply: Reply) -> ReplyView:
         balance=ledger.balance(session, user_id=reply.user_id),
         receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
         created_at=reply.created_at,
+        cached=reply.cached,
     )
 
 

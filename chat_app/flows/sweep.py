@@ -17,7 +17,8 @@ from chat_app.flows.reply import ReplyView
 
 _SAVE_REPLY = text(
     """UPDATE reply SET lease_until = :lease_until, pieces = :pieces,
-     prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens
+     prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
+     cached_tokens = :cached_tokens, dropped_messages = :dropped_messages, cached = :cached
     WHERE id = :id AND state = 'running'"""
 )
 _SAVE_TEXT = text(
@@ -39,6 +40,9 @@ async def save_progress(app: App) -> int:
             "pieces": item.piece_lengths,
             "prompt_tokens": item.prompt_tokens,
             "completion_tokens": item.completion_tokens,
+            "cached_tokens": item.cached_tokens,
+            "dropped_messages": item.dropped_messages,
+            "cached": item.cached,
         }
         for item, _ in running
     ]
@@ -97,7 +101,9 @@ def _end_abandoned(app: App, reply_id: str, session: Session) -> ReplyView | Non
         completion_tokens=found.completion_tokens,
         cached_tokens=found.cached_tokens,
         dropped_messages=found.dropped_messages,
+        cached=found.cached,
         duration_ms=0,
+        engine_ms=0,
         finish_reason="error",
         error_code="interrupted",
         error_message="The server restarted while this was being written. "

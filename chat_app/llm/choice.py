@@ -47,8 +47,14 @@ def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
 
 def threads(llm: Llm) -> int:
     """CPU threads of a worker: the setting, or one less than this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return llm.threads or max(1, (cores or 2) - 1)
+    return llm.threads or max(1, cores() - 1)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 2
 
 
 def openvino_here() -> bool:
@@ -79,6 +85,15 @@ def gpu_name() -> str:
 
 
 def _spec(entry: Entry, path: Path, backend: str, device: str, llm: Llm, *, why: str) -> Spec:
+    kind = "OpenVINO files" if backend == "openvino" else "safetensors"
+    why += f" It reads {path.name if path.suffix == '.gguf' else kind}"
+    if device == "cpu":
+        why += f" and uses {threads(llm)} of {cores()} processor cores"
+        if llm.threads:
+            why += ", as the settings ask"
+        elif cores() > 1:
+            why += ", which leaves one for the rest"
+    why += "."
     return Spec(
         model=entry.id,
         family=entry.family,

@@ -73,6 +73,7 @@ class Request:
     `messages` end with the user's turn. `max_tokens` caps the answer. A `stop` text ends it and
     is not part of it. Answers of one `user_scope` may share cached prompt tokens. After
     `deadline_seconds` (None: the engine's own limit), counted from submit, the answer fails.
+    Nobody waits for a `background` answer, and it is no figure of its own for operators.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Request:
     stop: tuple[str, ...] = ()
     user_scope: str = ""
     deadline_seconds: float | None = None
+    background: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Usage:
 
     `prompt_tokens` are all tokens the model was given, template included, whole or from the
     cache; 0 when the model never began. `completion_tokens` is the sum of all `Delta.tokens`.
+    `engine_ms` is the answer's share of the model's busy time, see `meter.py`.
     """
 
     prompt_tokens: int = 0
@@ -99,6 +102,7 @@ class Usage:
     queue_ms: float = 0.0
     ttft_ms: float = 0.0
     duration_ms: float = 0.0
+    engine_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,10 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> dict[str, Any]:
-        """Counts for operators: `running`, `waiting`, and `models`, a plain dict for each."""
+        """Counts for operators: `running`, `waiting`, and `models`, a plain dict for each.
+
+        Under watch also `recent`: the figures of `meter.py` for each model that was asked.
+        """
         ...
 
     def state(self, model: str) -> ModelState:

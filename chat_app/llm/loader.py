@@ -165,6 +165,18 @@ def weights(entry: Entry, models_dir: Path) -> Weights:
     return Weights(gguf if gguf.is_file() else None, ready if ready.is_dir() else None)
 
 
+def version(entry: Entry, models_dir: Path) -> str:
+    """What tells these weights from others: revision and hashes, or size and time of a file."""
+    if isinstance(entry.source, File):
+        path = Path(entry.source.path)
+        files = [path] if path.is_file() else sorted(path.glob("*"))
+        found: Any = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    else:
+        found = (_manifest(models_dir / entry.id) or {}).get("files")
+    text = json.dumps([_identity(entry), found], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def remove(entry: Entry, models_dir: Path) -> None:
     """Delete the weights of a model. Files that were never pulled are not touched."""
     if not isinstance(entry.source, File):

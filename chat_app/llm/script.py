@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chat_app.llm import catalogue
+from chat_app.errors import AppError
+from chat_app.llm import catalogue, prompt
 from chat_app.llm.engine import (
     ChatMessage,
     Done,
@@ -94,17 +95,19 @@ class ScriptEngine:
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """See Engine.submit."""
         fault, _, number = self.script.fault.partition(":")
-        if fault == "oom":
-            message = "The model ran out of memory. Try again later or choose a smaller model."
-            yield Failed("out_of_memory", message, Usage())
-            return
         catalogue.get(request.model)
         if request.id in self._running:
             raise ValueError(f"the answer {request.id} is already being written")
-        answer = _Answer(request, prompt_tokens=words(request.messages))
+        fitted = self._fit(request, fault)
+        if isinstance(fitted, Failed):
+            yield fitted
+            return
+        answer = _Answer(request, prompt_tokens=fitted.prompt_tokens)
         self._running[request.id] = answer
         try:
-            yield Started(prompt_tokens=answer.prompt_tokens)
+            yield Started(
+                prompt_tokens=answer.prompt_tokens, dropped_messages=fitted.dropped_messages
+            )
             text = StopText(request.stop)
             breaks_at = int(number) if number else None
             reason: Reason | None = None
@@ -137,6 +140,23 @@ class ScriptEngine:
             yield Done(reason or "stop", answer.usage())
         finally:
             self._running.pop(request.id, None)
+
+    def _fit(self, request: Request, fault: str) -> prompt.Fitted | Failed:
+        if fault == "oom":
+            message = "The model ran out of memory. Try again later or choose a smaller model."
+            return Failed("out_of_memory", message, Usage())
+        context = self.script.context_tokens
+        if not context:
+            return prompt.Fitted(request.messages, words(request.messages), 0)
+        try:
+            return prompt.fit(
+                request.messages,
+                count=words,
+                count_text=lambda text: len(text.split()),
+                limit_tokens=context - min(request.max_tokens, context // 2),
+            )
+        except AppError as error:
+            return Failed(error.code, str(error), Usage())
 
     def _words(self, fault: str) -> list[str]:
         if fault == "empty":

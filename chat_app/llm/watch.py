@@ -7,7 +7,9 @@ trouble as a Failed instead of a raise. It knows no backend.
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from chat_app.errors import AppError
@@ -23,6 +25,7 @@ from chat_app.llm.engine import (
     Started,
     Usage,
 )
+from chat_app.llm.meter import Meter
 
 _log = logging.getLogger(__name__)
 SENTENCES = {
@@ -87,6 +90,7 @@ class Watched:
         self.engine = engine
         self._stall_seconds = stall_seconds
         self._answer_seconds = answer_seconds
+        self._meters: defaultdict[str, Meter] = defaultdict(Meter)
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """See Engine.submit."""
@@ -96,18 +100,26 @@ class Watched:
             stall=self._stall_seconds,
             deadline=request.deadline_seconds or self._answer_seconds,
         )
+        span = self._meters[request.model].answer(background=request.background)
         prompt = cached = completion = 0
         events = self.engine.submit(request)
         try:
             async for event in events:
                 watch.saw(event)
                 if isinstance(event, (Done, Failed)):
-                    yield _judged(event, watch.verdict)
+                    end = _judged(event, watch.verdict)
+                    if isinstance(end, Failed):
+                        engine_ms = span.ended("failed", end.code)
+                    else:
+                        engine_ms = span.ended("cancelled" if end.reason == "cancelled" else "done")
+                    yield replace(end, usage=replace(end.usage, engine_ms=engine_ms))
                     return
                 if isinstance(event, Started):
                     prompt, cached = event.prompt_tokens, event.cached_tokens
+                    span.started(prompt_tokens=prompt, cached_tokens=cached)
                 elif isinstance(event, Delta):
                     completion += event.tokens
+                    span.wrote(event.tokens)
                 yield event
             raise RuntimeError("an engine ended an answer without a terminal event")
         except Exception as error:
@@ -121,9 +133,11 @@ class Watched:
                 cached_tokens=cached,
                 completion_tokens=completion,
                 duration_ms=(time.monotonic() - watch.began) * 1000,
+                engine_ms=span.ended("failed", code),
             )
             yield Failed(code, sentence, usage)
         finally:
+            span.ended("cancelled")
             watch.stop()
             close = getattr(events, "aclose", None)
             if close is not None:
@@ -155,7 +169,8 @@ class Watched:
 
     def stats(self) -> dict[str, Any]:
         """See Engine.stats."""
-        return self.engine.stats()
+        recent = {model: meter.figures() for model, meter in list(self._meters.items())}
+        return {**self.engine.stats(), "recent": recent}
 
     def state(self, model: str) -> ModelState:
         """See Engine.state."""

@@ -49,6 +49,8 @@ MATRIX: dict[str, Row] = {
     "GET /livez": public(OK),
     "GET /readyz": public(OK),
     "GET /health": public(OK),
+    # From this machine, as here. From elsewhere it is for administrators: test_operations.py.
+    "GET /metrics": public(OK),
     "GET /api/openapi.json": public(OK),
     "GET /api/docs": public(OK),
     "POST /api/auth/register": public(REFUSED, body={}),

@@ -412,3 +412,47 @@ def test_a_quote_is_kept(ann: Person) -> None:
     demo = next(model for model in models if model["id"] == MODEL)
     assert demo["price"]["version"] == quote["price_version"]
     assert demo["available"] is True
+
+
+def test_a_cached_answer_says_so_everywhere(ann: Person) -> None:
+    """In the answer, in its events, in the conversation and in the history; paid once each."""
+    first = ann.ask("what is a quay", temperature=0).json()
+    again = ann.ask("what is a quay", temperature=0).json()
+    assert (first["cached"], again["cached"]) == (False, True)
+    assert again["content"] == first["content"]
+    assert again["charged"] == "1"
+    assert again["usage"] == {**first["usage"], "cached_tokens": first["usage"]["prompt_tokens"]}
+    assert finished(ann, again["reply_id"])["cached"] is True
+    shown = ann.client.get(f"/api/chat/conversations/{again['conversation_id']}").json()
+    assert [message["cached"] for message in shown["messages"]] == [False, True]
+    hits = ann.client.get("/api/chat/history", params={"q": "w1"}).json()["items"]
+    assert [hit["cached"] for hit in hits] == [True, False]
+    assert ann.available() == "98"
+    ledger = ann.client.get("/api/billing/transactions").json()["items"]
+    charges = [row for row in ledger if row["reply_id"] == again["reply_id"]]
+    assert [row["credits"] for row in charges] == ["-1"]
+
+
+def test_the_same_key_never_meets_the_cache(ann: Person) -> None:
+    """A repeated request is the first answer, not a cached one, and costs nothing more."""
+    first = ann.ask("what is a pier", temperature=0, key="same").json()
+    again = ann.ask("what is a pier", temperature=0, key="same").json()
+    assert again["reply_id"] == first["reply_id"]
+    assert again["cached"] is False
+    assert ann.available() == "99"
+
+
+def test_what_was_not_read_is_in_the_answer_and_in_the_conversation(serve: Serve) -> None:
+    here = serve(script={"context_tokens": 60}).person()
+    conversation = None
+    for number in range(5):
+        body = {"max_tokens": 8}
+        if conversation:
+            body["conversation_id"] = conversation
+        answer = here.ask(f"{number} " + "word " * 9, **body).json()
+        conversation = answer["conversation_id"]
+    assert answer["dropped_messages"] >= 2
+    shown = here.client.get(f"/api/chat/conversations/{conversation}").json()["messages"]
+    assert shown[-1]["dropped_messages"] == answer["dropped_messages"]
+    assert shown[1]["dropped_messages"] == 0
+    assert here.ask("word " * 80).json()["error"]["code"] == "context_overflow"

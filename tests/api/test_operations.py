@@ -147,3 +147,38 @@ def test_the_loop_stays_free_while_people_sign_in(serve: Serve) -> None:
     assert answers == [401] * 6
     # Were the loop blocked, a probe would come through once for each hash at most.
     assert alive > 12
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "203.0.113.9"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "chat.example.org"},
+        {"Host": "127.0.0.1.example.org"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_prometheus_figures_are_for_this_machine_and_administrators(
+    server: Server, root: Person, ann: Person, headers: dict[str, str]
+) -> None:
+    """Default-deny: a proxy on this machine, another name or another site's page is not local."""
+    assert server.client().get("/metrics").status_code == 200
+    assert server.client(**headers).get("/metrics").status_code == 401
+    assert ann.client.get("/metrics", headers=headers).status_code == 403
+    shown = root.client.get("/metrics", headers=headers)
+    assert shown.status_code == 200
+    assert shown.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert shown.headers["cache-control"] == "no-store"
+
+
+def test_prometheus_sees_the_answers(server: Server, ann: Person) -> None:
+    assert ann.ask().status_code == 200
+    page = server.client().get("/metrics").text
+    name = 'chat_app_answers_total{model="smollm2-135m-instruct",end="done"}'
+    (line,) = [line for line in page.splitlines() if line.startswith(name)]
+    assert int(line.split()[-1]) >= 1
+    assert ann.username not in page

@@ -172,3 +172,34 @@ def test_exports_hold_every_shown_message(told: Database) -> None:
     assert content["messages"][1]["charged"] == "0.000005"
     text = export.as_markdown(conversation, rows)
     assert text.index("# Talk 2") < text.index("question 2") < text.index("yes")
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ("Walls in the Harbour", "Walls in the Harbour"),
+        ('"Walls in the Harbour."\nThis title is about', "Walls in the Harbour"),
+        ("**Title:** Walls & Quays", "Walls & Quays"),
+        ("The title is: *Häfen und Kais*", "Häfen und Kais"),
+        ("\n\n# What is a quay?\n", "What is a quay?"),
+        ("港の壁", "港の壁"),
+        ("one two three four five six", "one two three four five six"),
+        ("one two three four five six seven", None),
+        ("", None),
+        (" \n\t ", None),
+        ("42 - 17", None),
+        ("a" * 61, None),
+        ("<b>Walls</b>", None),
+        ("[Walls](javascript:alert(1))", None),
+        ("${alert(1)}", None),
+        ("http://evil.example", None),
+        ("=HYPERLINK(evil)", "HYPERLINK(evil)"),
+        ("@SUM(A1)", "SUM(A1)"),
+        ("Walls\u202egnp.exe", "Wallsgnp.exe"),
+        ("Walls\x00 and\x1b[31m", None),
+        ("Walls\u2028second line", "Walls"),
+    ],
+)
+def test_a_models_words_become_a_title_or_nothing(said: str, title: str | None) -> None:
+    """Hostile output: one line, at most six words, no markup, no link, no formula."""
+    assert conversations.title_from(said) == title

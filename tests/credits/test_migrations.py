@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from sqlalchemy import inspect, text
 from sqlmodel import SQLModel
 
 from chat_app import db as database_room
 from chat_app import migrations
+from chat_app.chat import conversations
 from chat_app.db import Database
 from chat_app.migrations import triggers
 
@@ -92,3 +94,43 @@ def test_a_missing_trigger_is_noticed_and_put_back(database: Database) -> None:
     assert not database_room.schema_is_current(database)
     database_room.migrate(database)
     assert database_room.schema_is_current(database)
+
+
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def test_rows_of_the_first_release_live_on(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A database with conversations in it is brought to the newest schema."""
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    if backend == "postgres":
+        url = request.getfixturevalue("empty_postgres_url")
+    database = Database(url)
+    try:
+        with database.engine.connect() as connection, connection.begin():
+            command.upgrade(migrations.config(connection), "0001")
+        with database.engine.begin() as connection:
+            for row in (
+                "INSERT INTO conversation (id, user_id, title, model, created_at, updated_at) "
+                "VALUES ('con', 1, 'old', 'm', 1, 1)",
+                "INSERT INTO message (id, conversation_id, role, content, model, created_at) "
+                "VALUES ('q', 'con', 'user', 'hello', 'm', 1)",
+                "INSERT INTO message (id, conversation_id, parent_id, role, content, model, "
+                "created_at) VALUES ('a', 'con', 'q', 'assistant', 'hi', 'm', 2)",
+                "INSERT INTO reply (id, user_id, conversation_id, question_id, message_id, model, "
+                "hold_id, price_version, maximum, state, lease_until, pieces, prompt_tokens, "
+                "completion_tokens, cached_tokens, dropped_messages, charged, created_at, "
+                "ended_at) VALUES ('rep', 1, 'con', 'q', 'a', 'm', 1, 1, 5, 'done', 1, '2', 1, 1, "
+                "0, 2, 5, 1, 2)",
+            ):
+                connection.execute(text(row))
+        database_room.migrate(database)
+        assert database_room.schema_is_current(database)
+        with database.read() as session:
+            found = conversations.messages(session, user_id=1, conversation_id="con")
+            assert [(row.content, row.cached) for row in found] == [("hello", False), ("hi", False)]
+            assert found[1].dropped_messages == 2
+            assert not conversations.get(session, user_id=1, conversation_id="con").renamed
+    finally:
+        database.close()

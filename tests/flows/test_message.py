@@ -474,3 +474,53 @@ def test_an_unbounded_request_is_clamped_and_holds_no_more(tmp_path: Path) -> No
             assert (await answer(app, alice, first)).charged == 8 * 600_000
 
     asyncio.run(story())
+
+
+def test_what_was_not_read_is_said_and_stays_said(tmp_path: Path, database_url: str) -> None:
+    """A trimmed conversation: with the answer, after a reload, and after a restart."""
+
+    async def story() -> None:
+        async with running_app(
+            tmp_path,
+            url=database_url,
+            script={"context_tokens": 60},
+            llm={"max_output_tokens": 10},
+        ) as app:
+            alice = await person(app)
+            conversation: str | None = None
+            dropped = []
+            for number in range(4):
+                started = await ask(
+                    app, alice, f"{number} " + "word " * 9, conversation_id=conversation
+                )
+                end = await answer(app, alice, started)
+                conversation = end.conversation_id
+                dropped.append(end.dropped_messages)
+                # What is charged and counted is what was really read.
+                assert end.prompt_tokens <= 50
+            assert dropped[0] == 0
+            assert dropped[-1] >= 2
+            assert all(number % 2 == 0 for number in dropped)
+            assert conversation is not None
+            with app.db.read() as session:
+                rows = conversations.messages(session, user_id=alice, conversation_id=conversation)
+            assert [row.dropped_messages for row in rows if row.role == "assistant"] == dropped
+
+    asyncio.run(story())
+
+
+def test_the_engine_time_of_an_answer_is_kept_with_its_usage(tmp_path: Path) -> None:
+    """Two answers at once share the time; what they get adds up to the model's busy time."""
+
+    async def story() -> None:
+        async with running_app(tmp_path, script={"tokens": 20, "tokens_per_second": 100}) as app:
+            alice = await person(app)
+            both = [await ask(app, alice, f"hello {number}") for number in range(2)]
+            await asyncio.gather(*(answer(app, alice, started) for started in both))
+            busy = app.engine.stats()["recent"][MODEL]["busy_seconds_total"]
+            with app.db.read() as session:
+                used = session.exec(select(UsageRow)).all()
+            assert all(80 <= row.engine_ms < row.duration_ms for row in used)
+            assert sum(row.engine_ms for row in used) == pytest.approx(busy * 1000, abs=3)
+
+    asyncio.run(story())

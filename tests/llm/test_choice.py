@@ -41,6 +41,17 @@ def test_auto_takes_openvino_for_a_llama_file(gguf: catalogue.Entry, tmp_path: P
     assert "OpenVINO" in spec.why
 
 
+def test_the_reason_names_the_file_and_the_threads(
+    gguf: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "cores", lambda: 8)
+    assert choice.choose(gguf, tmp_path, Llm()).why.endswith(
+        "It reads w.gguf and uses 7 of 8 processor cores, which leaves one for the rest."
+    )
+    asked = choice.choose(gguf, tmp_path, Llm(threads=3))
+    assert (asked.threads, "3 of 8 processor cores, as the settings ask." in asked.why) == (3, True)
+
+
 def test_a_converted_copy_beside_it_changes_nothing(tmp_path: Path) -> None:
     demo = catalogue.get("smollm2-135m-instruct")
     assert isinstance(demo.source, catalogue.Package)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -122,3 +123,33 @@ def test_an_answer_without_text_says_why_and_markup_is_escaped() -> None:
     assert "no charge" in foot
     assert "<crashed>" not in foot
     assert "<b>x</b>" not in foot
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [
+        (1, "The first message of this conversation no longer fits and was not read"),
+        (6, "The first 6 messages of this conversation no longer fit and were not read"),
+    ],
+)
+def test_what_was_not_read_is_noted_now_and_after_a_reload(dropped: int, said: str) -> None:
+    """A trimmed conversation is never silently wrong."""
+    row = MessageRow("msg_x", "assistant", "text", "small", 0, "rep_x", 1_000_000, "stop")
+    kept = stream.shown([replace(row, dropped_messages=dropped)])[0]["content"][1]["value"]
+    fresh = stream.ended(replace(END, dropped_messages=dropped))["content"][1]["value"]
+    assert said in kept
+    assert said in fresh
+    assert "unread" not in stream.shown([row])[0]["content"][1]["value"]
+    assert "unread" not in stream.ended(END)["content"][1]["value"]
+
+
+def test_a_cached_answer_says_so_beside_its_cost() -> None:
+    row = MessageRow("msg_x", "assistant", "text", "small", 0, "rep_x", 500_000, "stop")
+    for shown in (
+        stream.shown([replace(row, cached=True)])[0],
+        stream.ended(replace(END, cached=True, charged=500_000)),
+    ):
+        foot = shown["content"][1]["value"]
+        assert "<b>0.5 credits</b>" in foot
+        assert ">cached</span>" in foot
+    assert "cached" not in stream.shown([row])[0]["content"][1]["value"]

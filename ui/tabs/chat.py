@@ -25,6 +25,8 @@ from ui.shell import Shell
 
 FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
 LISTED = 40
+# So long the list waits for the model's title of a new conversation.
+TITLE_SECONDS = 15.0
 QUOTED_CHARACTERS = 20_000
 WELCOME = (
     '<div class="hello"><h2>What can I help with?</h2>'
@@ -214,15 +216,22 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             raise
 
     @guard(app, "anyone")
-    async def settle(user: User | None, reply_id: str | None) -> dict[Any, Any]:
-        """After an answer: the list and the balance are new."""
+    async def settle(user: User | None, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
+        """After an answer: the list and the balance are new, and soon perhaps the title."""
         if user is None or reply_id is None:
-            return {c.cost: gr.skip()}
+            yield {c.cost: gr.skip()}
+            return
         view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
-        return {
+        yield {
             c.listing: _listing(app, user, view.conversation_id),
             shell.pill: parts.pill(view.balance),
         }
+        naming = app.titles.get(view.conversation_id)
+        if naming is not None:
+            await asyncio.wait({naming}, timeout=TITLE_SECONDS)
+            rows = await asyncio.to_thread(_rows, app, user)
+            # Another conversation may be open by now, so what is picked stays.
+            yield {c.listing: gr.update(choices=[(row.title, row.id) for row in rows])}
 
     @guard(app, "user")
     async def open_one(user: User, conversation: str | None) -> dict[Any, Any]:
@@ -285,7 +294,13 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         written = event.success(
             write, [c.following], [c.log, c.cost], concurrency_limit=None, **quiet
         )
-        written.then(settle, [c.following], [c.listing, c.cost, shell.pill], **quiet)
+        written.then(
+            settle,
+            [c.following],
+            [c.listing, c.cost, shell.pill],
+            concurrency_limit=None,
+            **quiet,
+        )
         streams.append(written)
 
     nonce_js = "(text, model, chat, nonce) => [text, model, chat, window.chatKey('send')]"
@@ -503,10 +518,8 @@ def _meter(snapshot: stream.Snapshot, price: Price | None) -> str:
 
 def _cost(view: reply.ReplyView) -> str:
     charged = f"Charged {parts.amount(view.charged)}" if view.charged else "Nothing charged"
-    dropped = (
-        f" · {view.dropped_messages} old messages no longer fit" if view.dropped_messages else ""
-    )
-    return _line(f"{charged}, {show_credits(view.balance.available)} left{dropped}")
+    cached = " for a cached answer" if view.cached else ""
+    return _line(f"{charged}{cached}, {show_credits(view.balance.available)} left")
 
 
 def _line(words: str, *, busy: bool = False) -> str:

@@ -10,8 +10,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.chat import conversations
 from chat_app.chat.conversations import ConversationRow, Hit
-from chat_app.flows import shelf
-from chat_app.money import show_credits
+from chat_app.flows import erase, shelf
 from ui import parts
 from ui.guard import guard
 from ui.shell import Shell
@@ -105,12 +104,7 @@ def bind(c: History, app: App, shell: Shell) -> None:
         pressed = getattr(event, "_data", None) or {}
         conversation, action = str(pressed.get("id", ""))[:64], pressed.get("act")
         if action == "delete":
-            now = app.clock.micros()
-            await app.db.awrite(
-                lambda session: conversations.delete(
-                    session, user_id=_id(user), conversation_id=conversation, now=now
-                )
-            )
+            await erase.conversation(app, user_id=_id(user), conversation_id=conversation)
             with app.db.read() as session:
                 rows, _ = conversations.list_for(session, user_id=_id(user), limit=PAGE)
             left = None if shown == conversation else shown
@@ -192,7 +186,8 @@ def _hits(hits: list[Hit], q: str) -> str:
 
 
 def _charged(hit: Hit) -> str:
-    return f" · {show_credits(hit.charged)} credits" if hit.charged else ""
+    charged = f" · {parts.amount(hit.charged)}" if hit.charged else ""
+    return f"{charged} · cached" if hit.cached else charged
 
 
 def _marked(text: str, q: str) -> str:
