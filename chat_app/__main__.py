@@ -57,13 +57,32 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "migrate", migrate, "bring the database to the newest schema")
     proof = _command(commands, "verify", verify, "prove the books; prints every discrepancy")
     proof.add_argument("--json", action="store_true", help="print one JSON document")
-    models = commands.add_parser("models", help="models: list, pull, verify")
+    models = commands.add_parser("models", help="models: list, pull, verify, convert-openvino")
     actions = models.add_subparsers(metavar="ACTION", required=True)
     _command(actions, "list", models_list, "every model, its state, its licence and how it runs")
     pull = _command(actions, "pull", models_pull, "download a model and check it")
     pull.add_argument("id", help="the model's id, see: models list")
     check = _command(actions, "verify", models_verify, "read every byte of the downloaded models")
     check.add_argument("id", nargs="?", help="only this model")
+    convert = _command(
+        actions,
+        "convert-openvino",
+        models_convert_openvino,
+        "convert a Gemma or Llama model for the fastest way on a CPU",
+    )
+    convert.add_argument("id", help="the model's id, see: models list")
+    convert.add_argument(
+        "--python",
+        type=Path,
+        required=True,
+        help="the Python of an environment of its own with optimum-intel, see docs/commands.md",
+    )
+    convert.add_argument(
+        "--weights",
+        choices=("int8", "int4"),
+        default="int8",
+        help="int4 is smaller and faster, costs quality, and needs 1 billion parameters or more",
+    )
     admin = _command(commands, "create-admin", create_admin, "create an administrator")
     admin.description = (
         "Create an administrator. The password is asked for, or taken from "
@@ -194,6 +213,19 @@ def models_verify(options: argparse.Namespace, settings: Settings) -> int:
             print(f"{entry.id}: {state.reason}")
             code = PROBLEMS
     return code
+
+
+def models_convert_openvino(options: argparse.Namespace, settings: Settings) -> int:
+    """Convert a model for OpenVINO."""
+    from chat_app.llm import catalogue, optimum
+
+    entry = catalogue.get(options.id)
+    print(f"Converting {entry.name} to {options.weights}; this takes minutes.", flush=True)
+    folder = optimum.convert(
+        entry, settings.models_dir, python=options.python, weights=options.weights
+    )
+    print(f"{folder} is ready. On a CPU it is used from the next load on.")
+    return OK
 
 
 def create_admin(options: argparse.Namespace, settings: Settings) -> int:

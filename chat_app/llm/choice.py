@@ -23,11 +23,13 @@ def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
     wants_openvino = llm.engine == "openvino" or (
         llm.engine == "auto" and not (gpu and here.safetensors is not None)
     )
-    if wants_openvino and here.gguf is not None and entry.family == "llama" and openvino_here():
-        why = f"{entry.name} runs on the CPU with OpenVINO, the fastest way for its GGUF file."
+    files = here.openvino or (here.gguf if entry.family == "llama" else None)
+    if wants_openvino and files is not None and openvino_here():
+        kind = "its GGUF file" if files == here.gguf else "its converted files"
+        why = f"{entry.name} runs on the CPU with OpenVINO, the fastest way for {kind}."
         if llm.engine == "openvino":
             why = f"{entry.name} runs on the CPU with OpenVINO, because the settings ask for it."
-        return _spec(entry, here.gguf, "openvino", "cpu", llm, why=why)
+        return _spec(entry, files, "openvino", "cpu", llm, why=why)
     if llm.engine == "openvino":
         raise ModelNotReady(
             f"OpenVINO cannot run the files of {entry.name} on this machine. "

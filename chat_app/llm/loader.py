@@ -21,6 +21,7 @@ from chat_app.llm.engine import ModelState
 
 MANIFEST = "manifest.json"
 SAFETENSORS = "safetensors"
+OPENVINO = "openvino"
 _BLOCK = 1 << 20
 _SPARE_BYTES = 200 * 1024**2
 
@@ -37,10 +38,11 @@ class PullFailed(Unavailable):
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a model's weights are: a GGUF file, a safetensors folder, or both."""
+    """Where a model's weights are: a GGUF file, a safetensors folder, OpenVINO's files."""
 
     gguf: Path | None
     safetensors: Path | None
+    openvino: Path | None = None
 
 
 def pull(entry: Entry, models_dir: Path, progress: Progress | None = None) -> Path:
@@ -157,12 +159,20 @@ def weights(entry: Entry, models_dir: Path) -> Weights:
     """The paths of the weights, as far as they exist."""
     if isinstance(entry.source, File):
         path = Path(entry.source.path)
-        return Weights(path, None) if path.suffix == ".gguf" else Weights(None, path)
+        if path.suffix == ".gguf":
+            return Weights(path, None)
+        converted = _openvino(path)
+        return Weights(None, None if converted else path, converted)
     folder = models_dir / entry.id
+    converted = _openvino(folder / OPENVINO)
     if isinstance(entry.source, Hub):
-        return Weights(None, folder if (folder / "config.json").is_file() else None)
+        return Weights(None, folder if (folder / "config.json").is_file() else None, converted)
     gguf, ready = folder / entry.source.file, folder / SAFETENSORS
-    return Weights(gguf if gguf.is_file() else None, ready if ready.is_dir() else None)
+    return Weights(gguf if gguf.is_file() else None, ready if ready.is_dir() else None, converted)
+
+
+def _openvino(folder: Path) -> Path | None:
+    return folder if (folder / "openvino_model.xml").is_file() else None
 
 
 def version(entry: Entry, models_dir: Path) -> str:

@@ -61,6 +61,35 @@ def test_a_converted_copy_beside_it_changes_nothing(tmp_path: Path) -> None:
     assert choice.choose(demo, tmp_path, Llm(engine="transformers")).backend == "transformers"
 
 
+def test_auto_prefers_converted_files_beside_the_weights(tmp_path: Path) -> None:
+    gemma = catalogue.get("gemma-3-1b-it")
+    folder = tmp_path / gemma.id
+    (folder / "openvino").mkdir(parents=True)
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    assert choice.choose(gemma, tmp_path, Llm()).backend == "native"
+    (folder / "openvino" / "openvino_model.xml").write_text("", encoding="utf-8")
+    spec = choice.choose(gemma, tmp_path, Llm())
+    assert (spec.backend, spec.path) == ("openvino", str(folder / "openvino"))
+    assert "converted files" in spec.why
+    assert choice.choose(gemma, tmp_path, Llm(engine="transformers")).backend == "transformers"
+
+
+def test_a_gpu_goes_before_converted_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "gpu_name", lambda: "Some GPU")
+    gemma = catalogue.get("gemma-3-1b-it")
+    (tmp_path / gemma.id / "openvino").mkdir(parents=True)
+    (tmp_path / gemma.id / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / gemma.id / "openvino" / "openvino_model.xml").write_text("", encoding="utf-8")
+    assert choice.choose(gemma, tmp_path, Llm()).backend == "native"
+
+
+def test_a_folder_that_is_already_converted_is_taken(
+    folder: catalogue.Entry, tmp_path: Path
+) -> None:
+    (tmp_path / "openvino_model.xml").write_text("", encoding="utf-8")
+    assert choice.choose(folder, tmp_path, Llm()).path == str(tmp_path)
+
+
 def test_auto_takes_our_engine_for_safetensors_and_says_that_it_is_the_cpu(
     folder: catalogue.Entry, tmp_path: Path
 ) -> None:
