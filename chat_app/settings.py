@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -24,6 +24,8 @@ PREFIX = "CHAT_APP_"
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "settings.toml"
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
+# Addresses without a name, a password or a query, separated by spaces or commas.
+_URLS = r"^[\s,]*(https?://[^\s,@?#/]+(/[^\s,@?#]*)?([\s,]+|$))*$"
 
 
 class SettingsError(Invalid):
@@ -94,8 +96,21 @@ class Script(Section):
     )
 
 
+class Remote(Section):
+    api_key: SecretStr = SecretStr("")
+    model_names: dict[str, str] = {}
+    connect_seconds: Seconds = 5
+    first_token_seconds: Seconds = 120
+    idle_seconds: Seconds = 60
+    answers_per_server: Annotated[int, Field(ge=1)] = 64
+    share_prefixes: bool = False
+
+
 class Llm(Section):
-    engine: Literal["auto", "native", "openvino", "transformers", "script"] = "auto"
+    engine: Literal[
+        "auto", "native", "openvino", "llamacpp", "transformers", "remote", "script"
+    ] = "auto"
+    remote_url: Annotated[str, Field(pattern=_URLS)] = ""
     threads: Annotated[int, Field(ge=0)] = 0
     default_model: str = "gemma-3-1b-it"
     quantization: Literal["auto", "nf4", "int8", "none"] = "auto"
@@ -105,6 +120,7 @@ class Llm(Section):
     load_seconds: Seconds = 600
     idle_unload_minutes: Annotated[float, Field(ge=0)] = 30
     cache: AnswerCache = AnswerCache()
+    remote: Remote = Remote()
     script: Script = Script()
 
 

@@ -18,8 +18,12 @@ from chat_app.settings import Llm
 
 def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
     """How to run this model here. Raises ModelNotReady when no backend can."""
+    if llm.engine == "remote":
+        raise ModelNotReady("No model server is set. Set remote_url in the section [llm].")
     here = loader.weights(entry, models_dir)
     gpu = gpu_name()
+    if llm.engine == "llamacpp":
+        return _llamacpp(entry, here, llm)
     wants_openvino = llm.engine == "openvino" or (
         llm.engine == "auto" and not (gpu and here.safetensors is not None)
     )
@@ -36,6 +40,8 @@ def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
             "Set engine to auto in the section [llm], or choose another model.",
             model=entry.id,
         )
+    if llm.engine == "auto" and not gpu and here.safetensors is None and llamacpp_here():
+        return _llamacpp(entry, here, llm)
     path = here.safetensors or here.gguf
     if path is None:
         raise ModelNotReady(f"The weights of {entry.name} are not here. Pull them first.")
@@ -45,6 +51,27 @@ def choose(entry: Entry, models_dir: Path, llm: Llm) -> Spec:
     place = f"the GPU {gpu}" if gpu else "the CPU, because no NVIDIA GPU was found"
     why = f"{entry.name} runs with {name} on {place}."
     return _spec(entry, path, backend, "cuda" if gpu else "cpu", llm, why=why)
+
+
+def _llamacpp(entry: Entry, here: loader.Weights, llm: Llm) -> Spec:
+    """The GGUF with llama.cpp. Raises ModelNotReady without the package or the file."""
+    if not llamacpp_here():
+        raise ModelNotReady(
+            "llama.cpp is not installed. Install it with: pip install xllamacpp, "
+            "or set engine to auto in the section [llm].",
+            model=entry.id,
+        )
+    if here.gguf is None:
+        raise ModelNotReady(
+            f"llama.cpp reads GGUF files and there is none of {entry.name}. "
+            "Set engine to auto in the section [llm], or choose another model.",
+            model=entry.id,
+        )
+    reason = "because the settings ask for it"
+    if llm.engine == "auto":
+        reason = "because only its GGUF file is here and OpenVINO cannot run it"
+    why = f"{entry.name} runs on the CPU with llama.cpp, {reason}."
+    return _spec(entry, here.gguf, "llamacpp", "cpu", llm, why=why)
 
 
 def threads(llm: Llm) -> int:
@@ -63,6 +90,11 @@ def openvino_here() -> bool:
     """OpenVINO GenAI is installed and made for this processor."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return x86 and importlib.util.find_spec("openvino_genai") is not None
+
+
+def llamacpp_here() -> bool:
+    """The extra `llamacpp` is installed."""
+    return importlib.util.find_spec("xllamacpp") is not None
 
 
 def gpu_name() -> str:

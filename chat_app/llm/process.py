@@ -20,31 +20,16 @@ from typing import IO
 import psutil
 
 import chat_app
-from chat_app.errors import Invalid
 from chat_app.llm import wire
 from chat_app.llm.backends.base import Spec
 from chat_app.llm.engine import ChatMessage, Done, Event, Failed, Loading, ModelNotReady, Request
+from chat_app.llm.writer import Refused, Uncountable
 
 _log = logging.getLogger("chat_app.llm.worker")
 END_SECONDS = 5.0
 # What a worker may know of the environment: no setting, no token, no password.
 _PASSED = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "TEMP", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_")
-
-
-class Refused(Exception):
-    """The worker did not load the model: `code` and a sentence."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code = code
-
-
-class Uncountable(Invalid):
-    """The model's tokenizer does not take these messages."""
-
-    code = "uncountable"
-    message = "The model could not read this message. Remove unusual characters and try again."
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -72,7 +57,9 @@ def environment(threads: int) -> dict[str, str]:
 
 
 class Process:
-    """A worker. Make it with `start`, then `load` it."""
+    """A worker; see Writer. Make it with `start`, then `load` it."""
+
+    problem = ""
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """The supervisor: one worker process for each loaded model, watched from the web process.
 
+A model that servers elsewhere write with is treated alike; see `Writer`.
+
 It starts workers, shares one load between all who wait for it, hands requests over, gives every
 request its one terminal event whatever happens to the worker, and ends workers that are idle,
 stuck or unwanted. It never imports a library that runs models.
@@ -11,11 +13,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chat_app.errors import AppError
 from chat_app.llm import catalogue, choice, loader
 from chat_app.llm.backends.base import Spec
+from chat_app.llm.catalogue import Entry
 from chat_app.llm.engine import (
     ChatMessage,
     Delta,
@@ -30,8 +33,12 @@ from chat_app.llm.engine import (
     Started,
     Usage,
 )
-from chat_app.llm.process import Process, Refused
+from chat_app.llm.process import Process
+from chat_app.llm.writer import Refused, Writer
 from chat_app.settings import Settings
+
+if TYPE_CHECKING:
+    from chat_app.llm.servers import Servers
 
 _log = logging.getLogger(__name__)
 # A worker reports every second and after every step; a step is at most a piece of a prompt.
@@ -41,6 +48,7 @@ CANCEL_LIMIT_SECONDS = 60.0
 BACKOFF_MAX_SECONDS = 60.0
 BROKEN_SECONDS = 300.0
 _CHECK_SECONDS = 1.0
+_LOAD_CODES = ("not_enough_memory", "load_failed", "model_not_available")
 _CRASHED = "The model's process ended unexpectedly. It is restarted: send the message again."
 _CLOSED = "The server is stopping. Send the message again in a moment."
 
@@ -73,6 +81,8 @@ class _Answer:
             self.completion_tokens += event.tokens
         elif isinstance(event, (Done, Failed)):
             self.ended = True
+            if 0 < event.usage.prompt_tokens < self.prompt_tokens:
+                self.prompt_tokens = event.usage.prompt_tokens  # it was a bound until now
             event = replace(event, usage=self.usage())
         self.events.put_nowait(event)
 
@@ -94,8 +104,8 @@ class _Model:
     """A model that is loading, loaded, or was: its process and how it fared."""
 
     id: str
-    process: Process | None = None
-    load: "asyncio.Task[Process] | None" = None
+    process: Writer | None = None
+    load: "asyncio.Task[Writer] | None" = None
     progress: Loading = field(default_factory=lambda: Loading("Starting the model…"))
     answers: dict[str, _Answer] = field(default_factory=dict)
     counting: int = 0
@@ -122,11 +132,14 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._why: dict[str, str] = {}
         self._closed = False
+        self._servers = _servers(settings)
 
     async def start(self) -> None:
         """See Engine.start."""
         self._closed = False
         self._spawn(self._watch())
+        if self._servers is not None:
+            self._spawn(self._servers.watch())
 
     async def close(self) -> None:
         """See Engine.close. Answers that run end as cancelled, with the tokens they have."""
@@ -143,6 +156,8 @@ class Supervisor:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await model.load
             await self._end(model)
+        if self._servers is not None:
+            await self._servers.close()
 
     async def submit(self, request: Request) -> AsyncGenerator[Event, None]:
         """See Engine.submit."""
@@ -184,7 +199,7 @@ class Supervisor:
             if not answer.ended:
                 process.submit(answer.request)
 
-    async def _ready(self, model: _Model, answer: _Answer | None = None) -> Process:
+    async def _ready(self, model: _Model, answer: _Answer | None = None) -> Writer:
         """The model's running process; one load for all who wait. Raises ModelNotReady."""
         if model.process is not None:
             return model.process
@@ -201,14 +216,8 @@ class Supervisor:
         # Whoever waits may give up; the load goes on for the others.
         return await asyncio.shield(model.load)
 
-    async def _load(self, model: _Model) -> Process:
-        entry = catalogue.get(model.id)
-        found = await asyncio.to_thread(self._at_rest, model)
-        if not found.usable:
-            raise ModelNotReady(found.reason, model=model.id)
-        spec = await asyncio.to_thread(
-            choice.choose, entry, self._settings.models_dir, self._settings.llm
-        )
+    async def _load(self, model: _Model) -> Writer:
+        spec = await self._spec(model)
         while (pause := model.not_before - time.monotonic()) > 0:
             model.progress = Loading("The model is restarted in a moment…")
             await asyncio.sleep(min(pause, 1.0))
@@ -231,9 +240,29 @@ class Supervisor:
         self._spawn(self._follow(model, process))
         return process
 
-    async def _start(self, model: _Model, spec: Spec) -> Process:
+    async def _spec(self, model: _Model) -> Spec:
+        """How to run the model. Raises ModelNotReady when it cannot be run now."""
+        entry = catalogue.get(model.id)
+        if self._servers is not None:
+            await self._servers.refresh()
+        found = await asyncio.to_thread(self._at_rest, model)
+        if not found.usable:
+            raise ModelNotReady(found.reason, model=model.id)
+        if servers := self._serving(entry):
+            return servers.spec(entry)
+        return await asyncio.to_thread(
+            choice.choose, entry, self._settings.models_dir, self._settings.llm
+        )
+
+    async def _start(self, model: _Model, spec: Spec) -> Writer:
         limit = self._settings.llm.load_seconds
-        process = await Process.start(spec)
+        process: Writer
+        if self._servers is not None and spec.backend == "remote":
+            from chat_app.llm.remote import Remote
+
+            process = Remote(spec, self._servers, self._settings.llm.remote)
+        else:
+            process = await Process.start(spec)
 
         def tell(progress: Loading) -> None:
             model.progress = progress
@@ -281,7 +310,7 @@ class Supervisor:
         model.problem_until = time.monotonic() + BROKEN_SECONDS
         return ModelNotReady(reason, failure="load_failed", model=model.id)
 
-    async def _follow(self, model: _Model, process: Process) -> None:
+    async def _follow(self, model: _Model, process: Writer) -> None:
         """Pass on what the process says until it is gone, then end what it leaves behind."""
         try:
             async for request_id, event in process.events():
@@ -374,6 +403,8 @@ class Supervisor:
         found = self._model(model)
         if found.process is not None:
             spec = found.process.spec
+            if found.process.problem:
+                return ModelState("broken", found.process.problem, backend=spec.backend)
             return ModelState("ready", backend=spec.backend, device=found.process.device)
         if found.load is not None and not found.load.done():
             return ModelState("loading", reason=found.progress.sentence)
@@ -383,16 +414,28 @@ class Supervisor:
         """The state of a model that is not in memory."""
         if model.problem and time.monotonic() < model.problem_until:
             return ModelState("broken", model.problem)
-        return loader.state(catalogue.get(model.id), self._settings.models_dir)
+        entry = catalogue.get(model.id)
+        if servers := self._serving(entry):
+            return servers.state(entry)
+        return loader.state(entry, self._settings.models_dir)
+
+    def _serving(self, entry: Entry) -> "Servers | None":
+        """The servers elsewhere, when they are to write this model's answers."""
+        if self._servers is None:
+            return None
+        asked = self._settings.llm.engine == "remote" or self._servers.serve(entry)
+        return self._servers if asked else None
 
     def why(self, model: str) -> str:
         """See Engine.why."""
         entry = catalogue.get(model)
         if model in self._why:
             return self._why[model]
-        found = loader.state(entry, self._settings.models_dir)
+        found = self._at_rest(self._model(model))
         if not found.usable:
             return found.reason
+        if servers := self._serving(entry):
+            return servers.spec(entry).why
         try:
             return choice.choose(entry, self._settings.models_dir, self._settings.llm).why
         except ModelNotReady as error:
@@ -429,11 +472,20 @@ class Supervisor:
                     await self._end(model)
 
 
+def _servers(settings: Settings) -> "Servers | None":
+    """Servers elsewhere, if the settings name any."""
+    if not settings.llm.remote_url or settings.llm.engine not in ("auto", "remote"):
+        return None
+    from chat_app.llm.servers import Servers
+
+    return Servers(settings.llm)
+
+
 def _event_code(code: str) -> str:
-    return code if code in ("not_enough_memory", "load_failed") else "load_failed"
+    return code if code in _LOAD_CODES else "load_failed"
 
 
-def _noticed(load: "asyncio.Task[Process]") -> None:
+def _noticed(load: "asyncio.Task[Writer]") -> None:
     # Everybody who waited may have left: a failure that nobody awaits is no news then.
     if not load.cancelled():
         load.exception()

@@ -232,6 +232,10 @@ def load(spec: Spec, line: wire.Line) -> Backend:
         from chat_app.llm.backends.native import Native
 
         return Native(spec, progress)
+    if spec.backend == "llamacpp":
+        from chat_app.llm.backends.llamacpp import LlamaCpp
+
+        return LlamaCpp(spec, progress)
     from chat_app.llm.backends.transformers import Transformers
 
     return Transformers(spec, progress)
