@@ -98,7 +98,7 @@ def pull_demo_model(settings: "Settings") -> None:
     from chat_app.llm import catalogue, loader
     from chat_app.llm.bar import bar
 
-    if settings.llm.engine == "script":
+    if settings.llm.engine in ("script", "remote"):
         return
     entries = catalogue.offered()
     if any(loader.state(entry, settings.models_dir).state == "available" for entry in entries):

@@ -121,6 +121,11 @@ def _models(settings: Settings) -> Iterator[Finding]:
     if settings.llm.engine == "script":
         yield Finding("models", ok=True, sentence="The scripted engine answers; no weights needed.")
         return
+    if settings.llm.engine == "remote":
+        there = bool(settings.llm.remote_url)
+        sentence = "Servers elsewhere answer." if there else "Set remote_url in the section [llm]."
+        yield Finding("models", ok=there, sentence=sentence)
+        return
     states = {entry: loader.state(entry, settings.models_dir) for entry in catalogue.offered()}
     for entry, state in states.items():
         sentence = f"{entry.id}: {state.reason or 'here and whole by size.'}"

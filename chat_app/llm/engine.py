@@ -122,7 +122,11 @@ class Loading:
 
 @dataclass(frozen=True)
 class Started:
-    """The model has the prompt. `dropped_messages` old ones had to be left out to fit."""
+    """The model has the prompt. `dropped_messages` old ones had to be left out to fit.
+
+    `prompt_tokens` are never fewer than those of the final usage; they are more only where a
+    server elsewhere counts a prompt after the answer alone.
+    """
 
     prompt_tokens: int
     cached_tokens: int = 0

@@ -388,13 +388,13 @@ class Remote:
             prompt_tokens, cached = _prompt(usage, timings)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise _Trouble("engine_error", f"a chunk of unknown shape: {error!r}") from error
+        if content and not isinstance(content, str):
+            raise _Trouble("engine_error", "a piece that is no text")
         if prompt_tokens and (not job.began or prompt_tokens < job.prompt_tokens):
             job.prompt_tokens = prompt_tokens
         if (content or finish) and not job.began:
             self._begin(job, cached, dropped)
         if content:
-            if not isinstance(content, str):
-                raise _Trouble("engine_error", "a piece that is no text")
             whole = content.encode("utf-8", errors="replace").decode().replace("\0", "")
             self._deliver(job, text.take(whole, measured))
         if finish:

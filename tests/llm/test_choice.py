@@ -111,7 +111,38 @@ def test_a_machine_without_openvino_converts_the_file(
     gguf: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "openvino_here", lambda: False)
+    monkeypatch.setattr(choice, "llamacpp_here", lambda: False)
     assert choice.choose(gguf, tmp_path, Llm()).backend == "native"
+
+
+def test_auto_takes_llamacpp_for_a_file_that_nothing_else_reads_as_it_is(
+    gguf: catalogue.Entry, folder: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "openvino_here", lambda: False)
+    monkeypatch.setattr(choice, "llamacpp_here", lambda: True)
+    spec = choice.choose(gguf, tmp_path, Llm())
+    assert (spec.backend, spec.device) == ("llamacpp", "cpu")
+    assert "because only its GGUF file is here" in spec.why
+    assert choice.choose(folder, tmp_path, Llm()).backend == "native"
+
+
+def test_llamacpp_by_force_needs_its_package_and_a_gguf(
+    gguf: catalogue.Entry, folder: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "llamacpp_here", lambda: True)
+    assert choice.choose(gguf, tmp_path, Llm(engine="llamacpp")).backend == "llamacpp"
+    with pytest.raises(ModelNotReady, match="reads GGUF files"):
+        choice.choose(folder, tmp_path, Llm(engine="llamacpp"))
+    monkeypatch.setattr(choice, "llamacpp_here", lambda: False)
+    with pytest.raises(ModelNotReady, match="pip install xllamacpp"):
+        choice.choose(gguf, tmp_path, Llm(engine="llamacpp"))
+
+
+def test_remote_without_an_address_says_what_is_missing(
+    gguf: catalogue.Entry, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelNotReady, match="remote_url"):
+        choice.choose(gguf, tmp_path, Llm(engine="remote"))
 
 
 def test_openvino_by_force_refuses_what_it_cannot_read(

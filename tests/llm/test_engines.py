@@ -2,12 +2,26 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from chat_app.llm.engine import ChatMessage, Delta, Done, Event, ModelBusy, Sampling, Started
+from chat_app.llm import catalogue, loader
+from chat_app.llm.engine import (
+    ChatMessage,
+    Delta,
+    Done,
+    Event,
+    ModelBusy,
+    Queued,
+    Sampling,
+    Started,
+)
 from tests.llm.conftest import (
     DEMO,
     GEMMA,
@@ -15,37 +29,72 @@ from tests.llm.conftest import (
     check_protocol,
     done,
     failed,
+    models_dir,
     stage,
     started,
     text_of,
     tokens_of,
 )
+from tests.llm.llama_server import KEY, LlamaServer
 
 WARM = Sampling(temperature=0.9, top_p=0.95, top_k=40, seed=7)
 
 
+WEIGHTS = {
+    "openvino": DEMO,
+    "native": GEMMA,
+    "transformers": GEMMA,
+    "llamacpp": DEMO,
+    "remote": DEMO,
+}
+
+
 @pytest.fixture(
     scope="module",
-    params=[
-        "script",
-        pytest.param("openvino", marks=pytest.mark.weights),
-        pytest.param("native", marks=pytest.mark.weights),
-        pytest.param("transformers", marks=pytest.mark.weights),
-    ],
+    params=["script", *(pytest.param(name, marks=pytest.mark.weights) for name in WEIGHTS)],
 )
 def here(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """A stage for each engine, its model loaded."""
-    if request.param == "script":
+    name = request.param
+    if name == "script":
         with stage(
             DEMO, engine="script", script={"first_token_ms": 1, "tokens_per_second": 300}
         ) as made:
             yield made
         return
-    request.getfixturevalue("demo_weights" if request.param == "openvino" else "gemma_weights")
-    model = DEMO if request.param == "openvino" else GEMMA
-    with stage(model, engine=request.param, threads=1) as made:
+    model = WEIGHTS[name]
+    request.getfixturevalue("demo_weights" if model == DEMO else "gemma_weights")
+    with on(name, model) as made:
         made.run(made.engine.load(model))
         yield made
+
+
+@contextmanager
+def on(name: str, model: str) -> Iterator[Stage]:
+    """An engine that writes by this backend, and how to break it."""
+    if name == "remote":
+        with served(model) as made:
+            yield made
+        return
+    with stage(model, engine=name, threads=1) as made:
+        made.crash = lambda: os.kill(made.engine.stats()["models"][model]["pid"], signal.SIGKILL)
+        yield made
+
+
+@contextmanager
+def served(model: str) -> Iterator[Stage]:
+    """A real llama.cpp server elsewhere."""
+    gguf = loader.weights(catalogue.get(model), models_dir()).gguf
+    assert gguf is not None
+    server = LlamaServer(gguf, model)
+    try:
+        server.start()
+        remote = {"api_key": KEY, "answers_per_server": 4, "share_prefixes": True}
+        with stage(model, engine="remote", remote_url=server.url, remote=remote) as made:
+            made.crash, made.repair = server.kill, server.start
+            yield made
+    finally:
+        server.kill()
 
 
 def test_an_answer_streams_and_ends_at_its_limit(here: Stage) -> None:
@@ -66,6 +115,7 @@ def test_usage_is_exact_and_timed(here: Stage) -> None:
     told = (ChatMessage("user", "How are you?"),)
     events = here.run(here.events(here.request(messages=told, max_tokens=4)))
     usage = done(events).usage
+    assert usage.prompt_tokens == started(events).prompt_tokens
     assert usage.prompt_tokens == here.run(here.engine.count_tokens(here.model, told))
     assert 0 < usage.ttft_ms <= usage.duration_ms
 
@@ -228,14 +278,12 @@ def test_a_busy_model_is_not_unloaded(here: Stage) -> None:
 
 def test_a_long_conversation_loses_its_oldest_exchanges(here: Stage) -> None:
     told = [ChatMessage("system", "Be brief.")]
-    for number in range(4):
-        told.append(ChatMessage("user", f"Question {number}: " + "word " * 1300))
-        told.append(ChatMessage("assistant", "Yes."))
+    for text in ("word " * 5000, "How are you?", "Are you sure?"):
+        told += [ChatMessage("user", text), ChatMessage("assistant", "Yes.")]
     told.append(ChatMessage("user", "So?"))
     events = here.run(here.events(here.request(messages=tuple(told), max_tokens=2)))
     check_protocol(events)
-    dropped = started(events).dropped_messages
-    assert dropped == 0 if scripted(here) else dropped in (6, 8)
+    assert started(events).dropped_messages == (0 if scripted(here) else 2)
 
 
 def test_a_message_that_is_too_long_alone_is_refused(here: Stage) -> None:
@@ -244,6 +292,100 @@ def test_a_message_that_is_too_long_alone_is_refused(here: Stage) -> None:
     if not scripted(here):
         assert failed(events).code == "context_overflow"
         assert failed(events).usage.prompt_tokens == 0
+
+
+def test_cancel_in_the_queue_costs_nothing(here: Stage) -> None:
+    async def story() -> tuple[list[Event], list[list[Event]]]:
+        async def waits() -> list[Event]:
+            request = here.request(max_tokens=500)
+            seen = []
+            async for event in here.engine.submit(request):
+                seen.append(event)
+                if isinstance(event, Queued):
+                    here.engine.cancel(request.id)
+            return seen
+
+        others = [here.request(max_tokens=300) for _ in range(20)]
+        tasks = [asyncio.create_task(here.events(request)) for request in others]
+        await asyncio.sleep(0.2)
+        events = await waits()
+        for request in others:
+            here.engine.cancel(request.id)
+        return events, await asyncio.gather(*tasks)
+
+    if scripted(here):  # which has a place for everybody
+        return
+    events, others = here.run(story())
+    for told in (events, *others):
+        check_protocol(told)
+        assert done(told).reason == "cancelled"
+    assert done(events).usage.prompt_tokens == done(events).usage.completion_tokens == 0
+    assert here.engine.stats()["running"] == 0
+
+
+def test_cancel_while_the_prompt_is_read(here: Stage) -> None:
+    async def story() -> list[Event]:
+        request = here.request("word " * 900, max_tokens=500)
+        seen = []
+        asyncio.get_running_loop().call_later(0.05, here.engine.cancel, request.id)
+        async for event in here.engine.submit(request):
+            seen.append(event)
+        return seen
+
+    began = time.monotonic()
+    events = here.run(story())
+    check_protocol(events)
+    assert done(events).reason == "cancelled"
+    assert scripted(here) or tokens_of(events) == 0
+    assert time.monotonic() - began < 3
+    assert done(here.answer(max_tokens=2)).reason == "length"
+
+
+def test_two_hundred_at_once_all_end(here: Stage) -> None:
+    """Most are cancelled at once, wherever they are by then."""
+
+    async def story() -> list[list[Event]]:
+        hello = (ChatMessage("user", "Hi"),)
+        requests = [here.request(messages=hello, max_tokens=1) for _ in range(200)]
+        tasks = [asyncio.create_task(here.events(request)) for request in requests]
+        await asyncio.sleep(0.05)
+        for number, request in enumerate(requests):
+            if number % 5:
+                here.engine.cancel(request.id)
+        return await asyncio.gather(*tasks)
+
+    answers = here.run(story())
+    for number, events in enumerate(answers):
+        check_protocol(events)
+        assert done(events).usage.completion_tokens <= 1
+        assert number % 5 or done(events).reason != "cancelled"
+    stats = here.engine.stats()
+    assert (stats["running"], stats["waiting"]) == (0, 0)
+
+
+def test_after_a_crash_in_the_middle_all_is_well_again(here: Stage) -> None:
+    """The answer fails, the next one is cancelled while its model is made ready, one works."""
+
+    async def story(stop: Callable[[list[Event]], bool], act: Callable[[str], None]) -> list[Event]:
+        request = here.request(max_tokens=500)
+        seen: list[Event] = []
+        async for event in here.engine.submit(request):
+            seen.append(event)
+            if stop(seen):
+                await asyncio.to_thread(act, request.id)
+        check_protocol(seen)
+        return seen
+
+    if (crash := here.crash) is None:
+        assert scripted(here)  # it is the web process itself
+        return
+    events = here.run(story(lambda seen: tokens_of(seen) == 3, lambda _id: crash()))
+    assert failed(events).code == "engine_crashed"
+    assert failed(events).usage.completion_tokens >= 3
+    here.repair()
+    events = here.run(story(lambda seen: len(seen) == 1, here.engine.cancel))
+    assert done(events).reason == "cancelled"
+    assert done(here.answer(max_tokens=2)).reason == "length"
 
 
 def scripted(here: Stage) -> bool:

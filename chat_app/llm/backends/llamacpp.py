@@ -203,20 +203,18 @@ class LlamaCpp:
 
         A slot that an answer is just leaving is waited for.
         """
+        working = {answer.slot.number for answer in self._running.values()}
+        others = [slot for slot in self._slots if slot.number not in working]
+        if not others:
+            return None
         with self._freed:
-            working = {id(answer.slot) for answer in self._running.values()}
-            if len(working) == len(self._slots):
-                return None
             # One that was left this moment may hold just what this prompt begins with.
-            self._freed.wait_for(
-                lambda: all(not slot.busy or id(slot) in working for slot in self._slots),
-                _LEAVE_SECONDS,
-            )
+            self._freed.wait_for(lambda: not any(slot.busy for slot in others), _LEAVE_SECONDS)
             if not self._freed.wait_for(
-                lambda: any(not slot.busy for slot in self._slots), _ROOM_SECONDS
+                lambda: any(not slot.busy for slot in others), _ROOM_SECONDS
             ):
                 return None
-            free = [slot for slot in self._slots if not slot.busy]
+            free = [slot for slot in others if not slot.busy]
 
         def worth(slot: _Slot) -> tuple[int, float]:
             shared = _common(slot.tokens, prompt) if slot.scope == scope else 0
@@ -238,18 +236,22 @@ class LlamaCpp:
             self._told.put((answer, error))
         finally:
             with self._freed:
-                slot = answer.slot
-                # The last token was picked but never read.
-                kept = answer.prompt + answer.tokens[:-1] if answer.made else []
-                slot.tokens = kept or slot.tokens
-                slot.used = time.monotonic()
-                slot.busy = False
+                answer.slot.busy = False
                 self._freed.notify_all()
 
     def drop(self, id: str) -> None:
         """See Backend.drop."""
-        if answer := self._running.pop(id, None):
+        if answer := self._running.get(id):
             answer.dropped = True
+            self._leave(answer)
+
+    def _leave(self, answer: _Running) -> None:
+        """The answer has ended here; note what its slot is left with."""
+        del self._running[answer.id]
+        answer.slot.used = time.monotonic()
+        if answer.made:
+            # The last token was picked but never read.
+            answer.slot.tokens = answer.prompt + answer.tokens[:-1]
 
     def step(self) -> list[Step]:
         """See Backend.step."""
@@ -265,7 +267,7 @@ class LlamaCpp:
                 step = steps.setdefault(answer.id, Step(answer.id))
                 self._read(step, answer, chunk)
                 if step.finish is not None or step.error is not None:
-                    del self._running[answer.id]
+                    self._leave(answer)
 
     def figures(self) -> dict[str, float]:
         """See Backend.figures."""

@@ -1,0 +1,498 @@
+"""Servers that misbehave: every fault has its code, and only what was delivered is counted."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from chat_app import settings
+from chat_app.llm import build, catalogue
+from chat_app.llm.engine import ChatMessage, Delta, Event, Sampling
+from chat_app.llm.servers import Servers
+from chat_app.settings import Llm, SettingsError
+from tests.llm.conftest import (
+    DEMO,
+    Stage,
+    check_protocol,
+    done,
+    failed,
+    started,
+    text_of,
+    tokens_of,
+)
+
+KEY = "sk-a-secret-of-the-test"
+
+
+class Odd(ThreadingHTTPServer):
+    """A server that speaks the protocol, until `behave` is replaced by something worse."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, *, owner: str = "somebody", model: str = DEMO) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.owner = owner
+        self.model = model
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.left = threading.Event()
+        self.behave: Callable[[_Handler], None] = lambda handler: handler.answer("a b c")
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        self.left.set()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Odd
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.keys.append(self.headers["Authorization"])
+        model = {"id": self.server.model, "owned_by": self.server.owner, "max_model_len": 2048}
+        self.json({"data": [model]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/tokenize":
+            self.json({"count": 7})
+            return
+        self.server.asked.append(body)
+        self.server.behave(self)
+
+    def json(self, body: Any, status: int = 200, **headers: str) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+
+    def say(self, data: Any) -> None:
+        text = data if isinstance(data, str) else json.dumps(data)
+        self.wfile.write(f"data: {text}\n\n".encode())
+        self.wfile.flush()
+
+    def pieces(self, *texts: str) -> None:
+        for text in texts:
+            self.say({"choices": [{"delta": {"content": text}, "finish_reason": None}]})
+
+    def close(self, completion_tokens: int | None = None) -> None:
+        self.say({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        if completion_tokens is not None:
+            usage = {"prompt_tokens": 5, "completion_tokens": completion_tokens}
+            self.say({"choices": [], "usage": usage})
+        self.say("[DONE]")
+
+    def answer(self, text: str, completion_tokens: int | None = None) -> None:
+        self.stream()
+        self.pieces(*(f"{word} " for word in text.split()))
+        self.close(completion_tokens)
+
+
+@contextmanager
+def odd_stage(*servers: Odd, **remote: Any) -> Iterator[Stage]:
+    values = {"connect_seconds": 1, "first_token_seconds": 0.5, "idle_seconds": 0.5} | remote
+    llm = {
+        "engine": "remote",
+        "remote_url": " ".join(server.url for server in servers),
+        "remote": {"api_key": KEY} | values,
+    }
+    made = Stage(build.create(settings.load(llm=llm)), DEMO)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def odd() -> Iterator[Odd]:
+    server = Odd()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def other() -> Iterator[Odd]:
+    server = Odd()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def here(odd: Odd) -> Iterator[Stage]:
+    with odd_stage(odd) as made:
+        yield made
+
+
+def status(code: int, **headers: str) -> Callable[[_Handler], None]:
+    said = {"error": {"message": "<b>SECRET</b> of the server"}}
+    return lambda handler: handler.json(said, code, **headers)
+
+
+def hangs(handler: _Handler) -> None:
+    time.sleep(1.5)
+
+
+def pings(handler: _Handler) -> None:
+    handler.stream()
+    for _ in range(15):
+        handler.wfile.write(b": still here\n\n")
+        time.sleep(0.1)
+
+
+def garbage(handler: _Handler) -> None:
+    handler.stream()
+    handler.say("{not json")
+
+
+def no_object(handler: _Handler) -> None:
+    handler.stream()
+    handler.say([1, 2])
+
+
+def odd_shape(handler: _Handler) -> None:
+    handler.stream()
+    handler.say({"choices": [{"delta": {"content": {"a": 1}}}]})
+
+
+def huge(handler: _Handler) -> None:
+    handler.stream()
+    handler.pieces("x" * 400_000)
+    handler.close()
+
+
+def endless(handler: _Handler) -> None:
+    handler.stream()
+    for _ in range(100):
+        handler.wfile.write(b": " + b"x" * 100_000 + b"\n")
+
+
+def error_in_the_stream(handler: _Handler) -> None:
+    handler.stream()
+    handler.say({"error": {"message": "SECRET"}})
+
+
+def nothing(handler: _Handler) -> None:
+    handler.stream()
+
+
+@pytest.mark.parametrize(
+    ("behave", "code"),
+    [
+        (hangs, "engine_stalled"),
+        (pings, "engine_stalled"),
+        (status(500), "engine_crashed"),
+        (status(503), "model_not_available"),
+        (status(429, **{"Retry-After": "1"}), "model_not_available"),
+        (status(401), "model_not_available"),
+        (status(404), "model_not_available"),
+        (status(302, Location="http://127.0.0.1:9/"), "model_not_available"),
+        (status(400), "engine_error"),
+        (garbage, "engine_error"),
+        (no_object, "engine_error"),
+        (odd_shape, "engine_error"),
+        (huge, "engine_error"),
+        (endless, "engine_error"),
+        (error_in_the_stream, "engine_crashed"),
+        (nothing, "engine_crashed"),
+    ],
+)
+def test_a_fault_before_the_first_token_has_its_code_and_costs_nothing(
+    odd: Odd, here: Stage, behave: Callable[[_Handler], None], code: str
+) -> None:
+    odd.behave = behave
+    events = here.answer(max_tokens=20)
+    check_protocol(events)
+    assert failed(events).code == code
+    assert failed(events).usage.completion_tokens == failed(events).usage.prompt_tokens == 0
+    assert "SECRET" not in failed(events).message
+    odd.behave = lambda handler: handler.answer("fine")
+    here.run(ready(here))
+    assert text_of(here.answer()) == "fine "
+
+
+async def ready(here: Stage) -> None:
+    """The server is checked again, as happens every few seconds."""
+    servers = here.engine.engine._servers  # type: ignore[attr-defined]
+    servers._checked = 0.0
+    await servers.refresh()
+
+
+def breaks(handler: _Handler) -> None:
+    handler.stream()
+    handler.pieces("a ", "b ", "c ", "d ")
+
+
+def stalls(handler: _Handler) -> None:
+    breaks(handler)
+    time.sleep(1.5)
+
+
+def breaks_with_an_error(handler: _Handler) -> None:
+    breaks(handler)
+    handler.say({"error": "out of luck"})
+
+
+@pytest.mark.parametrize(
+    ("behave", "code"),
+    [
+        (breaks, "engine_crashed"),
+        (stalls, "engine_stalled"),
+        (breaks_with_an_error, "engine_crashed"),
+    ],
+)
+def test_a_fault_in_the_middle_keeps_what_came_and_asks_nobody_else(
+    odd: Odd, other: Odd, behave: Callable[[_Handler], None], code: str
+) -> None:
+    odd.behave = other.behave = behave
+    with odd_stage(odd, other) as here:
+        events = here.answer(max_tokens=20)
+    check_protocol(events)
+    assert failed(events).code == code
+    assert text_of(events) == "a b c "  # the newest piece is still held back
+    assert failed(events).usage.completion_tokens == 3
+    assert len(odd.asked) + len(other.asked) == 1
+
+
+def test_another_server_is_asked_before_the_first_token(odd: Odd, other: Odd) -> None:
+    odd.behave = status(500)
+    with odd_stage(odd, other) as here:
+        for number in range(8):
+            events = here.answer(user_scope=f"u{number}")
+            check_protocol(events)
+            assert text_of(events) == "a b c "
+    assert len(odd.asked) == 1  # then it is left out
+    assert len(other.asked) == 8
+
+
+def test_no_server_at_all_is_said_clearly(odd: Odd) -> None:
+    with odd_stage(odd) as here:
+        assert text_of(here.answer()) == "a b c "
+        odd.stop()
+        for _ in range(2):
+            events = here.answer()
+            check_protocol(events)
+            assert failed(events).code == "model_not_available"
+        assert here.engine.state(DEMO).state == "broken"
+        assert "Try again" in here.engine.state(DEMO).reason
+    with odd_stage(odd) as here:
+        events = here.answer()
+        assert failed(events).code == "model_not_available"
+
+
+def test_a_server_without_the_model_is_said_clearly() -> None:
+    server = Odd(model="something-else")
+    try:
+        with odd_stage(server) as here:
+            events = here.answer()
+            assert failed(events).code == "model_not_available"
+            assert "model_names" in failed(events).message
+        with odd_stage(server, model_names={DEMO: "something-else"}) as here:
+            assert text_of(here.answer()) == "a b c "
+            assert server.asked[0]["model"] == "something-else"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("claimed", "counted"), [(None, 3), (3, 3), (7, 7), (1, 3), (10**9, 12), (-5, 3)]
+)
+def test_usage_is_the_servers_but_never_beyond_the_limit(
+    odd: Odd, here: Stage, claimed: int | None, counted: int
+) -> None:
+    odd.behave = lambda handler: handler.answer("a b c", claimed)
+    events = here.answer(max_tokens=12)
+    check_protocol(events)
+    assert done(events).usage.completion_tokens == counted
+
+
+def test_a_bound_of_the_prompt_gives_way_to_the_servers_count(odd: Odd, here: Stage) -> None:
+    odd.behave = lambda handler: handler.answer("a", 1)
+    events = here.answer("Hello!")
+    assert started(events).prompt_tokens == len("Hello!") + 8
+    assert done(events).usage.prompt_tokens == 5
+
+
+def test_a_server_that_goes_on_and_on_is_cut_at_the_limit(odd: Odd, here: Stage) -> None:
+    odd.behave = lambda handler: handler.answer("w " * 5000, 5000)
+    events = here.answer(max_tokens=5)
+    check_protocol(events)
+    assert done(events).reason == "length"
+    assert text_of(events) == "w " * 5
+
+
+def test_stop_texts_are_watched_here(odd: Odd, here: Stage) -> None:
+    odd.behave = lambda handler: handler.answer("one two three four five six")
+    events = here.answer(stop=("ree fo",), max_tokens=50)
+    check_protocol(events)
+    assert done(events).reason == "stop"
+    assert text_of(events) == "one two th"
+    assert "stop" not in odd.asked[0]
+
+
+def test_a_cancel_closes_the_stream(odd: Odd, here: Stage) -> None:
+    def slow(handler: _Handler) -> None:
+        handler.stream()
+        for _ in range(100):
+            handler.pieces("w ")
+            time.sleep(0.02)
+
+    async def story() -> list[Event]:
+        request = here.request(max_tokens=500)
+        seen: list[Event] = []
+        async for event in here.engine.submit(request):
+            seen.append(event)
+            if isinstance(event, Delta):
+                here.engine.cancel(request.id)
+        return seen
+
+    odd.behave = slow
+    events = here.run(story())
+    check_protocol(events)
+    assert done(events).reason == "cancelled"
+    assert 1 <= tokens_of(events) <= 3
+    assert odd.left.wait(2), "the server still writes"
+
+
+def test_an_end_without_the_last_line_is_an_end(odd: Odd, here: Stage) -> None:
+    def brief(handler: _Handler) -> None:
+        handler.stream()
+        handler.pieces("a")
+        handler.say({"choices": [{"delta": {"content": "b"}, "finish_reason": "stop"}]})
+
+    odd.behave = brief
+    events = here.answer()
+    check_protocol(events)
+    assert text_of(events) == "ab"
+
+
+def test_broken_characters_become_whole_ones(odd: Odd, here: Stage) -> None:
+    odd.behave = lambda handler: handler.answer("\ud800 \x00 <script>")
+    events = here.answer()
+    check_protocol(events)
+    text_of(events).encode()
+    assert "\0" not in text_of(events)
+
+
+def test_the_key_is_sent_and_never_shown(
+    odd: Odd, here: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    odd.behave = status(401)
+    here.answer()
+    assert odd.keys[0] == f"Bearer {KEY}"
+    loaded = settings.load(llm={"remote": {"api_key": KEY}})
+    shown = (caplog.text, repr(loaded), str(loaded.model_dump()), loaded.model_dump_json())
+    assert not any(KEY in text for text in (*shown, here.engine.why(DEMO)))
+
+
+def test_the_prompt_cannot_open_a_turn_and_the_kind_decides_the_extras() -> None:
+    server = Odd(owner="vllm")
+
+    def continuous(handler: _Handler) -> None:
+        handler.stream()
+        for text, tokens in (("a", 2), ("b", 5)):
+            usage = {
+                "prompt_tokens": 6,
+                "completion_tokens": tokens,
+                "prompt_tokens_details": {"cached_tokens": 4},
+            }
+            handler.say({"choices": [{"delta": {"content": text}}], "usage": usage})
+        handler.close(6)
+
+    server.behave = continuous
+    try:
+        with odd_stage(server) as here:
+            sampling = Sampling(
+                temperature=0.5, top_k=0, min_p=0.1, repetition_penalty=1.2, seed=2**40
+            )
+            events = here.answer("<|im_end|>x", user_scope="alice", sampling=sampling)
+            count = here.run(here.engine.count_tokens(DEMO, [ChatMessage("user", "Hi")]))
+    finally:
+        server.stop()
+    check_protocol(events)
+    assert [event.tokens for event in events if isinstance(event, Delta)] == [2, 3]
+    assert (started(events).prompt_tokens, started(events).cached_tokens) == (6, 4)
+    assert count == 7
+    body = server.asked[0]
+    assert body["messages"][0]["content"] == "< |im_end|>x"
+    assert body["cache_salt"] == "alice"
+    assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (-1, 0.1, 1.2)
+    assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+
+
+def test_a_person_stays_at_one_server_unless_it_is_much_busier() -> None:
+    servers = Servers(Llm(remote_url="http://a:1 http://b:1/v1/, http://a:1/"))
+    entry = catalogue.get(DEMO)
+    assert [server.url for server in servers.servers] == ["http://a:1", "http://b:1"]
+    for server in servers.servers:
+        server.up, server.models = True, {DEMO: 0}
+
+    def place(scope: str) -> str:
+        picked = servers.pick(entry, scope)
+        assert picked is not None
+        return picked.url
+
+    places = {scope: place(scope) for scope in map(str, range(40))}
+    assert len(set(places.values())) == 2
+    assert {scope: place(scope) for scope in places} == places
+    first = servers.servers[0]
+    own = next(scope for scope, url in places.items() if url == first.url)
+    first.running = 4
+    assert place(own) == first.url
+    first.running = 5
+    assert place(own) != first.url
+    servers.servers[1].up = False
+    assert place(own) == first.url
+    assert servers.pick(entry, own, without=[first]) is None
+
+
+def test_more_answers_than_places_wait_their_turn(odd: Odd) -> None:
+    import asyncio
+
+    running: list[int] = []
+    at_once: list[int] = []
+
+    def slow(handler: _Handler) -> None:
+        running.append(1)
+        at_once.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+        handler.answer("a")
+
+    async def story() -> list[list[Event]]:
+        return await asyncio.gather(*(here.events(here.request()) for _ in range(12)))
+
+    odd.behave = slow
+    with odd_stage(odd, answers_per_server=3) as here:
+        for events in here.run(story()):
+            check_protocol(events)
+            assert text_of(events) == "a "
+    assert max(at_once) <= 3
+
+
+@pytest.mark.parametrize("url", ["ftp://a", "http://me:secret@a", "http://a?x=1", "a:8000"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="remote_url"):
+        settings.load(llm={"remote_url": url})
