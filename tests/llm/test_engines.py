@@ -379,7 +379,11 @@ def test_after_a_crash_in_the_middle_all_is_well_again(here: Stage) -> None:
     if (crash := here.crash) is None:
         assert scripted(here)  # it is the web process itself
         return
-    events = here.run(story(lambda seen: tokens_of(seen) == 3, lambda _id: crash()))
+
+    def third(seen: list[Event]) -> bool:
+        return tokens_of(seen) == 3 and isinstance(seen[-1], Delta)
+
+    events = here.run(story(third, lambda _id: crash()))
     assert failed(events).code == "engine_crashed"
     assert failed(events).usage.completion_tokens >= 3
     here.repair()

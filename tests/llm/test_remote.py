@@ -315,6 +315,19 @@ def test_a_server_without_the_model_is_said_clearly() -> None:
         server.stop()
 
 
+def test_auto_asks_a_server_for_what_it_serves_and_for_nothing_else(odd: Odd) -> None:
+    llm = {"remote_url": odd.url}
+    made = Stage(build.create(settings.load(llm=llm)), DEMO)
+    try:
+        made.run(ready(made))
+        assert text_of(made.answer()) == "a b c "
+        assert made.engine.state(DEMO).backend == "remote"
+        assert "because a configured server serves it" in made.engine.why(DEMO)
+        assert made.engine.state("gemma-3-12b-it").state == "not_downloaded"
+    finally:
+        made.close()
+
+
 @pytest.mark.parametrize(
     ("claimed", "counted"), [(None, 3), (3, 3), (7, 7), (1, 3), (10**9, 12), (-5, 3)]
 )
