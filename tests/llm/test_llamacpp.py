@@ -27,7 +27,7 @@ from tests.llm.conftest import (
 )
 
 pytestmark = pytest.mark.weights
-STORY = "A cat went home and " + "slept and ate and " * 25
+STORY = "A cat went home and " + "slept and ate and " * 12
 
 
 @pytest.fixture(scope="module")
