@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
@@ -119,6 +119,7 @@ class Process:
                     raise Refused(message["code"], message["message"])
                 case "ready":
                     self.device, self.why = message["device"], message["why"]
+                    self.spec = replace(self.spec, backend=message["backend"])
                     return
         raise Refused(
             "crashed",

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chat_app.errors import AppError
 from chat_app.llm import prompt, wire
@@ -26,6 +26,7 @@ from chat_app.llm.backends.base import (
     RanOutOfMemory,
     Spec,
     Step,
+    Unfit,
 )
 from chat_app.llm.engine import (
     ChatMessage,
@@ -218,8 +219,12 @@ class Desk:
         ]
 
 
-def load(spec: Spec, line: wire.Line) -> Backend:
-    """The backend of the spec with its model in memory. Raises LoadRefused."""
+def load(spec: Spec, line: wire.Line) -> tuple[Spec, Backend]:
+    """The backend of the spec with its model in memory. Raises LoadRefused.
+
+    The spec comes back as it was carried out: transformers runs what our own engine does not
+    know.
+    """
 
     def progress(sentence: str, fraction: float | None) -> None:
         line.send({"op": "loading", "sentence": sentence, "fraction": fraction})
@@ -227,18 +232,22 @@ def load(spec: Spec, line: wire.Line) -> Backend:
     if spec.backend == "openvino":
         from chat_app.llm.backends.openvino import OpenVino
 
-        return OpenVino(spec, progress)
+        return spec, OpenVino(spec, progress)
     if spec.backend == "native":
         from chat_app.llm.backends.native import Native
 
-        return Native(spec, progress)
+        try:
+            return spec, Native(spec, progress)
+        except Unfit as unfit:
+            why = f"{spec.why} {unfit} So transformers runs it, slower."
+            spec = replace(spec, backend="transformers", why=why)
     if spec.backend == "llamacpp":
         from chat_app.llm.backends.llamacpp import LlamaCpp
 
-        return LlamaCpp(spec, progress)
+        return spec, LlamaCpp(spec, progress)
     from chat_app.llm.backends.transformers import Transformers
 
-    return Transformers(spec, progress)
+    return spec, Transformers(spec, progress)
 
 
 def serve(line: wire.Line) -> None:
@@ -246,7 +255,7 @@ def serve(line: wire.Line) -> None:
     (first, *early) = _first(line)
     spec = Spec(**first["spec"])
     try:
-        backend = load(spec, line)
+        spec, backend = load(spec, line)
     except LoadRefused as refusal:
         line.send({"op": "refused", "code": refusal.code, "message": str(refusal)})
         return
@@ -260,7 +269,8 @@ def serve(line: wire.Line) -> None:
         line.send({"op": "refused", "code": "load_failed", "message": reason})
         return
     desk = Desk(backend, spec.family)
-    line.send({"op": "ready", "device": backend.device, "why": backend.why})
+    ready = {"backend": spec.backend, "device": backend.device, "why": backend.why}
+    line.send({"op": "ready", **ready})
     _answer(line, desk, early)
 
 

@@ -57,7 +57,9 @@ def test_command_is_light(arguments: list[str]) -> None:
     done = tree.run_python("-X", "importtime", *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert loaded & set(HEAVY) == set()
+    # How a model would run depends on the GPU, and the driver's library is asked for that.
+    known = {"pynvml"} if "list" in arguments else set()
+    assert loaded & set(HEAVY) <= known
 
 
 def test_importing_the_app_touches_no_file(tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
 """The worker's desk: who waits, who runs, what each step becomes. With a backend of numbers."""
 
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 
-from chat_app.llm.backends.base import RanOutOfMemory, Step
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from chat_app.llm import wire
+from chat_app.llm.backends.base import RanOutOfMemory, Spec, Step
 from chat_app.llm.engine import (
     ChatMessage,
     Delta,
@@ -14,7 +20,7 @@ from chat_app.llm.engine import (
     Sampling,
     Started,
 )
-from chat_app.llm.worker import Desk
+from chat_app.llm.worker import Desk, load
 from tests.llm.conftest import check_protocol
 
 
@@ -212,3 +218,30 @@ def test_prompt_and_answer_together_stay_inside_the_context() -> None:
     assert isinstance(end, Done)
     assert end.reason == "length"
     assert end.usage.prompt_tokens + end.usage.completion_tokens == 20
+
+
+def test_what_our_engine_does_not_know_runs_with_transformers(tmp_path: Path) -> None:
+    """A Llama with biases: refused by one backend, run by the other, which says so."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = {word: index for index, word in enumerate(["<unk>", "</s>", "a", "b"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(tmp_path)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            attention_bias=True,
+        )
+    ).save_pretrained(tmp_path)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        spec = Spec("m", "llama", str(tmp_path), "native", "cpu", 1, 64, why="It runs here.")
+        done, backend = load(spec, wire.Line(theirs))
+    assert done.backend == "transformers"
+    assert type(backend).__name__ == "Transformers"
+    assert "attention_bias" in backend.why
+    assert "transformers runs it" in backend.why

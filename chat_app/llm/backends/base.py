@@ -56,6 +56,13 @@ def cpu_flags() -> set[str]:
     )
 
 
+class Unfit(LoadRefused):
+    """This backend knows no models of this kind; another one may."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("load_failed", sentence)
+
+
 class RanOutOfMemory(Exception):
     """One answer could not get memory. The others go on."""
 

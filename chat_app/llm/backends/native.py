@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from chat_app.llm.backends import base
-from chat_app.llm.backends.base import LoadRefused, Progress, Spec, Step
+from chat_app.llm.backends.base import LoadRefused, Progress, Spec, Step, Unfit
 from chat_app.llm.engine import ChatMessage, Sampling
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Native:
                 progress=lambda share: progress("Loading the weights…", share),
             )
         except shapes.Unsupported as error:
-            raise LoadRefused("load_failed", str(error)) from error
+            raise Unfit(str(error)) from error
         self._tokenizer = Tokenizer(folder, spec.family)
         dtype = torch.float32 if format == "float32" else torch.bfloat16
         self._runner = Runner(
