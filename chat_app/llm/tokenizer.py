@@ -13,12 +13,15 @@ class Tokenizer:
     """The tokenizer of one folder: `tokenizer.json`, the chat template, the end tokens."""
 
     def __init__(self, folder: Path, family: str) -> None:
-        """Raises OSError when the folder lacks a file."""
+        """Raises OSError when the folder lacks a file, ValueError when one is damaged."""
         from tokenizers import Tokenizer as Fast
 
         if not (folder / "tokenizer.json").exists():
-            raise FileNotFoundError(f"tokenizer.json is missing in {folder.name}")
-        self._fast = Fast.from_file(str(folder / "tokenizer.json"))
+            raise FileNotFoundError("The file tokenizer.json is missing.")
+        try:
+            self._fast = Fast.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library has no class of its own for it
+            raise ValueError("The file tokenizer.json is damaged.") from error
         self._family = family
         self._config = _json(folder / "tokenizer_config.json")
         self._template = self._chat_template(folder)
@@ -77,5 +80,8 @@ class Tokenizer:
 def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The file {path.name} is damaged.") from error
     return loaded

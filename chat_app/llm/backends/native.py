@@ -52,6 +52,7 @@ class Native:
         chunk = QUIET_CHUNK_TOKENS[spec.device]
         try:
             shape = shapes.read(folder)
+            self._tokenizer = Tokenizer(folder, spec.family)
             self.context_tokens = min(spec.context_tokens, shape.positions)
             wide, near = self._room(folder, shape, format, chunk)
             progress("Loading the weights…", 0.0)
@@ -65,7 +66,8 @@ class Native:
             )
         except shapes.Unsupported as error:
             raise Unfit(str(error)) from error
-        self._tokenizer = Tokenizer(folder, spec.family)
+        except (OSError, ValueError) as error:
+            raise LoadRefused("load_failed", str(error)) from error
         dtype = torch.float32 if format == "float32" else torch.bfloat16
         self._runner = Runner(
             model,
