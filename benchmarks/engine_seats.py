@@ -67,14 +67,17 @@ class Ours:
         )
         self.backend: Any
         if self.spec.backend == "openvino":
+            from chat_app.llm import ir
             from chat_app.llm.backends.openvino import OpenVino
 
             self.backend = OpenVino(self.spec, lambda _sentence, _share: None)
             # No token ends an answer: all write as many.
             self.backend._ends = {NO_TOKEN}
             path = Path(spec["path"])
-            files = [path] if path.is_file() else list(path.glob("*model*.bin"))
-            weights = sum(file.stat().st_size for file in files)
+            if ir.beside(path).is_dir():
+                path = ir.beside(path)
+            path = path / "openvino_model.bin" if path.is_dir() else path
+            weights = path.stat().st_size
         else:
             from chat_app.llm.backends.native import Native
 
@@ -454,7 +457,8 @@ def agreement(gguf: str, converted: str, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     folder = Path(converted)
     shape = shapes.read(folder)
-    tokens = Tokenizer(folder, "llama").ids(TEXT)
+    # Prompts of chats begin like this, and only such ones are kept apart by OpenVINO.
+    tokens = Tokenizer(folder, "llama").ids(f"<|im_start|>user\n{TEXT}")
     model = weights.load(
         folder, shape, format="bfloat16", device=torch.device("cpu"), positions=len(tokens)
     )

@@ -286,17 +286,23 @@ def _answer(line: wire.Line, desk: Desk, inbox: list[wire.Message]) -> None:
         for message in inbox:
             _obey(line, desk, message)
         inbox = []
+        # Whoever pressed stop does not wait for the others' next step.
+        _report(line, desk)
         desk.turn()
+        _report(line, desk)
         now = time.monotonic()
-        if desk.events:
-            events = [[id, wire.event_out(event)] for id, event in desk.events]
-            desk.events.clear()
-            line.send({"op": "events", "events": events})
         if now - beat >= BEAT_SECONDS:
             line.send({"op": "beat", "figures": desk.backend.figures()})
             beat = now
         if select.select([line.sock], [], [], BEAT_SECONDS if desk.idle else 0)[0]:
             inbox = line.receive()
+
+
+def _report(line: wire.Line, desk: Desk) -> None:
+    if desk.events:
+        events = [[id, wire.event_out(event)] for id, event in desk.events]
+        desk.events.clear()
+        line.send({"op": "events", "events": events})
 
 
 def _obey(line: wire.Line, desk: Desk, message: wire.Message) -> None:

@@ -4,10 +4,11 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from chat_app.llm import wire
+from chat_app.llm import wire, worker
 from chat_app.llm.backends.base import RanOutOfMemory, Spec, Step
 from chat_app.llm.engine import (
     ChatMessage,
@@ -19,6 +20,7 @@ from chat_app.llm.engine import (
     Request,
     Sampling,
     Started,
+    Usage,
 )
 from chat_app.llm.worker import Desk, load
 from tests.llm.conftest import check_protocol
@@ -245,3 +247,32 @@ def test_what_our_engine_does_not_know_runs_with_transformers(tmp_path: Path) ->
     assert type(backend).__name__ == "Transformers"
     assert "attention_bias" in backend.why
     assert "transformers runs it" in backend.why
+
+
+def test_a_cancel_is_reported_before_the_others_next_step() -> None:
+    """A step of a large model takes long; who presses stop does not wait for it."""
+    here, there = socket.socketpair()
+    there.settimeout(5)
+    web = wire.Line(there)
+
+    class Listening(Counting):
+        heard: list[wire.Message]
+
+        def step(self) -> list[Step]:
+            self.heard = web.receive()
+            there.close()
+            return super().step()
+
+    backend = Listening()
+    inbox: list[wire.Message] = [
+        {"op": "submit", "request": wire.request_out(request("a"))},
+        {"op": "submit", "request": wire.request_out(request("b"))},
+        {"op": "cancel", "id": "b"},
+    ]
+    with pytest.raises((EOFError, BrokenPipeError, ConnectionResetError)):
+        worker._answer(wire.Line(here), Desk(backend, "llama"), inbox)
+    (message,) = backend.heard
+    ((id, fields),) = message["events"]
+    assert id == "b"
+    assert wire.event_in(fields) == Done("cancelled", Usage())
+    here.close()

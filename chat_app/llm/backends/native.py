@@ -12,6 +12,7 @@ from chat_app.llm.backends.base import LoadRefused, Progress, Spec, Step, Unfit
 from chat_app.llm.engine import ChatMessage, Sampling
 
 if TYPE_CHECKING:
+    from chat_app.llm.native.model import Model
     from chat_app.llm.native.shape import Shape
     from chat_app.llm.native.weights import Format
 
@@ -56,14 +57,27 @@ class Native:
             self.context_tokens = min(spec.context_tokens, shape.positions)
             wide, near = self._room(folder, shape, format, chunk)
             progress("Loading the weights…", 0.0)
-            model = weights.load(
-                folder,
-                shape,
-                format=format,
-                device=device,
-                positions=self.context_tokens,
-                progress=lambda share: progress("Loading the weights…", share),
-            )
+
+            def load(format: "Format") -> "Model":
+                return weights.load(
+                    folder,
+                    shape,
+                    format=format,
+                    device=device,
+                    positions=self.context_tokens,
+                    progress=lambda share: progress("Loading the weights…", share),
+                )
+
+            try:
+                model = load(format)
+            except OSError as error:
+                if format != "int8":
+                    raise
+                # A disk that is full or may not be written: slower, but it runs.
+                format = "bfloat16"
+                why = f"Its 8-bit form could not be stored ({error.strerror or error})"
+                self.why = f"{spec.why} {why}, so its weights are in bfloat16."
+                model = load(format)
         except shapes.Unsupported as error:
             raise Unfit(str(error)) from error
         except (OSError, ValueError) as error:

@@ -226,6 +226,22 @@ def test_it_says_which_format_and_why(folder: Path, monkeypatch: pytest.MonkeyPa
         assert backend.step()
 
 
+def test_without_a_place_for_the_8_bit_form_it_runs_in_16(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A models directory on a read-only disk, as containers like to have it."""
+
+    def read_only(tensors: object, path: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(base, "cpu_flags", lambda: {"avx512_vnni"})
+    monkeypatch.setattr("safetensors.torch.save_file", read_only)
+    backend = ours(folder, quantization="auto")
+    assert "could not be stored (Read-only file system)" in backend.why
+    assert backend.add("a", backend.encode(TALK), GREEDY, 3) == 0
+    assert backend.step()
+
+
 def check_tokenizer(folder: Path, family: Family) -> None:
     """Ours against transformers', on the same folder."""
     from transformers import AutoTokenizer
