@@ -1,7 +1,7 @@
 """Our engine beside its peers: one run on one machine; trust the ratios, not the absolutes.
 
     python -m benchmarks.engine [--models-dir D] [--threads 2] [--users 1,8,16] [--rounds 3]
-                                [--only native,openvino,…] [--quick]
+                                [--only native,openvino,…] [--models gemma,…] [--quick]
 
 Every engine lives in a process of its own and is stopped while another one works. They take
 turns, in another order each round; medians of the rounds are printed. All get the same prompts
@@ -51,8 +51,8 @@ STAGGER_SECONDS = 2.25
 GENERATE_REQUESTS = 4
 LIMIT_SECONDS = 900.0
 VOCABULARY = {GEMMA: 200_000, ONE_B: 200_000, SMOL: 40_000}
-# A start and a user's turn, as every prompt of a chat begins.
-STARTS = {GEMMA: [2, 105], ONE_B: [2, 105], SMOL: [1, 4093]}
+# As every prompt of a chat begins: only such ones may be kept in OpenVINO's cache.
+STARTS = {GEMMA: [2, 105], ONE_B: [2, 105], SMOL: [1, 9690]}
 
 
 class Gone(Exception):
@@ -65,7 +65,6 @@ class Child:
     def __init__(self, spec: dict[str, Any], folder: Path, threads: int) -> None:
         """Start it and wait until its model is in memory. Raises Gone."""
         self.log = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
-        self.cores = psutil.cpu_count() or 1
         self.foreign: list[float] = []
         self._buffer = b""
         with self.log.open("wb") as log:
@@ -96,7 +95,8 @@ class Child:
             raise Gone(self._why()) from error
         found = self._line()
         if self._process.poll() is None:
-            self.foreign.append(self._foreign(before))
+            own = own_seconds(self._process.pid)
+            self.foreign.append(foreign_share(before, own))
             self._process.send_signal(signal.SIGSTOP)
         if "error" in found:
             raise Gone(found["error"])
@@ -130,12 +130,6 @@ class Child:
     def _times(self) -> tuple[float, float, float]:
         return time.monotonic(), busy_seconds(), own_seconds(self._process.pid)
 
-    def _foreign(self, before: tuple[float, float, float]) -> float:
-        then, busy, own = before
-        now, busy_now, own_now = self._times()
-        foreign = (busy_now - busy) - (own_now - own)
-        return max(0.0, foreign / (self.cores * max(0.01, now - then)))
-
 
 def busy_seconds() -> float:
     """CPU seconds of everything on this machine since its start."""
@@ -143,18 +137,28 @@ def busy_seconds() -> float:
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
 
 
-def own_seconds(pid: int) -> float:
-    """CPU seconds of this process, of that one and of its children."""
+def own_seconds(pid: int | None = None) -> float:
+    """CPU seconds of this process, of its children that have ended, and of that living one."""
     own = psutil.Process().cpu_times()
-    total = own.user + own.system
+    total = own.user + own.system + own.children_user + own.children_system
+    if pid is None:
+        return float(total)
     try:
         process = psutil.Process(pid)
         for one in [process, *process.children(recursive=True)]:
             times = one.cpu_times()
-            total += times.user + times.system
+            total += times.user + times.system + times.children_user + times.children_system
     except psutil.Error:
         pass
     return float(total)
+
+
+def foreign_share(before: tuple[float, float, float], own_now: float) -> float:
+    """The share of the machine that others took since then; `before`: clock, busy, own."""
+    then, busy, own = before
+    cores = psutil.cpu_count() or 1
+    foreign = (busy_seconds() - busy) - (own_now - own)
+    return max(0.0, foreign / (cores * max(0.01, time.monotonic() - then)))
 
 
 @dataclass
@@ -183,6 +187,7 @@ class Plan:
     rounds: int
     threads: int
     only: tuple[str, ...]
+    models: tuple[str, ...]
     quick: bool
     models_dir: Path
     temporary: Path
@@ -197,6 +202,9 @@ class Plan:
 
     def wants(self, kind: str) -> bool:
         return not self.only or kind.startswith(self.only)
+
+    def knows(self, model: str) -> bool:
+        return not self.models or model.startswith(self.models)
 
 
 class Prompts:
@@ -229,7 +237,7 @@ def sources(plan: Plan) -> dict[str, dict[str, tuple[str, str]]]:
             continue
         kinds: dict[str, tuple[str, str]] = {}
         folder = here.safetensors
-        if folder is None and not plan.quick:
+        if folder is None and not plan.quick and plan.knows(model):
             folder = plan.temporary / model
             work(plan, "convert", gguf=str(here.gguf.resolve()), folder=str(folder))
         if folder is not None:
@@ -243,14 +251,14 @@ def sources(plan: Plan) -> dict[str, dict[str, tuple[str, str]]]:
             pass
         kinds["llama.cpp"] = (entry.family, str(here.gguf.resolve()))
         found[model] = kinds
-    if not plan.quick and GEMMA in found and "native-int8" in found[GEMMA]:
+    if not plan.quick and plan.knows(ONE_B) and GEMMA in found and "native-int8" in found[GEMMA]:
         folder = plan.temporary / "gemma-3-1b"
         folder.mkdir()
         like = found[GEMMA]["native-int8"][1]
         if work(plan, "shape_1b", folder=str(folder), like=like):
             kinds = ("native-int8", "native-bf16", "generate", *BATCHING)
-            found[ONE_B] = {kind: ("gemma3", str(folder)) for kind in kinds}
-    return found
+            found[ONE_B] = dict.fromkeys(kinds, ("gemma3", str(folder)))
+    return {model: kinds for model, kinds in found.items() if plan.knows(model)}
 
 
 def work(plan: Plan, what: str, **message: Any) -> dict[str, Any]:
@@ -279,12 +287,16 @@ def compare(plan: Plan, model: str, kinds: dict[str, tuple[str, str]]) -> dict[s
             spec = {"kind": kind, "model": model, "family": family, "path": path}
             spec |= {"threads": plan.threads, "users": plan.most}
             with told(kind, model):
-                children[kind] = Child(spec, plan.temporary, plan.threads)
-                seats[kind] = Seat(kind, children[kind].facts)
-                warm = prompts.usual("warm", plan.most if kind != "generate" else 1)
-                write(children[kind], warm, 4)
-                write(children[kind], prompts.some("warm long", [PREFILL_TOKENS]), 2)
-                children[kind].foreign.clear()
+                child = Child(spec, plan.temporary, plan.threads)
+                try:
+                    warm = prompts.usual("warm", plan.most if kind != "generate" else 1)
+                    write(child, warm, 4)
+                    write(child, prompts.some("warm long", [PREFILL_TOKENS]), 2)
+                except BaseException:
+                    child.end()
+                    raise
+                child.foreign.clear()
+                children[kind], seats[kind] = child, Seat(kind, child.facts)
         # Half the rounds do for the large one.
         rounds = max(1, (plan.rounds + 1) // 2) if model == ONE_B else plan.rounds
         for number in range(rounds):
@@ -396,6 +408,7 @@ def product(plan: Plan, model: str, engine: str) -> dict[str, Any]:
     }
     command = [sys.executable, "-m", "benchmarks.engine_product", json.dumps(spec)]
     log = plan.temporary / f"product-{model}-{engine}.log"
+    before = time.monotonic(), busy_seconds(), own_seconds()
     try:
         with log.open("wb") as errors:
             done = subprocess.run(
@@ -408,7 +421,7 @@ def product(plan: Plan, model: str, engine: str) -> dict[str, Any]:
                 env=environment(plan.threads),
             )
         found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return found | {"foreign": foreign_share(before, own_seconds())}
     except (subprocess.SubprocessError, ValueError):
         lines = log.read_text(errors="replace").strip().splitlines()
         print(f"the whole way with {model} was left out: {lines[-1] if lines else 'no word'}")
@@ -613,9 +626,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--users", default="", help="how many at once, with commas: 1,8,16")
     parser.add_argument("--only", default="", help="beginnings of engines' names, with commas")
+    parser.add_argument("--models", default="", help="beginnings of models' names, with commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny: shows that it runs, no more")
     options = parser.parse_args()
+    # As an interrupt from the keyboard: the engines' processes are ended.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     users = options.users or ("1,3" if options.quick else "1,8,16")
     with tempfile.TemporaryDirectory(prefix="engine-benchmark-") as folder:
         plan = Plan(
@@ -623,6 +639,7 @@ def main() -> None:
             rounds=1 if options.quick else options.rounds,
             threads=options.threads,
             only=tuple(name for name in options.only.split(",") if name),
+            models=tuple(name for name in options.models.split(",") if name),
             quick=options.quick,
             models_dir=options.models_dir,
             temporary=Path(folder),

@@ -458,7 +458,7 @@ def agreement(gguf: str, converted: str, threads: int) -> dict[str, float]:
     folder = Path(converted)
     shape = shapes.read(folder)
     # Prompts of chats begin like this, and only such ones are kept apart by OpenVINO.
-    tokens = Tokenizer(folder, "llama").ids(f"<|im_start|>user\n{TEXT}")
+    tokens = Tokenizer(folder, "llama").ids(f"<|im_start|>system\n{TEXT}")
     model = weights.load(
         folder, shape, format="bfloat16", device=torch.device("cpu"), positions=len(tokens)
     )

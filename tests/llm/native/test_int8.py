@@ -21,7 +21,6 @@ from tests.llm.native.prose import TEXT
 PROMPTS = (
     "The capital of France is",
     "def fibonacci(n: int) -> int:\n",
-    "Im Winter riecht es im alten Bahnhof",
 )
 
 
