@@ -39,6 +39,7 @@ def place(folder: Path) -> Path:
 
 def make(folder: Path, shape: Shape, path: Path, progress: weights.Progress) -> None:
     """Quantize and write the file; it appears whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tokens = _calibration(folder)
@@ -78,6 +79,8 @@ def make(folder: Path, shape: Shape, path: Path, progress: weights.Progress) -> 
     try:
         save_file(tensors, half)
         os.replace(half, path)
+    except SafetensorError as error:  # what it calls a disk that is full
+        raise OSError(str(error)) from error
     finally:
         half.unlink(missing_ok=True)
     for old in path.parent.glob("int8-*.safetensors"):

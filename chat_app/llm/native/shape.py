@@ -90,15 +90,18 @@ _OFF = {"attention_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_sof
 
 
 def read(folder: Path) -> Shape:
-    """The shape of the text model in this folder. Raises Unsupported."""
+    """The shape of the text model in this folder.
+
+    Raises Unsupported, and OSError or ValueError for a file that is missing or damaged.
+    """
     # Not by transformers: importing it takes longer than loading a small model.
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return of(config.get("text_config", config))
     except OSError as error:
-        raise Unsupported("The file config.json is missing.") from error
+        raise FileNotFoundError("The file config.json is missing.") from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise Unsupported("The file config.json is damaged.") from error
+        raise ValueError("The file config.json is damaged.") from error
 
 
 def of(config: dict[str, Any]) -> Shape:

@@ -31,19 +31,19 @@ class Source:
     """The tensors of a folder of safetensors by their names in a plain text model."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """Opens the files, reads no weights. Raises Unsupported."""
+        """Opens the files, reads no weights. Raises Unsupported, OSError, ValueError."""
         self._files: list[Any] = []
         self._where: dict[str, tuple[Any, str]] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 file = safe_open(path, framework="pt", device=device)
             except SafetensorError as error:
-                raise Unsupported(f"The file {path.name} is damaged or not complete.") from error
+                raise ValueError(f"The file {path.name} is damaged or not complete.") from error
             self._files.append(file)
             for key in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118
                 self._where[key] = (file, key)
         if not self._files:
-            raise Unsupported("There is no file of weights that ends in .safetensors.")
+            raise FileNotFoundError("There is no file of weights that ends in .safetensors.")
         self._prefix = next(
             (p for p in _PREFIXES if self._name(p, "embed_tokens.weight") in self._where), None
         )
@@ -138,7 +138,7 @@ def load(
     positions: int,
     progress: Progress = lambda share: None,
 ) -> Model:
-    """The model of this folder, in place. Raises Unsupported, OSError, MemoryError."""
+    """The model of this folder, in place. Raises Unsupported, OSError, ValueError, MemoryError."""
     if format == "int8":
         from chat_app.llm.native import int8
 
