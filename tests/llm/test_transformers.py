@@ -45,7 +45,7 @@ def folder(gemma_weights: Path) -> Path:
 def backend(folder: Path) -> Iterator[Transformers]:
     """Gemma 3 270M in single precision, so that two ways to compute give the same tokens."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend_module, "_cpu_knows_bfloat16", lambda: False)
+        patch.setattr(backend_module.base, "cpu_flags", set)
         yield Transformers(spec_of(folder), quiet)
 
 
