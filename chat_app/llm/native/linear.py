@@ -3,11 +3,14 @@
 All CPU layers return float32, because what lies between them is computed in it.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_FLOAT8 = torch.float8_e4m3fn
 
 
 class Linear(Protocol):
@@ -77,6 +80,57 @@ class Int8:
             "",
         )
         return out.mul_(step)
+
+
+class Float8:
+    """8-bit floats with a scale for each output, inputs alike with a scale for each row.
+
+    For GPUs that multiply them (compute capability 8.9 and up). The same on a CPU, slowly.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, rows: "Eighths | None" = None) -> None:
+        """`weight` float8 `[out, in]`, `scale` float32 `[out]`; `rows` makes inputs 8-bit."""
+        self._weight = weight.t()
+        self._scale = scale[None].contiguous()
+        self._rows = rows or eighths
+        self.bytes = weight.nbytes + scale.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        steps, scale = self._rows(x)
+        out: Tensor = torch._scaled_mm(
+            steps, self._weight, scale_a=scale, scale_b=self._scale, out_dtype=torch.bfloat16
+        )
+        return out
+
+
+class Nf4:
+    """4-bit NormalFloat in blocks of 64, their scales in 8 bits (QLoRA, arXiv 2305.14314)."""
+
+    def __init__(self, packed: Tensor, state: Any) -> None:
+        """`packed` and `state` as bitsandbytes' `quantize_4bit` gives them."""
+        self._packed = packed
+        self._state = state
+        self.bytes = packed.nbytes + sum(
+            each.nbytes for each in state.as_dict(packed=True).values() if torch.is_tensor(each)
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        import bitsandbytes
+
+        out: Tensor = bitsandbytes.matmul_4bit(
+            x.to(self._state.dtype), self._packed, quant_state=self._state
+        )
+        return out
+
+
+Eighths = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def eighths(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows in 8-bit floats, and what to multiply them with, float32 `[rows, 1]`."""
+    x = x.float()
+    scale = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(torch.finfo(_FLOAT8).max)
+    return (x / scale).to(_FLOAT8), scale
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:

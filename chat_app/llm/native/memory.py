@@ -6,6 +6,7 @@ one `Gathered` for all layers: where to write, which blocks to read, what is hid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,14 @@ def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     # By numpy, because it leaves pages untouched until they are used; torch writes them all.
     raw = np.zeros(count * dtype.itemsize, dtype=np.uint8)
     return torch.from_numpy(raw).view(dtype)
+
+
+def sent(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of these numbers on the device, without waiting for what the device is doing."""
+    tensor = torch.tensor(values, dtype=dtype)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Gathered:
                 first = table[position // BLOCK_TOKENS] * heads
                 offset = position % BLOCK_TOKENS
                 places += [(first + head) * BLOCK_TOKENS + offset for head in range(heads)]
-        return torch.tensor(places, device=self._memory.device)
+        return sent(places, torch.long, self._memory.device)
 
     def _all_looks(self, pieces: Sequence[Piece], near: bool) -> list[_Look]:
         looks, row = [], 0
@@ -163,12 +172,12 @@ class Gathered:
             table = (piece.table.near if near else piece.table.wide)[first:end]
             tables.append(table + [TRASH] * (width - len(table)))
         device, count = self._memory.device, pieces[0].count
-        numbers = torch.tensor(tables, device=device)
+        numbers = sent(tables, torch.long, device)
         heads = torch.arange(self._shape.kv_heads, device=device)
         every = numbers[:, None, :] * self._shape.kv_heads + heads[None, :, None]
         seen = torch.arange(width * BLOCK_TOKENS, device=device)
-        seen = torch.tensor(firsts, device=device)[:, None, None] * BLOCK_TOKENS + seen
-        asks = torch.tensor([piece.start for piece in pieces], device=device)[:, None, None]
+        seen = sent(firsts, torch.long, device)[:, None, None] * BLOCK_TOKENS + seen
+        asks = sent([piece.start for piece in pieces], torch.long, device)[:, None, None]
         asks = asks + torch.arange(count, device=device)[None, :, None]
         visible = seen <= asks
         if near:

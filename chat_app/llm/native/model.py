@@ -6,12 +6,13 @@ Sources: Gemma 3 technical report (arXiv 2503.19786), Llama (arXiv 2302.13971), 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chat_app.llm.native import plain
 from chat_app.llm.native.linear import Linear
 from chat_app.llm.native.shape import Rope, Shape
 
@@ -21,6 +22,33 @@ class Attention(Protocol):
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store keys and values, attend; everything is `[rows, heads, head_size]`."""
+        ...
+
+
+@runtime_checkable
+class Whole(Protocol):
+    """Attention that also norms, turns and stores: everything between the two matrices."""
+
+    def whole(self, layer: int, qkv: Tensor, norm: Tensor | None, turns: Tensor) -> Tensor:
+        """`qkv` `[rows, heads + 2 * kv_heads, head_size]`, `turns` for all positions."""
+        ...
+
+
+class Maths(Protocol):
+    """What is computed between the matrices: by PyTorch (`plain`) or by kernels of ours."""
+
+    def norm(self, x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
+        """RMS norm of the rows."""
+        ...
+
+    def join(
+        self, x: Tensor, y: Tensor, after: Tensor | None, before: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """x plus y (normed by `after` first), and that sum normed by `before`."""
+        ...
+
+    def gated(self, both: Tensor, gelu: bool) -> Tensor:
+        """The first half of each row through GELU (tanh form) or SiLU, times the second."""
         ...
 
 
@@ -81,53 +109,53 @@ class Model:
         return sum(linears) + self.head.bytes + self._embedding.nbytes
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, attention: Attention, rows: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attention: Attention | Whole,
+        rows: Tensor | None = None,
+        maths: Maths = plain,
     ) -> Tensor:
-        """Logits `[len(rows), vocabulary]` after those rows; all of them go into the cache."""
+        """Logits `[len(rows), vocabulary]` after those rows; all of them go into the cache.
+
+        Without `rows`, after all.
+        """
+        epsilon = self.shape.epsilon
         x = F.embedding(tokens, self._embedding).to(self._work)
         if self._scale != 1.0:
             x = x * self._scale
-        turns = {rope: all.index_select(0, positions)[:, None] for rope, all in self._turns.items()}
+        turns = self._turns
+        if not isinstance(attention, Whole):
+            turns = {rope: each.index_select(0, positions)[:, None] for rope, each in turns.items()}
+        normed = maths.norm(x, self.layers[0].before_attention, epsilon)
         for index, layer in enumerate(self.layers):
-            got = self._attended(index, layer, x, turns[self.shape.ropes[index]], attention)
-            if index == len(self.layers) - 1:
+            got = self._attended(index, layer, normed, turns[self.shape.ropes[index]], attention)
+            last = index == len(self.layers) - 1
+            if last and rows is not None:
                 # The last keys are stored: now only rows whose logits are wanted matter.
                 got, x = got.index_select(0, rows), x.index_select(0, rows)
-            x = self._grown(layer, got, x)
-        return self.head(self._rms(x, self._norm))
+            y = layer.out(got)
+            x, normed = maths.join(x, y, layer.after_attention, layer.before_mlp, epsilon)
+            y = layer.down(maths.gated(layer.gate_up(normed), self.shape.gemma))
+            following = self._norm if last else self.layers[index + 1].before_attention
+            x, normed = maths.join(x, y, layer.after_mlp, following, epsilon)
+        return self.head(normed)
 
     def _attended(
-        self, index: int, layer: Layer, x: Tensor, turns: Tensor, attention: Attention
+        self, index: int, layer: Layer, normed: Tensor, turns: Tensor, attention: Attention | Whole
     ) -> Tensor:
         """What the rows see, `[rows, heads * head_size]`."""
-        shape = self.shape
+        shape, rows = self.shape, len(normed)
         both = shape.heads + shape.kv_heads
-        qkv = layer.qkv(self._rms(x, layer.before_attention))
-        qkv = qkv.view(len(x), both + shape.kv_heads, shape.head_size)
+        qkv = layer.qkv(normed).view(rows, both + shape.kv_heads, shape.head_size)
+        if isinstance(attention, Whole):
+            return attention.whole(index, qkv, layer.heads_norm, turns).reshape(rows, -1)
         looking = qkv[:, :both].to(self._work)
         if layer.heads_norm is not None:
-            looking = self._rms(looking, layer.heads_norm)
-        looking = _turned(looking, turns)
+            looking = plain.heads_norm(looking, layer.heads_norm, shape.epsilon)
+        looking = plain.turned(looking, turns)
         query, key = looking[:, : shape.heads], looking[:, shape.heads :]
-        return attention.attend(index, query, key, qkv[:, both:]).reshape(len(x), -1)
-
-    def _grown(self, layer: Layer, got: Tensor, x: Tensor) -> Tensor:
-        """The rows after attention's result and the MLP are added."""
-        y = layer.out(got).to(self._work)
-        if layer.after_attention is not None:
-            y = self._rms(y, layer.after_attention)
-        x = x + y
-        gate, up = layer.gate_up(self._rms(x, layer.before_mlp)).chunk(2, -1)
-        gate = F.gelu(gate, approximate="tanh") if self.shape.gemma else F.silu(gate)
-        y = layer.down(gate * up).to(self._work)
-        if layer.after_mlp is not None:
-            y = self._rms(y, layer.after_mlp)
-        return x + y
-
-    def _rms(self, x: Tensor, factor: Tensor) -> Tensor:
-        if factor.dim() == 1:
-            return F.rms_norm(x, factor.shape, factor, self.shape.epsilon)
-        return F.rms_norm(x, factor.shape[-1:], None, self.shape.epsilon) * factor
+        return attention.attend(index, query, key, qkv[:, both:]).reshape(rows, -1)
 
 
 def _turns(rope: Rope, size: int, positions: int) -> Tensor:
@@ -135,9 +163,3 @@ def _turns(rope: Rope, size: int, positions: int) -> Tensor:
     speeds = 1.0 / rope.theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * (speeds / rope.factor)
     return torch.polar(torch.ones_like(angles), angles)
-
-
-def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Neighbouring elements are a pair: the weights' rows were put in that order."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).reshape(x.shape)

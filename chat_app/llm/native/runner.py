@@ -20,7 +20,7 @@ from chat_app.llm.native.sampler import Choice, pick
 
 
 @dataclass
-class _Answer:
+class Answer:
     """One answer: `unread` tokens must still go through the model before the next is picked."""
 
     id: str
@@ -67,7 +67,7 @@ class Runner:
         self._ends = ends
         self._chunk = chunk_tokens
         self._quiet_chunk = quiet_chunk_tokens
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[str, Answer] = {}
         self.counts = Counts()
 
     @property
@@ -95,7 +95,7 @@ class Runner:
         table = self._cache.open(prompt, len(prompt) + max_tokens - 1, scope)
         if table is None:
             return None
-        self._answers[id] = _Answer(
+        self._answers[id] = Answer(
             id=id,
             table=table,
             unread=list(prompt[table.length :]),
@@ -113,17 +113,10 @@ class Runner:
 
     def step(self) -> list[Step]:
         """One pass of the model over the answers that are next."""
-        chosen = self._chosen()
-        if not chosen:
+        if not self._answers:
             return []
         began = time.perf_counter()
-        try:
-            with torch.inference_mode():
-                steps = self._compute(chosen)
-        except (torch.OutOfMemoryError, MemoryError):
-            steps = self._shed(chosen)
-        except Exception as error:
-            steps = [Step(answer.id, error=error) for answer, _ in chosen]
+        steps = self._pass()
         for step in steps:
             if step.finish is not None or step.error is not None:
                 self.drop(step.id)
@@ -131,7 +124,20 @@ class Runner:
         self.counts.busy_seconds += time.perf_counter() - began
         return steps
 
-    def _chosen(self) -> list[tuple[_Answer, int]]:
+    def _pass(self) -> list[Step]:
+        chosen = self._chosen()
+        try:
+            with torch.inference_mode():
+                return self._compute(chosen)
+        except (torch.OutOfMemoryError, MemoryError):
+            return self._shed([answer for answer, _ in chosen])
+        except torch.AcceleratorError:
+            # The GPU is lost to this process: it ends, and another one begins anew.
+            raise
+        except Exception as error:
+            return [Step(answer.id, error=error) for answer, _ in chosen]
+
+    def _chosen(self) -> list[tuple[Answer, int]]:
         """Who is in the next step, with how many tokens each; single tokens first."""
         writing = [answer for answer in self._answers.values() if not answer.reading]
         writing.sort(key=lambda answer: alike(answer.table.length))
@@ -146,7 +152,7 @@ class Runner:
         chosen += [piece for piece in pieces if piece[1] == 1]
         return chosen + [piece for piece in pieces if piece[1] > 1]
 
-    def _compute(self, chosen: Sequence[tuple[_Answer, int]]) -> list[Step]:
+    def _compute(self, chosen: Sequence[tuple[Answer, int]]) -> list[Step]:
         tokens: list[int] = []
         positions: list[int] = []
         ends, pieces = [], []
@@ -186,7 +192,7 @@ class Runner:
             for (answer, _), token in zip(picking, next_tokens, strict=True)
         ]
 
-    def _wrote(self, answer: _Answer, token: int) -> Step:
+    def _wrote(self, answer: Answer, token: int) -> Step:
         if token in self._ends:
             return Step(answer.id, finish="stop")
         answer.made += 1
@@ -194,11 +200,11 @@ class Runner:
         answer.choice.saw(token)
         return Step(answer.id, [token], "length" if answer.made >= answer.max_tokens else None)
 
-    def _shed(self, chosen: Sequence[tuple[_Answer, int]]) -> list[Step]:
+    def _shed(self, chosen: Sequence[Answer]) -> list[Step]:
         """Out of memory: the youngest answer ends, so that the others can go on."""
         if self._memory.device.type == "cuda":
             torch.cuda.empty_cache()
-        ids = {answer.id for answer, _ in chosen}
+        ids = {answer.id for answer in chosen}
         youngest = [id for id in self._answers if id in ids][-1]
         return [Step(youngest, error=RanOutOfMemory())]
 

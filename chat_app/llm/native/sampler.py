@@ -16,6 +16,8 @@ from chat_app.llm.engine import Sampling
 # would cost more than the model.
 MOST_CANDIDATES = 256
 GREEDY_BELOW = 1e-3
+# How many numbers describe a choice to `draw`.
+NUMBERS = 6
 
 
 class Choice:
@@ -30,8 +32,22 @@ class Choice:
         self.min_p = sampling.min_p if 0.0 <= sampling.min_p <= 1.0 else 0.0
         penalty = sampling.repetition_penalty
         self.penalty = penalty if math.isfinite(penalty) and penalty > 0 else 1.0
-        self.seed = seed
+        # Torch has no unsigned 64 bits.
+        seed &= (1 << 64) - 1
+        self.signed_seed = seed - (1 << 64) if seed >= 1 << 63 else seed
         self.seen = dict.fromkeys(prompt) if self.penalty != 1.0 else {}
+
+    @property
+    def numbers(self) -> list[float]:
+        """As `draw` wants them: temperature, top_k, top_p, min_p, greedy, penalty."""
+        return [
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            float(self.greedy),
+            self.penalty,
+        ]
 
     def saw(self, token: int) -> None:
         """This token was written."""
@@ -45,25 +61,40 @@ def pick(logits: Tensor, choices: Sequence[Choice], positions: Sequence[int]) ->
         if choice.penalty != 1.0:
             _punish(logits[row], choice)
     most = max(choice.top_k for choice in choices)
+    device = logits.device
+    return draw(
+        logits,
+        torch.tensor([choice.numbers for choice in choices], device=device),
+        torch.tensor([choice.signed_seed for choice in choices], device=device),
+        torch.tensor(positions, device=device),
+        most,
+    )
+
+
+def draw(logits: Tensor, numbers: Tensor, seeds: Tensor, positions: Tensor, most: int) -> Tensor:
+    """The next token of each row from tensors alone, `most` of them looked at in each row.
+
+    `numbers` `[rows, NUMBERS]` are those of the choices. Nothing here waits for the device.
+    """
     best, tokens = likeliest(logits, most)
     if most == 1:
         return tokens[:, 0]
-    device = logits.device
-    values = torch.tensor(
-        [[c.temperature, c.top_k, c.top_p, c.min_p, c.greedy] for c in choices], device=device
-    )
-    temperature, top_k, top_p, min_p, greedy = values.unbind(1)
+    temperature, top_k, top_p, min_p, greedy, _ = numbers.unbind(1)
     scores = best.float() / temperature[:, None]
-    ranks = torch.arange(best.shape[1], device=device)
+    ranks = torch.arange(best.shape[1], device=logits.device)
     scores = scores.masked_fill(ranks >= top_k[:, None], -math.inf)
     shares = scores.softmax(-1)
     before = shares.cumsum(-1) - shares
     kept = (before < top_p[:, None]) & (shares >= min_p[:, None] * shares[:, :1])
-    seeds = torch.tensor([_signed(choice.seed) for choice in choices], device=device)
-    places = torch.tensor(positions, device=device)
-    drawn = scores.masked_fill(~kept, -math.inf) + gumbel(seeds, places, tokens)
-    won = torch.where(greedy > 0, torch.zeros_like(seeds), drawn.argmax(-1))
+    drawn = scores.masked_fill(~kept, -math.inf) + gumbel(seeds, positions, tokens)
+    won = drawn.argmax(-1).masked_fill(greedy > 0, 0)
     return tokens.gather(1, won[:, None])[:, 0]
+
+
+def punished(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """The logits with each row's penalty `[rows]` on what it has seen, `[rows, vocabulary]`."""
+    by = penalty[:, None].to(logits.dtype)
+    return torch.where(seen, torch.where(logits < 0, logits * by, logits / by), logits)
 
 
 def _punish(row: Tensor, choice: Choice) -> None:
@@ -107,8 +138,3 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -0xAE502812AA7333
     x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -0x3B314601E57A13AD
     return x ^ ((x >> 33) & 0x7FFFFFFF)
-
-
-def _signed(seed: int) -> int:
-    seed &= (1 << 64) - 1
-    return seed - (1 << 64) if seed >= 1 << 63 else seed

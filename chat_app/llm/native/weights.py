@@ -179,10 +179,8 @@ def final_norm(source: Source, shape: Shape) -> Tensor:
 
 def plain_layer(parts: Fused, format: Format, device: torch.device) -> Layer:
     """A layer with its linears in one of the plain formats."""
-    kind = work(format, device)
-    norms = {name: None if t is None else t.to(kind) for name, t in parts.norms.items()}
     linears = {name: linear(weight, format, device) for name, weight in parts.linears.items()}
-    return Layer(**norms, **linears)  # type: ignore[arg-type]
+    return Layer(**parts.norms, **linears)  # type: ignore[arg-type]
 
 
 def linear(weight: Tensor, format: Format, device: torch.device) -> Linear:

@@ -9,8 +9,10 @@ import torch
 
 from chat_app.llm.backends.base import Step
 from chat_app.llm.engine import Sampling
-from chat_app.llm.native import shape, weights
+from chat_app.llm.native import plain, shape, weights
+from chat_app.llm.native.ahead import Ahead
 from chat_app.llm.native.cache import Cache, blocks, near_need
+from chat_app.llm.native.graphs import Decoder
 from chat_app.llm.native.memory import Memory
 from chat_app.llm.native.model import Model
 from chat_app.llm.native.runner import Runner
@@ -71,6 +73,8 @@ class Pair:
     theirs: Any
     shape: shape.Shape
     ours: Model
+    ahead: bool = False
+    """Its runners decode as on a GPU, by the function that a graph records there."""
 
     def logits(self, tokens: list[int]) -> torch.Tensor:
         """Theirs, after every token."""
@@ -110,16 +114,19 @@ class Pair:
         quiet: int = 64,
         ends: frozenset[int] = frozenset(),
         tokens: int = 2048,
+        maths: Any = plain,
     ) -> Runner:
         cache = self.cache(tokens=tokens, chunk=quiet)
-        return Runner(
-            self.ours,
-            cache,
-            self.memory(cache),
-            ends=ends,
-            chunk_tokens=chunk,
-            quiet_chunk_tokens=quiet,
-        )
+        memory = self.memory(cache)
+        settings: dict[str, Any] = {
+            "ends": ends,
+            "chunk_tokens": chunk,
+            "quiet_chunk_tokens": quiet,
+        }
+        if not self.ahead:
+            return Runner(self.ours, cache, memory, **settings)
+        decoder = Decoder(self.ours, memory, slots=10, context_tokens=256, maths=maths)
+        return Ahead(self.ours, cache, memory, **settings, decoder=decoder)
 
 
 def make(folder: Path, kind: str, **changes: Any) -> Pair:
