@@ -12,7 +12,13 @@ from chat_app.llm.backends.base import LoadRefused, Progress, Spec, Step, Unfit
 from chat_app.llm.engine import ChatMessage, Sampling
 
 if TYPE_CHECKING:
+    import torch
+
+    from chat_app.llm.native.cache import Cache
+    from chat_app.llm.native.linear import Eighths
+    from chat_app.llm.native.memory import Memory
     from chat_app.llm.native.model import Model
+    from chat_app.llm.native.runner import Runner
     from chat_app.llm.native.shape import Shape
     from chat_app.llm.native.weights import Format
 
@@ -23,7 +29,7 @@ QUIET_CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
 _GIB = 1024**3
 _SPARE_BYTES = 600 * 1024**2
 # Of what is free beside the weights, the cache may grow to this share.
-_CACHE_SHARE = 0.5
+_CACHE_SHARE = {"cpu": 0.5, "cuda": 0.8}
 _INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
@@ -41,20 +47,19 @@ class Native:
         from chat_app.llm.native import weights
         from chat_app.llm.native.cache import Cache
         from chat_app.llm.native.memory import Memory
-        from chat_app.llm.native.runner import Runner
         from chat_app.llm.tokenizer import Tokenizer
 
         torch.set_num_threads(spec.threads)
         self.device = spec.device
         self.slots = SLOTS[spec.device]
-        device = torch.device(spec.device)
-        format, reason = _format(spec)
-        self.why = f"{spec.why} {reason}"
+        device = _place(spec.device)
         chunk = QUIET_CHUNK_TOKENS[spec.device]
         try:
             shape = shapes.read(folder)
             self._tokenizer = Tokenizer(folder, spec.family)
             self.context_tokens = min(spec.context_tokens, shape.positions)
+            format, reason = self._format(spec, shape, chunk)
+            self.why = f"{spec.why} {reason}"
             wide, near = self._room(folder, shape, format, chunk)
             progress("Loading the weights…", 0.0)
 
@@ -66,6 +71,7 @@ class Native:
                     device=device,
                     positions=self.context_tokens,
                     progress=lambda share: progress("Loading the weights…", share),
+                    rows=_rows(format),
                 )
 
             try:
@@ -78,17 +84,60 @@ class Native:
                 why = f"Its 8-bit form could not be stored ({error.strerror or error})"
                 self.why = f"{spec.why} {why}, so its weights are in bfloat16."
                 model = load(format)
+            dtype = torch.float32 if format == "float32" else torch.bfloat16
+            memory = Memory(shape, wide_blocks=wide, near_blocks=near, dtype=dtype, device=device)
         except shapes.Unsupported as error:
             raise Unfit(str(error)) from error
         except (OSError, ValueError) as error:
             raise LoadRefused("load_failed", str(error)) from error
-        dtype = torch.float32 if format == "float32" else torch.bfloat16
-        self._runner = Runner(
+        except torch.OutOfMemoryError as error:
+            raise MemoryError from error
+        cache = Cache(wide_blocks=wide, near_blocks=near, window=shape.window, chunk_tokens=chunk)
+        progress("Preparing the model…", None)
+        self._runner = self._made(model, cache, memory, chunk)
+
+    def _format(self, spec: Spec, shape: "Shape", chunk: int) -> tuple["Format", str]:
+        if spec.device == "cpu":
+            return _cpu_format(spec)
+        from chat_app.llm.native import gpu
+
+        return gpu.form(
+            shape,
+            spec.quantization,
+            gpu.card(),
+            slots=self.slots,
+            context_tokens=self.context_tokens,
+            chunk_tokens=chunk,
+        )
+
+    def _made(self, model: "Model", cache: "Cache", memory: "Memory", chunk: int) -> "Runner":
+        from chat_app.llm.native.runner import Runner
+
+        ends, running_chunk = self._tokenizer.ends, CHUNK_TOKENS[self.device]
+        if self.device == "cuda":
+            from chat_app.llm.native import gpu
+            from chat_app.llm.native.ahead import Ahead
+
+            decoder, reason = gpu.decoder(
+                model, memory, slots=self.slots, context_tokens=self.context_tokens
+            )
+            self.why += f" {reason}"
+            if decoder is not None:
+                return Ahead(
+                    model,
+                    cache,
+                    memory,
+                    ends=ends,
+                    chunk_tokens=running_chunk,
+                    quiet_chunk_tokens=chunk,
+                    decoder=decoder,
+                )
+        return Runner(
             model,
-            Cache(wide_blocks=wide, near_blocks=near, window=shape.window, chunk_tokens=chunk),
-            Memory(shape, wide_blocks=wide, near_blocks=near, dtype=dtype, device=device),
-            ends=self._tokenizer.ends,
-            chunk_tokens=CHUNK_TOKENS[spec.device],
+            cache,
+            memory,
+            ends=ends,
+            chunk_tokens=running_chunk,
             quiet_chunk_tokens=chunk,
         )
 
@@ -96,8 +145,7 @@ class Native:
         """Blocks of the wide and the near pool. Raises LoadRefused when weights do not fit."""
         from chat_app.llm.native.cache import BLOCK_TOKENS, blocks, near_need
 
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        weights = int(size * {"float32": 2.0, "bfloat16": 1.0, "int8": 0.8}[format])
+        weights, spare, free = self._need(folder, shape, format, chunk)
         bytes_each = 4 if format == "float32" else 2
         wide_bytes = shape.cache_values(near=False) * BLOCK_TOKENS * bytes_each
         near_bytes = shape.cache_values(near=True) * BLOCK_TOKENS * bytes_each
@@ -105,24 +153,31 @@ class Native:
         wide = blocks(self.context_tokens) * self.slots * 3 // 2 + 1
         near = near_need(shape.window, chunk) * self.slots * 3 // 2 + 1
         least = blocks(self.context_tokens) + 1, near_need(shape.window, chunk) + 1
-        free = self._free()
-        need = weights + _SPARE_BYTES + least[0] * wide_bytes + least[1] * near_bytes
+        need = weights + spare + least[0] * wide_bytes + least[1] * near_bytes
         if need > free:
             raise LoadRefused(
                 "not_enough_memory",
                 f"This model needs about {need / _GIB:.1f} GiB of free memory and there are "
                 f"{free / _GIB:.1f} GiB. Unload another model or choose a smaller one.",
             )
-        budget = (free - weights - _SPARE_BYTES) * _CACHE_SHARE
+        budget = (free - weights - spare) * _CACHE_SHARE[self.device]
         share = min(1.0, budget / (wide * wide_bytes + near * near_bytes))
         return max(least[0], int(wide * share)), max(least[1], int(near * share))
 
-    def _free(self) -> int:
-        if self.device == "cpu":
-            return int(psutil.virtual_memory().available)
-        import torch
+    def _need(
+        self, folder: Path, shape: "Shape", format: "Format", chunk: int
+    ) -> tuple[int, int, int]:
+        """Bytes of the weights, of the work beside them, and those that are free."""
+        if self.device == "cuda":
+            from chat_app.llm.native import gpu
 
-        return int(torch.cuda.mem_get_info()[0])
+            assert format in ("bfloat16", "float8", "nf4"), "a GPU has no others"
+            weights = gpu.weights_bytes(shape, format)
+            spare = gpu.work_bytes(shape, slots=self.slots, chunk_tokens=chunk)
+            return weights, spare, gpu.card().free_bytes
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        weights = int(size * {"float32": 2.0, "bfloat16": 1.0, "int8": 0.8}[format])
+        return weights, _SPARE_BYTES, int(psutil.virtual_memory().available)
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """See Backend.encode."""
@@ -156,13 +211,25 @@ class Native:
         return self._runner.figures()
 
 
-def _format(spec: Spec) -> tuple["Format", str]:
+def _place(name: str) -> "torch.device":
+    import torch
+
+    return torch.device(name)
+
+
+def _cpu_format(spec: Spec) -> tuple["Format", str]:
     """The weights' format on this machine, and a sentence that says why."""
-    if spec.device == "cuda":
-        return "bfloat16", "The weights are in bfloat16."
     flags = base.cpu_flags()
     if spec.quantization != "none" and flags & _INT8_FLAGS:
         return "int8", "Its weights are in 8 bits, which this processor computes fastest."
     if flags & _BFLOAT16_FLAGS:
         return "bfloat16", "Its weights are in bfloat16."
     return "float32", "Its weights are in float32, because this processor has no faster form."
+
+
+def _rows(format: "Format") -> "Eighths | None":
+    if format != "float8":
+        return None
+    from chat_app.llm.native import gpu
+
+    return gpu.eighths()

@@ -54,7 +54,7 @@ def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.from_numpy(raw).view(dtype)
 
 
-def sent(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+def sent(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of these numbers on the device, without waiting for what the device is doing."""
     tensor = torch.tensor(values, dtype=dtype)
     if device.type == "cpu":
@@ -136,15 +136,15 @@ class Gathered:
         return got.reshape(-1, shape.heads, size)
 
     def _places(self, pieces: Sequence[Piece], near: bool) -> Tensor:
-        heads = self._shape.kv_heads
+        heads = np.arange(self._shape.kv_heads)
         places = []
         for piece in pieces:
-            table = piece.table.near if near else piece.table.wide
-            for position in range(piece.start, piece.start + piece.count):
-                first = table[position // BLOCK_TOKENS] * heads
-                offset = position % BLOCK_TOKENS
-                places += [(first + head) * BLOCK_TOKENS + offset for head in range(heads)]
-        return sent(places, torch.long, self._memory.device)
+            table = np.asarray(piece.table.near if near else piece.table.wide)
+            positions = np.arange(piece.start, piece.start + piece.count)
+            first = table[positions // BLOCK_TOKENS] * len(heads)
+            offsets = positions % BLOCK_TOKENS
+            places.append((first[:, None] + heads) * BLOCK_TOKENS + offsets[:, None])
+        return sent(np.concatenate(places).ravel(), torch.long, self._memory.device)
 
     def _all_looks(self, pieces: Sequence[Piece], near: bool) -> list[_Look]:
         looks, row = [], 0

@@ -48,6 +48,17 @@ class Shape:
         """Tokens that a layer with a window sees, its own included; 0 without such layers."""
         return max(self.windows)
 
+    @property
+    def matrix_values(self) -> int:
+        """Elements of all layers' matrices."""
+        across = (2 * self.heads + 2 * self.kv_heads) * self.head_size
+        return self.layers * self.hidden * (across + 3 * self.inner)
+
+    @property
+    def word_values(self) -> int:
+        """Elements of the embedding and of a head of its own."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
     def cache_values(self, *, near: bool) -> int:
         """Elements that one token keeps in the cache, over the layers of one kind."""
         layers = sum(bool(window) == near for window in self.windows)

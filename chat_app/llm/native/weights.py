@@ -15,16 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from chat_app.llm.native.linear import Int8, Linear, Packed, Plain
+from chat_app.llm.native.linear import Eighths, Int8, Linear, Packed, Plain, eighths
 from chat_app.llm.native.model import Layer, Model
 from chat_app.llm.native.shape import Shape, Unsupported
 
-Format = Literal["float32", "bfloat16", "int8"]
+Format = Literal["float32", "bfloat16", "int8", "float8", "nf4"]
 Progress = Callable[[float], None]
 # Changes whenever the numbers in a kept file would come out differently.
 RECIPE = "1"
 _PREFIXES = ("", "language_model.", "model.language_model.")
-_LINEARS = ("qkv", "out", "gate_up", "down")
+LINEARS = ("qkv", "out", "gate_up", "down")
+NORMS = ("before_attention", "after_attention", "before_mlp", "after_mlp", "heads_norm")
 
 
 class Source:
@@ -137,8 +138,12 @@ def load(
     device: torch.device,
     positions: int,
     progress: Progress = lambda share: None,
+    rows: Eighths | None = None,
 ) -> Model:
-    """The model of this folder, in place. Raises Unsupported, OSError, ValueError, MemoryError."""
+    """The model of this folder, in place; `rows` makes inputs 8-bit floats.
+
+    Raises Unsupported, OSError, ValueError, MemoryError.
+    """
     if format == "int8":
         from chat_app.llm.native import int8
 
@@ -153,9 +158,14 @@ def load(
                 kept.unlink()
     source = Source(folder, str(device))
     layers = []
-    for index in range(shape.layers):
-        layers.append(plain_layer(fused(source, shape, index), format, device))
-        progress((index + 1) / shape.layers)
+    if format in ("float8", "nf4"):
+        from chat_app.llm.native import small
+
+        layers = small.layers(folder, shape, format, device, progress, rows=rows or eighths)
+    else:
+        for index in range(shape.layers):
+            layers.append(plain_layer(fused(source, shape, index), format, device))
+            progress((index + 1) / shape.layers)
     embedding = source.get("embed_tokens.weight").to(_dtype(format))
     head = source.head()
     matrix = embedding if head is None or shape.tied else head
@@ -185,7 +195,7 @@ def plain_layer(parts: Fused, format: Format, device: torch.device) -> Layer:
 
 def linear(weight: Tensor, format: Format, device: torch.device) -> Linear:
     """The matrix in a plain format."""
-    if format == "bfloat16" and device.type == "cpu":
+    if format != "float32" and device.type == "cpu":
         return Packed(weight.to(torch.bfloat16))
     return Plain(weight.to(_dtype(format)))
 
@@ -224,7 +234,7 @@ def _quantized(
                 before_mlp=need(f"{index}.before_mlp"),
                 after_mlp=get(f"{index}.after_mlp"),
                 heads_norm=get(f"{index}.heads_norm"),
-                **{name: matrix(f"{index}.{name}") for name in _LINEARS},
+                **{name: matrix(f"{index}.{name}") for name in LINEARS},
             )
             for index in range(shape.layers)
         ]

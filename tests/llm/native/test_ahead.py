@@ -1,10 +1,11 @@
 """Being a step ahead changes when things are learned, never what is written or who holds what."""
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chat_app.llm.engine import Sampling
 from chat_app.llm.native.ahead import Ahead
@@ -105,3 +106,63 @@ def test_a_lost_gpu_ends_the_process_and_not_one_answer(
     monkeypatch.setattr(ahead.ours, "forward", lost)
     with pytest.raises(torch.AcceleratorError):
         runner.step()
+
+
+class NothingOfTheHost(TorchDispatchMode):
+    """Fails on what a graph cannot record: reading values, sizes that depend on them, uploads."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "equal")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.FORBIDDEN, f"{name} in a step"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_step_can_be_recorded(ahead: Pair, greedy: bool) -> None:
+    cache = ahead.cache()
+    decoder = Decoder(ahead.ours, ahead.memory(cache), slots=4, context_tokens=64)
+    with torch.no_grad():
+        decoder._step(4, greedy)
+        with NothingOfTheHost():
+            decoder._step(4, greedy)
+        with pytest.raises(AssertionError, match="in a step"), NothingOfTheHost():
+            decoder._tokens[0].item()
+
+
+def test_a_graph_finds_its_tensors_where_they_were(ahead: Pair) -> None:
+    """A replay reads and writes the memory that was there when it was recorded."""
+    made: list[dict[str, list[int]]] = []
+    for graphs in (False, True):
+        runner = cast(Ahead, ahead.runner())
+        decoder = runner._decoder
+        if graphs:
+            for size in decoder.buckets:
+                for greedy in (True, False):
+                    decoder._graphs[size, greedy] = cast(Any, _Recorded(decoder, size, greedy))
+        for index, way in enumerate(WAYS):
+            runner.add(str(index), text(60 + index, 9), way, 12, seed=index, scope="")
+        made.append(finish(runner))
+        if graphs:
+            assert sum(graph.replays for graph in cast(Any, decoder._graphs.values())) == 11
+    assert made[0] == made[1]
+
+
+class _Recorded:
+    """Stands for a CUDA graph: the step, bound to the tensors of the moment it was made."""
+
+    def __init__(self, decoder: Decoder, size: int, greedy: bool) -> None:
+        self._decoder, self._what = decoder, (size, greedy)
+        self._places = self._now()
+        self.replays = 0
+
+    def _now(self) -> list[int]:
+        memory, values = self._decoder._memory, vars(self._decoder).values()
+        tensors = [value for value in values if torch.is_tensor(value)]
+        return [each.data_ptr() for each in (*tensors, *memory.keys, *memory.values)]
+
+    def replay(self) -> None:
+        assert self._now() == self._places
+        self.replays += 1
+        self._decoder._step(*self._what)
