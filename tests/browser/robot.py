@@ -94,10 +94,18 @@ class Robot:
 
     def tab(self, name: str) -> None:
         """Open a tab by its label, from the overflow menu if it is there."""
-        button = self.page.locator(".tab-container[role=tablist] button[role=tab]", has_text=name)
+        self._open("#tabs", name)
+
+    def section(self, tab: str, name: str) -> None:
+        """Open a section of a tab that has several: `credits` or `admin`."""
+        self._open(f"#{tab}-sections", name)
+
+    def _open(self, tabs: str, name: str) -> None:
+        bar = f"{tabs} > .tab-wrapper"
+        button = self.page.locator(f"{bar} .tab-container[role=tablist] button", has_text=name)
         if not button.count():
-            self.page.click(".overflow-menu > button")
-            button = self.page.locator(".overflow-dropdown button", has_text=name)
+            self.page.click(f"{bar} .overflow-menu > button")
+            button = self.page.locator(f"{bar} .overflow-dropdown button", has_text=name)
         button.first.click()
 
     def pill(self) -> Decimal:

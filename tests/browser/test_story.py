@@ -249,5 +249,5 @@ def test_users_see_no_admin_tab(robot: Make) -> None:
     ann = robot()
     ann.register(name())
     ann.settled()
-    shown = ann.page.locator(".tab-container[role=tablist] button[role=tab]").all_inner_texts()
+    shown = ann.page.locator("#tabs > .tab-wrapper [role=tablist] button").all_inner_texts()
     assert [text.strip() for text in shown] == ["Chat", "Credits", "History", "Analytics"]

@@ -1,4 +1,4 @@
-"""Admin: people, models and the machine. Every handler asks for the role again."""
+"""Admin: people, models and the machine, in sections. Every handler asks for the role again."""
 
 from dataclasses import dataclass
 
@@ -22,12 +22,14 @@ def build() -> Admin:
     """The layout, without any data."""
     with gr.Tab("Admin", id="admin", visible=False, elem_id="admin-tab") as tab:
         gr.HTML("<h1>Administration</h1>", elem_classes="page-title")
-        state = machine.build()
-        users = people.build()
+        sections = gr.Tabs(elem_id="admin-sections", elem_classes="sections")
+        with sections, gr.Tab("Overview", id="admin-overview"):
+            state = machine.build()
+            users = people.build()
     return Admin(tab, state, users)
 
 
 def bind(c: Admin, app: App, shell: Shell) -> None:
-    """Wire both halves to the tab."""
+    """Wire each section."""
     machine.bind(c.machine, app, shell, c.tab)
     people.bind(c.people, app, shell, c.tab)

@@ -1,4 +1,4 @@
-"""Credits: the balance, buying more, and every movement of the account."""
+"""Overview: the balance, buying more, and every movement of the account."""
 
 import asyncio
 from dataclasses import dataclass
@@ -37,10 +37,9 @@ _NAMES = {value: name.removesuffix("s") for name, value in TYPES if value} | {
 
 
 @dataclass
-class Credits:
-    """The tab's components."""
+class Overview:
+    """The section's components."""
 
-    tab: gr.Tab
     cards: gr.HTML
     package: gr.Radio
     amount: gr.Textbox
@@ -55,45 +54,43 @@ class Credits:
     rows: gr.State
 
 
-def build() -> Credits:
+def build() -> Overview:
     """The layout, without any data."""
-    with gr.Tab("Credits", id="credits", visible=False, elem_id="credits-tab") as tab:
-        gr.HTML("<h1>Credits</h1>", elem_classes="page-title")
-        cards = gr.HTML(parts.loading(), elem_id="credits-cards")
-        with gr.Column(elem_id="credits-shop", elem_classes="sheet"):
-            gr.HTML(
-                '<div class="sheet-head"><h2>Buy credits</h2>'
-                f"{parts.badge('Demonstration shop: no real money moves', 'warn')}</div>"
+    cards = gr.HTML(parts.loading(), elem_id="credits-cards")
+    with gr.Column(elem_id="credits-shop", elem_classes="sheet"):
+        gr.HTML(
+            '<div class="sheet-head"><h2>Buy credits</h2>'
+            f"{parts.badge('Demonstration shop: no real money moves', 'warn')}</div>"
+        )
+        nonce = gr.Textbox(visible=False)
+        package = gr.Radio(choices=[], label="Package", elem_id="credits-packages")
+        with gr.Row(elem_id="credits-order"):
+            amount = gr.Textbox(
+                label="Custom amount of credits",
+                elem_id="credits-amount",
+                placeholder="100 to 1,000,000",
+                visible=HIDDEN,
+                max_lines=1,
             )
-            nonce = gr.Textbox(visible=False)
-            package = gr.Radio(choices=[], label="Package", elem_id="credits-packages")
-            with gr.Row(elem_id="credits-order"):
-                amount = gr.Textbox(
-                    label="Custom amount of credits",
-                    elem_id="credits-amount",
-                    placeholder="100 to 1,000,000",
-                    visible=HIDDEN,
-                    max_lines=1,
-                )
-                buy = gr.Button("Buy credits", variant="primary", elem_id="credits-buy", scale=0)
-                result = gr.HTML(elem_id="credits-result")
-        with gr.Column(elem_classes="sheet"):
-            gr.HTML('<div class="sheet-head"><h2>Movements</h2></div>')
-            with gr.Row(elem_classes="filters"):
-                type = gr.Dropdown(TYPES, value="", label="Type", filterable=False, scale=0)
-                period = gr.Dropdown(
-                    parts.PERIODS, value="30", label="Period", filterable=False, scale=0
-                )
-            table = gr.HTML(parts.loading(4), elem_id="credits-transactions")
-            more = gr.Button("Show older", size="sm", visible=HIDDEN, elem_id="credits-more")
-            cursor, rows = gr.State(None), gr.State([])
-    return Credits(
-        tab, cards, package, amount, buy, nonce, result, type, period, table, more, cursor, rows
+            buy = gr.Button("Buy credits", variant="primary", elem_id="credits-buy", scale=0)
+            result = gr.HTML(elem_id="credits-result")
+    with gr.Column(elem_classes="sheet"):
+        gr.HTML('<div class="sheet-head"><h2>Movements</h2></div>')
+        with gr.Row(elem_classes="filters"):
+            type = gr.Dropdown(TYPES, value="", label="Type", filterable=False, scale=0)
+            period = gr.Dropdown(
+                parts.PERIODS, value="30", label="Period", filterable=False, scale=0
+            )
+        table = gr.HTML(parts.loading(4), elem_id="credits-transactions")
+        more = gr.Button("Show older", size="sm", visible=HIDDEN, elem_id="credits-more")
+        cursor, rows = gr.State(None), gr.State([])
+    return Overview(
+        cards, package, amount, buy, nonce, result, type, period, table, more, cursor, rows
     )
 
 
-def bind(c: Credits, app: App, shell: Shell) -> None:
-    """Wire the tab."""
+def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
+    """Wire the section to the tab that it stands in."""
 
     def look(user: User, kind: str, period: str, cursor: str | None) -> tuple[Any, ...]:
         now = app.clock.micros()
@@ -174,7 +171,7 @@ def bind(c: Credits, app: App, shell: Shell) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.type, c.period]
     shown = [c.cards, c.table, c.rows, c.cursor, c.more, shell.pill]
-    c.tab.select(open_tab, filters, [*shown, c.package, c.amount, c.result], **quiet)
+    tab.select(open_tab, filters, [*shown, c.package, c.amount, c.result], **quiet)
     for trigger in (c.type.change, c.period.change):
         trigger(show, filters, shown, trigger_mode="always_last", **quiet)
     c.more.click(older, [*filters, c.cursor, c.rows], shown, **quiet)
