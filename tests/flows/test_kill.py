@@ -43,10 +43,13 @@ def _victim(data_dir: Path, url: str, ready: Connection) -> None:
         while True:
             for _ in range(3):
                 await ask(app, alice)
-            for _ in range(10):
+            for turn in range(10):
                 await asyncio.sleep(0.03)
                 await sweep.save_progress(app)
                 sweep.settle_abandoned(app)
+                if turn == 3:
+                    ready.send("writing")
+            ready.send("written")
 
     asyncio.run(story())
 
@@ -57,12 +60,19 @@ def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) 
     # Each victim is forked from a server that has imported everything and runs no thread.
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload([__name__])
-    for _ in range(KILLS if not database_url else KILLS // 2):
+    for kill in range(KILLS if not database_url else KILLS // 2):
         here, there = fork.Pipe()
         process = fork.Process(target=_victim, args=(tmp_path, database_url, there))
         process.start()
         assert here.poll(60), "the victim did not start"
-        time.sleep(chance.uniform(0.0, 0.5))
+        # Most are shot at any moment; some while answers are written, or when they were, so that
+        # both ways are taken on a slow machine too.
+        wanted = {0: "writing", 1: "written"}.get(kill % 8)
+        if wanted is None:
+            time.sleep(chance.uniform(0.0, 0.5))
+        else:
+            while here.recv() != wanted:
+                assert here.poll(60), f"the victim never said {wanted}"
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
