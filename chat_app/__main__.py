@@ -57,6 +57,18 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "migrate", migrate, "bring the database to the newest schema")
     proof = _command(commands, "verify", verify, "prove the books; prints every discrepancy")
     proof.add_argument("--json", action="store_true", help="print one JSON document")
+    compared = _command(
+        commands, "reconcile", reconcile, "compare answers, usage, transfers, lots and payments"
+    )
+    compared.add_argument("--json", action="store_true", help="print one JSON document")
+    plain = _command(
+        commands, "export-beancount", export_beancount, "write the books as a Beancount ledger"
+    )
+    plain.add_argument("file", type=Path, metavar="FILE", help="the new file; - for the output")
+    copied = _command(
+        commands, "copy-to", copy_to, "copy everything into an empty PostgreSQL database"
+    )
+    copied.add_argument("url", metavar="URL", help="postgresql+psycopg://…, an empty database")
     models = commands.add_parser("models", help="models: list, pull, verify, convert-openvino")
     actions = models.add_subparsers(metavar="ACTION", required=True)
     _command(actions, "list", models_list, "every model, its state, its licence and how it runs")
@@ -136,7 +148,7 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
                 "Check --data-dir, or restore it from your backup."
             )
         key = secrets.load_or_create(settings.data_dir).audit_key
-        found = books.prove(db, key=key)
+        found = books.prove(db, key=key, data_dir=settings.data_dir)
     if options.json:
         problems = [
             {"invariant": item.invariant, "sentence": item.sentence, "facts": item.facts}
@@ -148,6 +160,75 @@ def verify(options: argparse.Namespace, settings: Settings) -> int:
             print(f"{item.invariant}: {item.sentence}")
         print(f"{len(found)} discrepancies." if found else "The books are right: no discrepancy.")
     return PROBLEMS if found else OK
+
+
+def reconcile(options: argparse.Namespace, settings: Settings) -> int:
+    """Compare the records that must agree; print and keep every difference."""
+    from chat_app.clock import Clock
+    from chat_app.flows import reconcile as comparing
+
+    clock = Clock()
+    with _existing_database(settings) as db:
+        started_at = clock.micros()
+        found = comparing.compare(db, now=started_at)
+        comparing.keep(db, found=found, actor="operator", started_at=started_at, now=clock.micros())
+    if options.json:
+        rows = [
+            {
+                "check": item.check,
+                "left": {"kind": item.left.kind, "id": item.left.id},
+                "right": {"kind": item.right.kind, "id": item.right.id},
+                "facts": item.facts,
+            }
+            for item in found
+        ]
+        print(json.dumps({"ok": not found, "differences": rows}, indent=2))
+        return PROBLEMS if found else OK
+    for item in found:
+        check = comparing.check_named(item.check)
+        sides = (f"{side.kind} {side.id or 'missing'}" for side in (item.left, item.right))
+        print(f"{item.check}: {' / '.join(sides)}. {check.sentence if check else ''}")
+    print(f"{len(found)} differences." if found else "All records agree.")
+    return PROBLEMS if found else OK
+
+
+def export_beancount(options: argparse.Namespace, settings: Settings) -> int:
+    """Write the books in Beancount's format."""
+    from chat_app.flows import beancount
+
+    to_screen = str(options.file) == "-"
+    if not to_screen and options.file.exists():
+        raise WrongUse(f"{options.file} exists and is not written over. Name another file.")
+    with _existing_database(settings) as db:
+        if to_screen:
+            for line in beancount.lines(db):
+                print(line)
+            return OK
+        count = beancount.write(db, options.file)
+    print(f"{options.file}: {count} transactions. Check it with: bean-check {options.file}")
+    return OK
+
+
+def copy_to(options: argparse.Namespace, settings: Settings) -> int:
+    """Copy the database into an empty PostgreSQL, then prove the copy."""
+    from chat_app import secrets
+    from chat_app.flows import books, copying
+
+    with _existing_database(settings) as db:
+        counts = copying.copy_to(db, options.url)
+    key = secrets.load_or_create(settings.data_dir).audit_key
+    there = settings.database.model_copy(update={"url": options.url})
+    target = settings.model_copy(update={"database": there})
+    with _existing_database(target) as db:
+        found = books.prove(db, key=key, data_dir=settings.data_dir)
+    for item in found:
+        print(f"{item.invariant}: {item.sentence}")
+    print(f"{sum(counts.values())} rows of {len(counts)} tables were copied.")
+    if found:
+        print(f"{len(found)} discrepancies in the copy: do not use it.")
+        return PROBLEMS
+    print("The copy is proven. Set CHAT_APP_DATABASE__URL to it and start the server.")
+    return OK
 
 
 @contextmanager

@@ -2,9 +2,8 @@
 
 from chat_app.accounts import sessions
 from chat_app.app import App
-from chat_app.audit import seal
-from chat_app.credits import holds, lots
-from chat_app.flows import sweep
+from chat_app.credits import checkpoints, holds, lots
+from chat_app.flows import books, reconcile, sweep
 from chat_app.jobs import Job
 
 
@@ -28,13 +27,11 @@ def jobs(app: App) -> list[Job]:
             3600,
             lambda: app.db.write(lambda session: sessions.purge(session, now=app.clock.micros())),
         ),
+        Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
+        Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
         Job(
-            "seal the books",
-            60,
-            lambda: app.db.write(
-                lambda session: seal.seal(
-                    session, key=app.secrets.audit_key, now=app.clock.micros()
-                )
-            ),
+            "keep checkpoints",
+            24 * 3600,
+            lambda: app.db.write(lambda session: checkpoints.take(session, now=app.clock.micros())),
         ),
     ]

@@ -5,6 +5,8 @@ out, makes every password unusable and leaves old seals unverifiable: back it up
 the database.
 """
 
+import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -22,6 +24,11 @@ class Secrets:
     token_key: bytes
     pepper: bytes
     audit_key: bytes
+
+
+def subkey(key: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose alone: what it signs means nothing elsewhere."""
+    return hmac.digest(key, f"chat_app subkey\n{purpose}".encode(), hashlib.sha256)
 
 
 def load_or_create(data_dir: Path) -> Secrets:

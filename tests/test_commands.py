@@ -107,6 +107,53 @@ def test_verify_makes_no_new_secrets(books: Path, capsys: pytest.CaptureFixture[
     assert not (books / secrets.FILE).exists()
 
 
+def test_reconcile_is_quiet_about_records_that_agree(
+    books: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(books, "reconcile") == commands.OK
+    assert capsys.readouterr().out == "All records agree.\n"
+    assert run(books, "reconcile", "--json") == commands.OK
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "differences": []}
+
+
+def test_reconcile_names_both_sides(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(books, "UPDATE lot SET granted = granted + 1")
+    capsys.readouterr()
+    assert run(books, "reconcile", "--json") == commands.PROBLEMS
+    [row] = json.loads(capsys.readouterr().out)["differences"]
+    assert (row["check"], row["left"], row["right"]) == (
+        "credits_without_lot",
+        {"kind": "transfer", "id": "1"},
+        {"kind": "lot", "id": "1"},
+    )
+    assert run(books, "reconcile") == commands.PROBLEMS
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("credits_without_lot: transfer 1 / lot 1. ")
+    assert lines[-1] == "1 differences."
+
+
+def test_the_books_are_exported(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = books / "books.beancount"
+    assert run(books, "export-beancount", str(file)) == commands.OK
+    assert "1 transactions" in capsys.readouterr().out
+    assert run(books, "export-beancount", str(file)) == commands.WRONG_USE
+    assert run(books, "export-beancount", "-") == commands.OK
+    assert capsys.readouterr().out.strip() == file.read_text().strip()
+
+
+@pytest.mark.postgres
+def test_the_books_are_copied_and_proven(
+    books: Path, empty_postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(books, "copy-to", "sqlite:///x.db") == commands.PROBLEMS
+    assert run(books, "copy-to", empty_postgres_url) == commands.OK
+    assert "The copy is proven." in capsys.readouterr().out
+    assert run(books, "copy-to", empty_postgres_url) == commands.PROBLEMS
+    assert "nothing was copied" in capsys.readouterr().err
+
+
 def test_create_admin(books: Path) -> None:
     db = Database(f"sqlite:///{books / 'chat.db'}")
     with db.read() as session:

@@ -5,6 +5,7 @@ caches, and returns all discrepancies, not the first. Rules are numbered as in
 docs/money.md.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -305,12 +306,16 @@ _SQLITE_CHECKS = [
 
 
 def run(
-    session: Session, *, now: int | None = None, audit_key: bytes | None = None, published: str = ""
+    session: Session,
+    *,
+    now: int | None = None,
+    audit_key: bytes | None = None,
+    published: Iterable[str] = (),
 ) -> list[Problem]:
     """Every discrepancy in the books; an empty list is a proof.
 
     With `now` overdue holds are measured against it, else against the ledger's newest time.
-    With `audit_key` the seals are checked too, and against a `published` head if given.
+    With `audit_key` the seals are checked too, and against `published` heads if given.
     """
     if now is None:
         newest = session.execute(text("SELECT COALESCE(MAX(last_at), 0) FROM account"))

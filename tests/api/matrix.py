@@ -94,4 +94,8 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/admin/users/{id}": admins(OK, body={"suspended": False}),
     "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
     "POST /api/admin/users/{id}/logout": admins(EMPTY),
+    "GET /api/admin/audit": admins(OK),
+    "GET /api/admin/audit/verify": admins(OK),
+    "GET /api/admin/reconciliation": admins(OK),
+    "POST /api/admin/reconciliation": admins(OK),
 }

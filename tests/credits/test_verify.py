@@ -118,7 +118,7 @@ def test_a_planted_corruption_is_found(sqlite_database: Database, name: str) -> 
     history(sqlite_database)
     sqlite_database.write(lambda session: seal.seal(session, key=KEY, now=NOON))
     with sqlite_database.read() as session:
-        published = seal.head(session)
+        published = [seal.head(session)]
     plant(Path(str(sqlite_database.engine.url.database)), CORRUPTIONS[name])
     assert name.partition(":")[0] in rules(sqlite_database, audit_key=KEY, published=published)
 
