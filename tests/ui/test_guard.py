@@ -35,6 +35,11 @@ MATRIX = {
     "sign_out": "admin",
     "back": "admin",
     "close": "admin",
+    "books_show": "admin",
+    "books_events": "admin",
+    "books_older": "admin",
+    "books_prove": "admin",
+    "books_reconcile": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
 
