@@ -148,20 +148,17 @@ def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     @guard(app, "admin")
     async def books_prove(_admin: User) -> AsyncIterator[dict[Any, Any]]:
         """Prove the books and list every discrepancy."""
-        yield {c.proof: parts.loading(2), c.prove: gr.update(interactive=False)}
+        yield {c.proof: parts.loading(2)}
         problems = await asyncio.to_thread(
             books.prove, app.db, key=app.secrets.audit_key, data_dir=app.settings.data_dir
         )
-        yield {
-            c.proof: _proof(problems, app.clock.micros()),
-            c.prove: gr.update(interactive=True),
-        }
+        yield {c.proof: _proof(problems, app.clock.micros())}
 
     @guard(app, "admin")
     async def books_reconcile(admin: User) -> dict[Any, Any]:
         """Compare everything now."""
         run = await asyncio.to_thread(reconcile.run, app, actor=f"user:{admin.id}")
-        gr.Info(f"{run.found} differences." if run.found else "All records agree.", duration=4)
+        gr.Info(_count(run.found, "difference") if run.found else "All records agree.", duration=4)
         return await asyncio.to_thread(state)
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
@@ -170,31 +167,30 @@ def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     c.kind.input(books_events, [c.kind, c.actor], listed, **quiet)
     c.actor.change(books_events, [c.kind, c.actor], listed, trigger_mode="always_last", **quiet)
     c.older.click(books_older, [c.kind, c.actor, c.cursor], listed, **quiet)
-    c.prove.click(books_prove, None, [c.proof, c.prove], **quiet)
+    c.prove.click(books_prove, None, [c.proof], **quiet)
     c.reconcile.click(books_reconcile, None, [c.cards, c.differences], **quiet)
 
 
 def _cards(state: books.State, run: Run | None, turnover: dict[str, Turnover]) -> str:
     moves, events = state.streams["transfer"], state.streams["event"]
     sealed_at = max(moves.sealed_at or 0, events.sealed_at or 0)
+    anchored_at = state.anchor.at if state.anchor else 0
     issued = -sum(flow.balance for name, flow in turnover.items() if name in ("issued", "promo"))
     items = [
-        Card("Sealed movements", f"{moves.sealed:,}", f"{moves.unsealed} wait for the next seal"),
-        Card("Sealed events", f"{events.sealed:,}", f"{events.unsealed} wait for the next seal"),
-        Card("Last seal", _time(sealed_at), "one each minute in which something happened"),
         Card(
-            "Last anchor",
-            _time(state.anchor.at if state.anchor else 0),
-            "anchors.log in the data directory",
+            "Sealed rows",
+            f"{moves.sealed + events.sealed:,}",
+            f"{moves.unsealed + events.unsealed} wait for the next seal",
         ),
+        Card("Last seal", *_time(sealed_at)),
+        Card("Last anchor", *_time(anchored_at)),
         Card(
             "Differences",
             str(run.found) if run else "–",
-            f"{run.fresh} new, {_time(run.ended_at)}" if run else "not reconciled yet",
+            f"{run.fresh} new at {' '.join(_time(run.ended_at))}" if run else "not reconciled yet",
         ),
         Card("Credits issued", show_credits(issued), "bought and given"),
         Card("Credits consumed", show_credits(_balance(turnover, "consumed")), "by answers"),
-        Card("Credits expired", show_credits(_balance(turnover, "expired")), "unused"),
     ]
     return parts.cards(items)
 
@@ -203,9 +199,12 @@ def _balance(turnover: dict[str, Turnover], name: str) -> int:
     return turnover[name].balance if name in turnover else 0
 
 
-def _time(micros: int) -> str:
-    """Short and plain, because cards show text alone."""
-    return f"{from_micros(micros):%d %b %H:%M} UTC" if micros else "–"
+def _time(micros: int) -> tuple[str, str]:
+    """The time and the day, plain, because cards show text alone."""
+    if not micros:
+        return "–", "not yet"
+    moment = from_micros(micros)
+    return f"{moment:%H:%M}", f"{moment:%d %b %Y}, UTC"
 
 
 def _proof(problems: list[Problem], now: int) -> str:
@@ -216,13 +215,18 @@ def _proof(problems: list[Problem], now: int) -> str:
             f"No discrepancy. {looked}</div>"
         )
     rows = [
-        [parts.badge(item.invariant, "bad"), parts.esc(item.sentence), _facts(item.facts)]
+        [
+            parts.badge(item.invariant, "bad"),
+            f"<div>{parts.esc(item.sentence)}</div>",
+            f"<div>{_facts(item.facts)}</div>",
+        ]
         for item in problems[:MOST]
     ]
+    words = _count(len(problems), "discrepancy", "discrepancies")
     more = f" The first {MOST} are shown." if len(problems) > MOST else ""
     table = parts.table(["Rule", "What is wrong", "Where"], rows, caption="Discrepancies")
     return (
-        f'<div class="verdict bad" role="status"><b>{len(problems)} discrepancies.</b>'
+        f'<div class="verdict bad" role="status"><b>{words}</b>'
         f"{more} Keep a copy of the data directory before anything else. {looked}</div>{table}"
     )
 
@@ -233,7 +237,7 @@ def _differences(run: Run | None, found: list[Difference]) -> str:
     if not found:
         return parts.empty(
             "All records agree",
-            f"{run.checks} comparisons, looked at {_time(run.ended_at)}.",
+            f"{run.checks} comparisons, looked at {' '.join(_time(run.ended_at))}.",
         )
     rows = []
     for item in found:
@@ -285,6 +289,10 @@ def _who(session: Any, actor: str) -> str:
         return users.get(session, int(number)).username
     except NotFound:
         return actor
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}."
 
 
 def _facts(facts: dict[str, Any]) -> str:
