@@ -1,18 +1,23 @@
 """The proof reads one snapshot: it is true while others write, and it finds what is wrong."""
 
+import asyncio
 import threading
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlmodel import Session
 
-from chat_app.audit import seal
+from chat_app import schedule
+from chat_app.audit import anchors, differences, log, seal
 from chat_app.credits import holds, ledger
 from chat_app.db import Database
 from chat_app.flows import books
+from chat_app.migrations import triggers
 from chat_app.money import MICRO
+from tests.apps import person, running_app
 
 KEY = b"k" * 32
 NOW = 1_760_000_000_000_000
@@ -74,3 +79,54 @@ def test_a_changed_balance_is_found(database: Database, change: str) -> None:
         lambda session: session.execute(text(f"UPDATE account SET {change} WHERE kind = 'wallet'"))
     )
     assert "I2" in {problem.invariant for problem in books.prove(database, key=KEY)}
+
+
+def test_a_cut_tail_is_found_by_the_anchors(database: Database, tmp_path: Path) -> None:
+    """Rows, uses, seals: all of the end is gone, and what is left looks whole."""
+    path = tmp_path / anchors.FILE
+
+    def seal_all(at: int) -> None:
+        database.write(lambda session: seal.seal(session, key=KEY, now=at))
+        with database.read() as session:
+            head = seal.head(session)
+        anchors.append(path, head=head, key=KEY, now=at, every=0)
+
+    database.write(lambda s: log.record(s, type="one", actor="t", now=NOW))
+    seal_all(NOW + 1)
+    database.write(lambda s: log.record(s, type="two", actor="t", now=NOW + 2))
+    seal_all(NOW + 3)
+    assert books.prove(database, key=KEY, data_dir=tmp_path) == []
+    with database.engine.begin() as connection:
+        for table in ("event_log", "event_seal"):
+            on = "" if database.sqlite else f" ON {table}"
+            connection.execute(text(f"DROP TRIGGER {table}_no_delete{on}"))
+        connection.execute(text("DELETE FROM event_log WHERE seq = 2"))
+        connection.execute(text("DELETE FROM event_seal WHERE first_id = 2"))
+        if database.sqlite:
+            connection.execute(text("UPDATE sqlite_sequence SET seq = 1 WHERE name = 'event_log'"))
+        triggers.create(connection)
+    assert books.prove(database, key=KEY) == []
+    [lost] = books.prove(database, key=KEY, data_dir=tmp_path)
+    assert (lost.invariant, lost.facts["stream"], lost.facts["row"]) == ("I14", "event", 2)
+    path.unlink()
+    [missing] = books.prove(database, key=KEY, data_dir=tmp_path)
+    assert missing.sentence == "The file of anchors is missing."
+
+
+def test_every_job_of_the_schedule_runs(tmp_path: Path) -> None:
+    """Seals with anchors, the reconciliation and the checkpoints among them."""
+
+    async def story() -> None:
+        async with running_app(tmp_path) as app:
+            await person(app)
+            for job in schedule.jobs(app):
+                await asyncio.to_thread(job.run)
+            with app.db.read() as session:
+                assert differences.newest(session) is not None
+                kept = session.execute(text("SELECT COUNT(*) FROM balance_checkpoint"))
+                assert kept.scalar_one() > 0
+            key = app.secrets.audit_key
+            assert books.state(app).anchor is not None
+            assert books.prove(app.db, key=key, data_dir=app.settings.data_dir) == []
+
+    asyncio.run(story())
