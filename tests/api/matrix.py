@@ -86,6 +86,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/billing/payments/{id}/confirm": owned(OK),
     "GET /api/billing/transactions": member(OK),
     "GET /api/billing/usage": member(OK),
+    "GET /api/billing/limits": member(OK),
+    "PUT /api/billing/limits": member(OK, body={"per_day": "500"}),
+    "GET /api/billing/estimate": member(OK, query={"model": "smollm2-135m-instruct"}),
     "GET /api/monitoring/health": member(OK),
     "GET /api/monitoring/metrics": admins(OK),
     "GET /api/admin/dashboard": admins(OK),
@@ -94,4 +97,10 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/admin/users/{id}": admins(OK, body={"suspended": False}),
     "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
     "POST /api/admin/users/{id}/logout": admins(EMPTY),
+    "GET /api/admin/prices": admins(OK, query={"preview": "1"}),
+    "POST /api/admin/prices": admins(
+        CREATED, body={"model": "gemma-3-4b-it", "kind": "per_message", "per_message": 20}
+    ),
+    "GET /api/admin/models/{id}": admins(OK),
+    "PUT /api/admin/models/{id}": admins(OK, body={"offered": True}),
 }
