@@ -154,6 +154,38 @@ def test_the_books_are_copied_and_proven(
     assert "nothing was copied" in capsys.readouterr().err
 
 
+def test_prices_are_listed_looked_at_and_set(
+    books: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """T21: the command is held up by the same guard as the page."""
+    model = "gemma-3-1b-it"
+    capsys.readouterr()
+    assert run(books, "set-price", model, "--per-message", "500", "--preview") == commands.PROBLEMS
+    assert "will cost 500 credits, now 10." in capsys.readouterr().out
+    assert run(books, "set-price", model, "--per-message", "500") == commands.PROBLEMS
+    assert "--confirm" in " ".join(
+        capsys.readouterr().err.replace("`confirm`", "--confirm").split()
+    )
+    assert run(books, "set-price", model, "--input", "900", "--output", "9000") == commands.OK
+    later = ["--per-message", "12", "--from", "2999-01-01"]
+    assert run(books, "set-price", model, *later) == commands.PROBLEMS
+    assert run(books, "set-price", model, *later[:3], "soon") == commands.WRONG_USE
+    capsys.readouterr()
+    assert run(books, "prices", "--json") == commands.OK
+    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows[model]["state"], rows[model]["price"]["version"]) == ("current", 2)
+    assert run(books, "prices") == commands.OK
+    assert "input per million 900, output per million 9000" in capsys.readouterr().out
+
+
+def test_sums_of_usage_are_made_anew(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(books, "INSERT INTO usage_day VALUES (1, 0, 'm', 1, 1, 1, 1, 1)")
+    assert run(books, "migrate") == commands.OK
+    assert run(books, "verify") == commands.PROBLEMS
+    assert run(books, "rebuild-usage") == commands.OK
+    assert run(books, "verify") == commands.OK
+
+
 def test_create_admin(books: Path) -> None:
     db = Database(f"sqlite:///{books / 'chat.db'}")
     with db.read() as session:

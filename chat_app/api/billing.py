@@ -1,6 +1,5 @@
 """REST: balance, packages, payments, transactions, usage."""
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -8,8 +7,8 @@ from pydantic import Field
 
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, errors_in
+from chat_app.api.spending import OutlookOut
 from chat_app.api.views import (
-    BalanceOut,
     PackageOut,
     Page,
     PaymentOut,
@@ -18,7 +17,6 @@ from chat_app.api.views import (
 )
 from chat_app.clock import MICROS_PER_SECOND, rfc3339
 from chat_app.credits import ledger, packages, usage
-from chat_app.credits.usage import UsageDay
 from chat_app.errors import Invalid
 from chat_app.flows import purchase
 
@@ -49,10 +47,17 @@ class Order(Body):
 
 
 @router.get("/balance", responses=errors_in(401))
-def balance(app: deps.App, who: deps.CurrentUser) -> BalanceOut:
-    """The caller's credits."""
+def balance(app: deps.App, who: deps.CurrentUser) -> OutlookOut:
+    """The caller's credits, and when they are used up at the usual rate."""
     with app.db.read() as session:
-        return BalanceOut.of(ledger.balance(session, user_id=deps.user_id(who)))
+        found = ledger.balance(session, user_id=deps.user_id(who))
+        end = usage.runout(
+            session,
+            user_id=deps.user_id(who),
+            available=found.available,
+            now=app.clock.micros(),
+        )
+    return OutlookOut.seen(found, end)
 
 
 @router.get("/packages", responses=errors_in(401))
@@ -134,37 +139,16 @@ def show_usage(
 ) -> Page[UsageLineOut]:
     """What the caller used, by model: a day by the minute, a month by the day, a year by the month.
 
-    That much is shown when `from` is not given, and at most ten times as much when it is.
+    That much is shown when `from` is not given, and at most ten times as much when it is. Lines
+    are whole minutes, days and months in UTC, from the one that `from` is in.
     """
     until = app.clock.micros() + 1 if until is None else until
     since = until - WINDOWS[period] if since is None else since
     if until - since > 10 * WINDOWS[period]:
         raise TooLong(period=period)
-    owner = deps.user_id(who)
     with app.db.read() as session:
-        if period == "minute":
-            minutes = usage.own_minutes(session, user_id=owner, since=since, until=until)
-            return Page(items=[UsageLineOut.of(rfc3339(row.at), row) for row in minutes])
-        days = usage.own(session, user_id=owner, since=since, until=until)
-    if period == "day":
-        return Page(items=[UsageLineOut.of(row.day.isoformat(), row) for row in days])
-    return Page(items=_by_month(days))
-
-
-def _by_month(days: list[UsageDay]) -> list[UsageLineOut]:
-    months: dict[tuple[str, str], UsageDay] = {}
-    for row in days:
-        at = (row.day.isoformat()[:7], row.model)
-        so_far = months.get(at)
-        months[at] = row if so_far is None else _sum(so_far, row)
-    return [UsageLineOut.of(month, months[month, model]) for month, model in sorted(months)]
-
-
-def _sum(one: UsageDay, other: UsageDay) -> UsageDay:
-    return replace(
-        one,
-        messages=one.messages + other.messages,
-        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
-        completion_tokens=one.completion_tokens + other.completion_tokens,
-        credits=one.credits + other.credits,
-    )
+        rows = usage.lines(
+            session, user_id=deps.user_id(who), since=since, until=until, period=period
+        )
+    cut = {"minute": None, "day": 10, "month": 7}[period]
+    return Page(items=[UsageLineOut.of(rfc3339(row.at)[:cut], row) for row in rows])

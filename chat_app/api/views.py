@@ -6,7 +6,7 @@ Credits are decimal texts, money is minor units with a currency, times are RFC 3
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from chat_app.accounts.tables import SignInSession, User
 from chat_app.chat.conversations import ConversationRow, Hit, MessageRow
@@ -15,7 +15,7 @@ from chat_app.clock import rfc3339
 from chat_app.credits.ledger import Balance, Transaction
 from chat_app.credits.packages import Package
 from chat_app.credits.payments.orders import Payment
-from chat_app.credits.usage import UsageDay, UsageMinute
+from chat_app.credits.usage import UsageLine
 from chat_app.flows.message import Quote
 from chat_app.flows.reply import ReplyView
 from chat_app.flows.shelf import ModelView
@@ -142,6 +142,17 @@ class BalanceOut(Shown):
         )
 
 
+class TierOut(Shown):
+    """Rates from a month's volume on: `from` credits or answers of the month, by `unit`."""
+
+    unit: str
+    from_amount: str | int = Field(alias="from")
+    per_message: str | None
+    input_per_million: str | None
+    output_per_million: str | None
+    per_image: str | None
+
+
 class PriceOut(Shown):
     """A price in credits; parts that do not apply are null."""
 
@@ -151,6 +162,7 @@ class PriceOut(Shown):
     output_per_million: str | None
     per_image: str | None
     version: int
+    tiers: list[TierOut] = []
 
 
 class ModelOut(Shown):
@@ -463,7 +475,7 @@ class UsageLineOut(Shown):
     credits: str
 
     @classmethod
-    def of(cls, period: str, row: UsageDay | UsageMinute) -> "UsageLineOut":
+    def of(cls, period: str, row: UsageLine) -> "UsageLineOut":
         return cls(
             period=period,
             model=row.model,

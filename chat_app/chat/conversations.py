@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, func, or_
+from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select, update
 
@@ -342,3 +342,12 @@ def count_running(session: Session, *, conversation_id: str) -> int:
         select(Reply.id).where(Reply.conversation_id == conversation_id, Reply.state == "running")
     ).all()
     return len(rows)
+
+
+def spent(session: Session, *, conversation_id: str) -> int:
+    """Microcredits that the answers of the conversation have cost, or hold while they run."""
+    counts = case((col(Reply.state) == "running", col(Reply.maximum)), else_=col(Reply.charged))
+    query = select(func.coalesce(func.sum(counts), 0)).where(
+        Reply.conversation_id == conversation_id
+    )
+    return int(session.exec(query).one())

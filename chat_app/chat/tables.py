@@ -66,6 +66,7 @@ class Reply(SQLModel, table=True):
             postgresql_where=Column("state", Text) == "running",
         ),
         Index("ix_reply_user", "user_id", "created_at"),
+        Index("ix_reply_conversation_id", "conversation_id"),
     )
 
     id: str = Field(primary_key=True)
@@ -76,6 +77,7 @@ class Reply(SQLModel, table=True):
     model: str
     hold_id: int = Field(sa_type=BigInt, unique=True)
     price_version: int
+    price_tier: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     maximum: int = Field(sa_type=BigInt)
     state: str = "running"
     lease_until: int = Field(sa_type=BigInt)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import accounts, lots, operations, transfers
+from chat_app.credits import accounts, lots, operations, rollups, transfers
 from chat_app.credits.accounts import Wallet
 from chat_app.credits.sql import Books, Row, Statement
 from chat_app.errors import Conflict, NotFound, OutOfCredits
@@ -45,8 +45,9 @@ _DUE_OF = Statement(
 _COUNT_OPEN = Statement("SELECT count(*) FROM hold WHERE state = 'open'")
 _USAGE = Statement(
     """INSERT INTO usage (transfer_id, account_id, user_id, reply_id, model, price_version,
-     prompt_tokens, completion_tokens, cached_tokens, cost, duration_ms, engine_ms, status, at)
-    VALUES (:transfer_id, :account_id, :user_id, :reply_id, :model, :price_version,
+     price_tier, prompt_tokens, completion_tokens, cached_tokens, cost, duration_ms, engine_ms,
+     status, at)
+    VALUES (:transfer_id, :account_id, :user_id, :reply_id, :model, :price_version, :price_tier,
      :prompt_tokens, :completion_tokens, :cached_tokens, :cost, :duration_ms, :engine_ms, :status,
      :now)"""
 )
@@ -97,6 +98,7 @@ class UsageFacts:
     duration_ms: int = 0
     engine_ms: int = 0
     status: str = "stop"
+    price_tier: int = 0
 
 
 @dataclass(frozen=True)
@@ -393,6 +395,7 @@ def _record_usage(
         reply_id=usage.reply_id,
         model=usage.model,
         price_version=usage.price_version,
+        price_tier=usage.price_tier,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
@@ -400,5 +403,15 @@ def _record_usage(
         duration_ms=usage.duration_ms,
         engine_ms=usage.engine_ms,
         status=usage.status,
+        now=now,
+    )
+    rollups.add(
+        books,
+        user_id=hold.user_id,
+        model=usage.model,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cost=settlement.charged,
+        delivered=rollups.delivered(completion_tokens=usage.completion_tokens, status=usage.status),
         now=now,
     )

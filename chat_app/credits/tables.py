@@ -301,6 +301,51 @@ class PriceRow(SQLModel, table=True):
     valid_from: int = _big()
 
 
+class PriceTierRow(SQLModel, table=True):
+    """Other rates of a price version, from a month's volume with the model on.
+
+    `from_amount` are microcredits or answered messages of the calendar month, by `unit`.
+    """
+
+    __tablename__ = "price_tier"
+    __table_args__ = (
+        CheckConstraint("unit IN ('credits', 'messages')", name="unit"),
+        CheckConstraint("tier >= 1", name="tier"),
+        CheckConstraint(_whole("from_amount", "1"), name="from_amount"),
+        CheckConstraint(f"per_message IS NULL OR ({_whole('per_message')})", name="per_message"),
+        CheckConstraint(
+            f"input_per_million IS NULL OR ({_whole('input_per_million')})",
+            name="input_per_million",
+        ),
+        CheckConstraint(
+            f"output_per_million IS NULL OR ({_whole('output_per_million')})",
+            name="output_per_million",
+        ),
+        CheckConstraint(f"per_image IS NULL OR ({_whole('per_image')})", name="per_image"),
+    )
+
+    price_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("price.id"), primary_key=True, autoincrement=False)
+    )
+    tier: int = Field(sa_column=Column(BigInt, primary_key=True, autoincrement=False))
+    unit: str = Field(max_length=16)
+    from_amount: int = _big()
+    per_message: int | None = _big_or_none()
+    input_per_million: int | None = _big_or_none()
+    output_per_million: int | None = _big_or_none()
+    per_image: int | None = _big_or_none()
+
+
+class OfferRow(SQLModel, table=True):
+    """Whether a model is offered; a model without a row is."""
+
+    __tablename__ = "offer"
+
+    model_id: str = Field(primary_key=True, max_length=128)
+    offered: bool
+    changed_at: int = _big()
+
+
 class UsageRow(SQLModel, table=True):
     """What an answer used and cost; one row and one transfer for each settled answer.
 
@@ -315,6 +360,8 @@ class UsageRow(SQLModel, table=True):
         CheckConstraint(_whole("cost"), name="cost"),
         CheckConstraint("duration_ms >= 0", name="duration_ms"),
         Index("ix_usage_account_id_at", "account_id", "at"),
+        Index("ix_usage_user_id_model_at", "user_id", "model", "at"),
+        Index("ix_usage_at", "at"),
         {"sqlite_autoincrement": True},
     )
 
@@ -325,6 +372,7 @@ class UsageRow(SQLModel, table=True):
     reply_id: str = Field(max_length=64, unique=True)
     model: str = Field(max_length=128)
     price_version: int = _big()
+    price_tier: int = _big(server_default=text("0"))
     prompt_tokens: int = _big()
     completion_tokens: int = _big()
     cached_tokens: int = _big(server_default=text("0"))

@@ -1,21 +1,48 @@
-"""Usage: what a user's answers used and cost, by day and model, from the settled rows."""
+"""Usage: what a user's answers used and cost, and how long the credits last at this rate.
+
+Read from the sums by minute, day and month, which grow with every settled answer.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from statistics import median_high
 
-from sqlalchemy import func, select
-from sqlmodel import Session, col
+from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
+from chat_app.credits import rollups
 from chat_app.credits.sql import Books, Statement
-from chat_app.credits.tables import UsageRow
 
-_DAY_MICROS = 24 * 3600 * MICROS_PER_SECOND
-_MINUTES = Statement(
-    """SELECT at / 60000000 * 60000000 AS minute, model, count(*), sum(prompt_tokens),
-     sum(completion_tokens), sum(cost)
-    FROM usage WHERE user_id = :user_id AND at >= :since AND at < :until
-    GROUP BY 1, 2 ORDER BY 1, 2"""
+HALF_LIFE_DAYS = 7
+WINDOW_DAYS = 56
+MIN_ACTIVE_DAYS = 3
+# A credit that lasts longer than this is as good as never used up.
+LONGEST_DAYS = 36_500
+LAST_ANSWERS = 20
+MIN_ANSWERS = 3
+
+_OWN = {
+    period: Statement(
+        f"""SELECT starts_at, model, messages, prompt_tokens, completion_tokens, cost
+        FROM usage_{period}
+        WHERE user_id = :user_id AND starts_at >= :since AND starts_at < :until
+        ORDER BY starts_at, model"""  # noqa: S608 - constants
+    )
+    for period in rollups.PERIODS
+}
+_BURN = Statement(
+    """SELECT starts_at, SUM(cost) FROM usage_day
+    WHERE user_id = :user_id AND starts_at >= :since AND starts_at <= :until
+    GROUP BY starts_at ORDER BY starts_at"""
+)
+_VOLUME = Statement(
+    """SELECT cost, answers FROM usage_month
+    WHERE user_id = :user_id AND starts_at = :month AND model = :model"""
+)
+_LENGTHS = Statement(
+    """SELECT completion_tokens FROM "usage"
+    WHERE user_id = :user_id AND model = :model AND completion_tokens > 0 AND status <> 'error'
+    ORDER BY at DESC LIMIT :limit"""
 )
 
 
@@ -31,41 +58,9 @@ class UsageDay:
     credits: int
 
 
-def own(session: Session, *, user_id: int, since: int, until: int) -> list[UsageDay]:
-    """The user's usage from `since` to before `until` (µs), oldest day first."""
-    # The epoch began at midnight UTC, so the rest of the division is the time of day.
-    day = (col(UsageRow.at) - col(UsageRow.at) % _DAY_MICROS).label("day")
-    rows = session.execute(
-        select(
-            day,
-            col(UsageRow.model),
-            func.count(),
-            func.sum(col(UsageRow.prompt_tokens)),
-            func.sum(col(UsageRow.completion_tokens)),
-            func.sum(col(UsageRow.cost)),
-        )
-        .where(
-            col(UsageRow.user_id) == user_id, col(UsageRow.at) >= since, col(UsageRow.at) < until
-        )
-        .group_by(day, col(UsageRow.model))
-        .order_by(day, col(UsageRow.model))
-    )
-    return [
-        UsageDay(
-            day=datetime.fromtimestamp(at // MICROS_PER_SECOND, UTC).date(),
-            model=model,
-            messages=int(messages),
-            prompt_tokens=int(prompt),
-            completion_tokens=int(completion),
-            credits=int(cost),
-        )
-        for at, model, messages, prompt, completion, cost in rows
-    ]
-
-
 @dataclass(frozen=True)
-class UsageMinute:
-    """The answers of one model in the minute that begins at `at` (µs); `credits` are micro."""
+class UsageLine:
+    """The answers of one model in the period that begins at `at` (µs); `credits` are micro."""
 
     at: int
     model: str
@@ -75,10 +70,88 @@ class UsageMinute:
     credits: int
 
 
-def own_minutes(session: Session, *, user_id: int, since: int, until: int) -> list[UsageMinute]:
-    """The user's usage from `since` to before `until` (µs) by minute, oldest first."""
-    rows = Books(session).rows(_MINUTES, user_id=user_id, since=since, until=until)
+@dataclass(frozen=True)
+class Volume:
+    """What a user used of a model in a calendar month: microcredits and delivered answers."""
+
+    credits: int = 0
+    messages: int = 0
+
+
+@dataclass(frozen=True)
+class Runout:
+    """How long credits last. `per_day` is the usual burn in microcredits, None while unknown.
+
+    `days` and `at` (µs) are None too when nothing is used up.
+    """
+
+    active_days: int
+    per_day: int | None = None
+    days: float | None = None
+    at: int | None = None
+
+
+def lines(
+    session: Session, *, user_id: int, since: int, until: int, period: str
+) -> list[UsageLine]:
+    """The user's usage by `minute`, `day` or `month`, oldest first.
+
+    From the period that `since` (µs) is in to the last one that begins before `until`; always
+    whole periods, in UTC.
+    """
+    since = rollups.start_of(period, since)
+    rows = Books(session).rows(_OWN[period], user_id=user_id, since=since, until=until)
+    return [UsageLine(*row) for row in rows]
+
+
+def own(session: Session, *, user_id: int, since: int, until: int) -> list[UsageDay]:
+    """`lines` by day, with dates."""
     return [
-        UsageMinute(at, model, messages, int(prompt), int(completion), int(cost))
-        for at, model, messages, prompt, completion, cost in rows
+        UsageDay(
+            day=datetime.fromtimestamp(row.at // MICROS_PER_SECOND, UTC).date(),
+            model=row.model,
+            messages=row.messages,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+            credits=row.credits,
+        )
+        for row in lines(session, user_id=user_id, since=since, until=until, period="day")
     ]
+
+
+def volume(session: Session, *, user_id: int, model: str, now: int) -> Volume:
+    """What the user has used of the model in the calendar month of `now`."""
+    month = rollups.month_start(now)
+    row = Books(session).one(_VOLUME, user_id=user_id, model=model, month=month)
+    return Volume(*row) if row else Volume()
+
+
+def usual_length(session: Session, *, user_id: int, model: str) -> int | None:
+    """The median of the tokens of the user's last answers of the model; None below three."""
+    rows = Books(session).rows(_LENGTHS, user_id=user_id, model=model, limit=LAST_ANSWERS)
+    return median_high(row[0] for row in rows) if len(rows) >= MIN_ANSWERS else None
+
+
+def runout(session: Session, *, user_id: int, available: int, now: int) -> Runout:
+    """When `available` microcredits are used up at the usual rate.
+
+    The rate is a mean of the last eight weeks in which a day counts half as much as one a week
+    later; the day that is under way counts as far as it has gone. Unknown with less than three
+    days on which anything was used.
+    """
+    today = rollups.start_of("day", now)
+    since = today - (WINDOW_DAYS - 1) * rollups.DAY
+    rows = Books(session).rows(_BURN, user_id=user_id, since=since, until=today)
+    burnt = {int(day): int(cost) for day, cost in rows if cost}
+    if len(burnt) < MIN_ACTIVE_DAYS:
+        return Runout(len(burnt))
+    spent = time = 0.0
+    for day in range(min(burnt), today + 1, rollups.DAY):
+        weight = 0.5 ** ((today - day) / rollups.DAY / HALF_LIFE_DAYS)
+        spent += weight * burnt.get(day, 0)
+        time += weight * ((now - today) / rollups.DAY if day == today else 1)
+    per_day = round(spent / time)
+    if per_day <= 0 or available > per_day * LONGEST_DAYS:
+        return Runout(len(burnt), per_day)
+    days = max(0, available) / per_day
+    return Runout(len(burnt), per_day, days, now + round(days * rollups.DAY))

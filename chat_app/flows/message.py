@@ -15,7 +15,7 @@ from chat_app.chat import conversations
 from chat_app.chat.live import Live
 from chat_app.chat.tables import Conversation, Message, Reply
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import holds, ledger, operations, pricing
+from chat_app.credits import guards, holds, ledger, operations, pricing, usage
 from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
 from chat_app.flows import reply
@@ -108,6 +108,29 @@ class _Order:
     spend_limit: int | None
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """On what terms it is answered: the user's price and guard, and what the model reads."""
+
+    price: Price
+    per_answer: int | None
+    told: list[ChatMessage]
+
+    def max_tokens(self, order: _Order, prompt_tokens: int) -> int:
+        """The longest answer that the user's guard for one answer pays for, but one token."""
+        if self.per_answer is None:
+            return order.max_tokens
+        return max(
+            1,
+            pricing.longest(
+                self.price,
+                prompt_tokens=prompt_tokens,
+                max_tokens=order.max_tokens,
+                limit=self.per_answer,
+            ),
+        )
+
+
 async def quote(
     app: App,
     *,
@@ -120,7 +143,8 @@ async def quote(
     """What the message would cost. Exact where the price does not depend on tokens.
 
     For prices by token the prompt is counted by the model when it is loaded; before that its
-    bytes bound it from above, so the maximum still holds.
+    bytes bound it from above, so the maximum still holds. What is likely follows from the
+    lengths of the user's last answers with the model, or is a quarter of the longest.
     """
     order = _checked(
         app,
@@ -132,21 +156,27 @@ async def quote(
     )
     now = app.clock.micros()
 
-    def look() -> tuple[Price, list[ChatMessage], int]:
+    def look() -> tuple[_Terms, int, int | None]:
         with app.db.read() as session:
-            told = _told(session, order)
+            terms = _terms(session, order, now)
             balance = ledger.balance(session, user_id=user_id)
-            return pricing.current(session, model, now), told, balance.available
+            length = None
+            if terms.price.output_per_million:
+                length = usage.usual_length(session, user_id=user_id, model=model)
+            return terms, balance.available, length
 
-    price, told, available = await asyncio.to_thread(look)
-    prompt_tokens = await _prompt_tokens(app, model, price, told)
+    terms, available, length = await asyncio.to_thread(look)
+    prompt_tokens = await _prompt_tokens(app, model, terms.price, terms.told)
+    max_tokens = terms.max_tokens(order, prompt_tokens)
+    if length is None:
+        length = order.max_tokens // 4
     return Quote(
         prompt_tokens=prompt_tokens,
-        likely=pricing.cost(
-            price, prompt_tokens=prompt_tokens, completion_tokens=max(1, order.max_tokens // 4)
+        likely=pricing.maximum(
+            terms.price, prompt_tokens=prompt_tokens, max_tokens=min(length, max_tokens)
         ),
-        maximum=pricing.maximum(price, prompt_tokens=prompt_tokens, max_tokens=order.max_tokens),
-        price_version=price.version,
+        maximum=pricing.maximum(terms.price, prompt_tokens=prompt_tokens, max_tokens=max_tokens),
+        price_version=terms.price.version,
         available=available,
     )
 
@@ -266,9 +296,11 @@ async def _start(app: App, order: _Order, key: str) -> Started:
     ticket = app.limits.enter(order.user_id)
     try:
         now = app.clock.micros()
-        price, told = await asyncio.to_thread(_price_and_history, app, order, now)
-        prompt_tokens = await _prompt_tokens(app, order.entry.id, price, told)
-        maximum = pricing.maximum(price, prompt_tokens=prompt_tokens, max_tokens=order.max_tokens)
+        terms = await asyncio.to_thread(_read_terms, app, order, now)
+        price = terms.price
+        prompt_tokens = await _prompt_tokens(app, order.entry.id, price, terms.told)
+        max_tokens = terms.max_tokens(order, prompt_tokens)
+        maximum = pricing.maximum(price, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
         if order.spend_limit is not None and maximum > order.spend_limit:
             raise OverSpendLimit(
                 reason="spend_limit",
@@ -302,8 +334,8 @@ async def _start(app: App, order: _Order, key: str) -> Started:
     request = Request(
         id=started.reply_id,
         model=order.entry.id,
-        messages=tuple(told),
-        max_tokens=order.max_tokens,
+        messages=tuple(terms.told),
+        max_tokens=max_tokens,
         sampling=_sampling(order),
         stop=(),
         user_scope=str(order.user_id),
@@ -401,6 +433,13 @@ def _place(
         )
     )
     session.flush()
+    guards.check(
+        session,
+        user_id=order.user_id,
+        micro=maximum,
+        conversation_spent=lambda: conversations.spent(session, conversation_id=conversation_id),
+        now=now,
+    )
     hold = holds.place(
         session,
         user_id=order.user_id,
@@ -423,6 +462,7 @@ def _place(
             model=order.entry.id,
             hold_id=hold.id,
             price_version=price.version,
+            price_tier=price.tier,
             cached_percent=app.settings.pricing.cached_percent,
             maximum=maximum,
             lease_until=now + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND),
@@ -438,9 +478,17 @@ def _place(
     }
 
 
-def _price_and_history(app: App, order: _Order, now: int) -> tuple[Price, list[ChatMessage]]:
+def _read_terms(app: App, order: _Order, now: int) -> _Terms:
     with app.db.read() as session:
-        return pricing.current(session, order.entry.id, now), _told(session, order)
+        return _terms(session, order, now)
+
+
+def _terms(session: Session, order: _Order, now: int) -> _Terms:
+    return _Terms(
+        price=pricing.for_user(session, order.entry.id, user_id=order.user_id, now=now),
+        per_answer=guards.per_answer(session, user_id=order.user_id),
+        told=_told(session, order),
+    )
 
 
 def _told(session: Session, order: _Order) -> list[ChatMessage]:

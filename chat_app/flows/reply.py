@@ -321,7 +321,7 @@ def finish(
     if not mine:
         return _view(session, reply)
     visible = completion_tokens if billable and text.strip() else 0
-    price = pricing.version(session, reply.model, reply.price_version)
+    price = pricing.version(session, reply.model, reply.price_version, reply.price_tier)
     cost = pricing.cost(price, prompt_tokens=prompt_tokens, completion_tokens=visible)
     if cached:
         cost = pricing.share(cost, percent=reply.cached_percent)
@@ -341,6 +341,7 @@ def finish(
             engine_ms=engine_ms,
             status=finish_reason,
             price_version=reply.price_version,
+            price_tier=reply.price_tier,
         ),
     )
     reply.pieces = lengths

@@ -29,6 +29,8 @@ def models(app: App, *, session: Session) -> list[ModelView]:
     now = app.clock.micros()
     shown = []
     for entry in catalogue.offered():
+        if not pricing.offered(session, entry.id):
+            continue
         try:
             price = pricing.current(session, entry.id, now)
         except pricing.Unpriced:

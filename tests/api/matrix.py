@@ -86,6 +86,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/billing/payments/{id}/confirm": owned(OK),
     "GET /api/billing/transactions": member(OK),
     "GET /api/billing/usage": member(OK),
+    "GET /api/billing/limits": member(OK),
+    "PUT /api/billing/limits": member(OK, body={"per_day": "500"}),
+    "GET /api/billing/estimate": member(OK, query={"model": "smollm2-135m-instruct"}),
     "GET /api/monitoring/health": member(OK),
     "GET /api/monitoring/metrics": admins(OK),
     "GET /api/admin/dashboard": admins(OK),
@@ -98,4 +101,10 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/audit/verify": admins(OK),
     "GET /api/admin/reconciliation": admins(OK),
     "POST /api/admin/reconciliation": admins(OK),
+    "GET /api/admin/prices": admins(OK, query={"preview": "1"}),
+    "POST /api/admin/prices": admins(
+        CREATED, body={"model": "gemma-3-4b-it", "kind": "per_message", "per_message": 20}
+    ),
+    "GET /api/admin/models/{id}": admins(OK),
+    "PUT /api/admin/models/{id}": admins(OK, body={"offered": True}),
 }

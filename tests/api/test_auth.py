@@ -39,6 +39,10 @@ def test_a_new_account_has_its_welcome_credits_once(server: Server) -> None:
         "held": "0",
         "available": "100",
         "debt": "0",
+        # Nothing was used yet, so nobody knows how long it lasts.
+        "burn_per_day": None,
+        "days_left": None,
+        "runs_out_at": None,
     }
     again = register(client, "welcome.one")
     assert (again.status_code, error(again)["code"]) == (409, "name_taken")

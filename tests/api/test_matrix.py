@@ -48,6 +48,7 @@ def own_ids(owner: Person) -> dict[str, str]:
         "/api/billing/payments/": payment["payment_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
+        "/api/admin/models/": "gemma-3-1b-it",
     }
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import inspect, text
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel
 
 from chat_app import db as database_room
 from chat_app import migrations
 from chat_app.chat import conversations
+from chat_app.credits import guards, holds, pricing, verify
+from chat_app.credits.guards import Limits
 from chat_app.db import Database
 from chat_app.migrations import triggers
+from tests.credits.books import ALICE, BOB, NOON, credits, facts, fresh, grant, place
 
 
 def test_the_history_leads_to_the_tables_of_the_program(database: Database) -> None:
@@ -134,3 +137,62 @@ def test_rows_of_the_first_release_live_on(
             assert not conversations.get(session, user_id=1, conversation_id="con").renamed
     finally:
         database.close()
+
+
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def test_sums_of_usage_are_made_from_what_was_used_before(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Down with what newer tables hold, and up again: the sums are as they were."""
+    url = f"sqlite:///{tmp_path / 'used.db'}"
+    if backend == "postgres":
+        url = request.getfixturevalue("empty_postgres_url")
+    database = Database(url)
+    database_room.migrate(database)
+    sums = text("SELECT * FROM usage_month ORDER BY user_id, starts_at, model")
+    try:
+        for user in (ALICE, BOB):
+            database.write(lambda session, user=user: grant(session, 90, user=user))
+            for day in (0, 20, 40, 41):
+                settled(database, user=user, now=NOON + day * 86_400_000_000)
+        database.write(
+            lambda session: pricing.publish(
+                session,
+                model_id="m",
+                kind="per_message",
+                per_message=2,
+                tiers=[pricing.Tier("messages", 5, 1)],
+                now=NOON,
+            )
+        )
+        database.write(
+            lambda session: guards.put(session, user_id=1, limits=Limits(per_day=5), now=NOON)
+        )
+        with database.read() as session:
+            before = session.execute(sums).all()
+            assert verify.run(session) == []
+        assert len(before) == 4
+        with database.engine.connect() as connection, connection.begin():
+            command.downgrade(migrations.config(connection), "0002")
+        with database.engine.connect() as connection:
+            assert connection.execute(text('SELECT COUNT(*) FROM "usage"')).scalar_one() == 8
+        database_room.migrate(database)
+        assert database_room.schema_is_current(database)
+        with database.read() as session:
+            assert session.execute(sums).all() == before
+            assert verify.run(session) == []
+    finally:
+        database.close()
+
+
+def settled(database: Database, *, user: int, now: int) -> None:
+    """One answer for a credit."""
+
+    def story(session: Session) -> None:
+        hold = place(session, 1, user=user, now=now)
+        usage = facts(fresh())
+        holds.settle(session, hold_id=hold.id, micro=credits(1), now=now, usage=usage)
+
+    database.write(story)

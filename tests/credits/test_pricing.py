@@ -1,5 +1,7 @@
 """Prices: exact, rounded once, never negative, and nothing is sold without one."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from chat_app.credits import pricing
-from chat_app.credits.pricing import Price
+from chat_app.credits.pricing import Price, Tier
+from chat_app.credits.usage import Volume
 from chat_app.db import Database
 from chat_app.money import MICRO
 from tests.credits.books import NOON, SECOND
@@ -98,6 +101,28 @@ def test_a_model_without_a_price_is_not_for_sale(database: Database) -> None:
         {"kind": "free"},
         {"kind": "per_message", "per_message": 1, "per_image": -1},
         {"kind": "per_message", "per_message": 10**6 * MICRO},
+        {"kind": "per_message", "per_message": float("nan")},
+        {"kind": "per_message", "per_message": 1.0},
+        {"kind": "per_message", "per_message": True},
+        {"kind": "per_message", "per_message": 1, "tiers": [Tier("messages", 1, -1)]},
+        {"kind": "per_message", "per_message": 1, "tiers": [Tier("messages", 1)]},
+        {"kind": "per_message", "per_message": 1, "tiers": [Tier("messages", 0, 1)]},
+        {"kind": "per_message", "per_message": 1, "tiers": [Tier("days", 1, 1)]},
+        {
+            "kind": "per_message",
+            "per_message": 1,
+            "tiers": [Tier("messages", 5, 1), Tier("messages", 5, 1)],
+        },
+        {
+            "kind": "per_message",
+            "per_message": 1,
+            "tiers": [Tier("messages", 5, 1), Tier("credits", 6, 1)],
+        },
+        {
+            "kind": "per_message",
+            "per_message": 1,
+            "tiers": [Tier("messages", number, 1) for number in range(1, 12)],
+        },
     ],
 )
 def test_impossible_prices_are_refused(sqlite_database: Database, wrong: dict[str, object]) -> None:
@@ -142,4 +167,105 @@ def test_a_price_as_json_has_decimal_strings() -> None:
         "output_per_million": "0.5",
         "per_image": None,
         "version": 1,
+        "tiers": [],
     }
+
+
+def test_images_are_part_of_the_price(database: Database) -> None:
+    """An answer without tokens is free, whatever was shown to the model."""
+    seeing = Price("m", 1, "per_message", per_message=2 * MICRO, per_image=3 * MICRO)
+    tokens = {"prompt_tokens": 9, "completion_tokens": 1}
+    assert pricing.cost(seeing, **tokens) == 2 * MICRO
+    assert pricing.cost(seeing, **tokens, images=2) == 8 * MICRO
+    assert pricing.cost(seeing, prompt_tokens=9, completion_tokens=0, images=2) == 0
+    assert pricing.maximum(seeing, prompt_tokens=9, max_tokens=50, images=2) == 8 * MICRO
+    assert pricing.cost(MESSAGE, **tokens, images=5) == 10 * MICRO
+
+
+@given(
+    st.sampled_from([MESSAGE, TOKEN, MIXED]),
+    st.integers(0, 10**6),
+    st.integers(1, 8192),
+    st.integers(0, 20 * MICRO),
+)
+def test_the_longest_answer_within_a_limit(
+    price: Price, prompt: int, most: int, limit: int
+) -> None:
+    """Not one token less than fits, and none more."""
+    tokens = pricing.longest(price, prompt_tokens=prompt, max_tokens=most, limit=limit)
+
+    def cost(count: int) -> int:
+        return pricing.cost(price, prompt_tokens=prompt, completion_tokens=count)
+
+    assert 0 <= tokens <= most
+    assert tokens == 0 or cost(tokens) <= limit
+    assert tokens == most or cost(tokens + 1) > limit
+
+
+def test_tiers_follow_the_volume_of_the_month(database: Database) -> None:
+    """T25: a reply's price is that of the version and the tier it has pinned."""
+    tiers = [
+        Tier("messages", 10, input_per_million=2 * MICRO, output_per_million=4 * MICRO),
+        Tier("messages", 100, input_per_million=1, output_per_million=1, per_image=7),
+    ]
+    made = database.write(
+        lambda session: pricing.publish(
+            session,
+            model_id="m",
+            kind="per_token",
+            input_per_million=3 * MICRO,
+            output_per_million=6 * MICRO,
+            tiers=tiers,
+            now=NOON,
+        )
+    )
+    with database.read() as session:
+        found = pricing.current(session, "m", NOON)
+        assert found == made
+        assert pricing.version(session, "m", 1, 2).per_image == 7
+        assert pricing.for_user(session, "m", user_id=1, now=NOON) == found
+    by_messages = [found.after(Volume(10**9, count)).tier for count in (0, 9, 10, 99, 100, 10**6)]
+    assert by_messages == [0, 0, 1, 1, 2, 2]
+    assert found.at(1).output_per_million == 4 * MICRO
+    assert found.as_json()["tiers"][1] == {
+        "unit": "messages",
+        "from": 100,
+        "per_message": None,
+        "input_per_million": "0.000001",
+        "output_per_million": "0.000001",
+        "per_image": "0.000007",
+    }
+    bought = replace(MESSAGE, tiers=(Tier("credits", 5 * MICRO, per_message=1),))
+    assert [bought.after(Volume(micro, 99)).tier for micro in (0, 5 * MICRO - 1, 5 * MICRO)] == [
+        0,
+        0,
+        1,
+    ]
+
+
+def test_published_prices_are_never_changed(database: Database) -> None:
+    """Holds, receipts and usage name them by version."""
+    database.write(lambda session: pricing.seed(session, prices={"a": 5}, now=NOON))
+    for statement in ("UPDATE price SET per_message = 0", "DELETE FROM price"):
+        with pytest.raises(IntegrityError, match="append-only"):
+            database.write(lambda session, change=statement: session.execute(text(change)))
+
+
+def test_a_model_is_taken_off_the_shelf_and_put_back(database: Database) -> None:
+    database.write(lambda session: pricing.seed(session, prices={"a": 1, "b": 1}, now=NOON))
+
+    def put(offered: bool) -> bool:
+        return database.write(
+            lambda session: pricing.offer(session, "a", offered=offered, now=NOON)
+        )
+
+    assert not put(True)
+    assert put(False)
+    assert not put(False)
+    with database.read() as session:
+        assert pricing.offered(session, "b")
+        with pytest.raises(pricing.NotOffered):
+            pricing.for_user(session, "a", user_id=1, now=NOON)
+    assert put(True)
+    with database.read() as session:
+        assert pricing.for_user(session, "a", user_id=1, now=NOON).per_message == 1

@@ -65,5 +65,6 @@ def test_days_and_models_are_summed_and_others_left_out(database: Database) -> N
             usage.UsageDay(date(2026, 3, 2), "large", 1, 7, 5, 4 * MICRO),
             usage.UsageDay(date(2026, 3, 2), "small", 2, 14, 10, 5 * MICRO),
         ]
-        assert usage.own(session, user_id=1, since=morning + 9, until=morning + 10) == []
-        assert len(usage.own(session, user_id=1, since=morning, until=morning + 2)) == 1
+        # Lines are whole days, from the one that the time is in.
+        assert usage.own(session, user_id=1, since=morning + 9, until=morning + 10) == rows[1:]
+        assert usage.own(session, user_id=1, since=evening, until=morning) == rows[:1]
