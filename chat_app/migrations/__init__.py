@@ -42,7 +42,7 @@ def metadata() -> "MetaData":
 
     package = import_module("chat_app")
     for found in pkgutil.walk_packages(package.__path__, "chat_app."):
-        if found.name.endswith(".tables") or found.name == "chat_app.jobs":
+        if found.name.endswith("tables") or found.name == "chat_app.jobs":
             import_module(found.name)
     return SQLModel.metadata
 
