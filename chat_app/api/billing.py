@@ -9,7 +9,6 @@ from pydantic import Field
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, errors_in
 from chat_app.api.views import (
-    BalanceOut,
     PackageOut,
     Page,
     PaymentOut,
@@ -46,13 +45,6 @@ class TooLong(Invalid):
 class Order(Body):
     package_id: Annotated[str, Field(max_length=64), deps.Clean] | None = None
     credits: Annotated[Credits, Field(gt=0)] | None = None
-
-
-@router.get("/balance", responses=errors_in(401))
-def balance(app: deps.App, who: deps.CurrentUser) -> BalanceOut:
-    """The caller's credits."""
-    with app.db.read() as session:
-        return BalanceOut.of(ledger.balance(session, user_id=deps.user_id(who)))
 
 
 @router.get("/packages", responses=errors_in(401))

@@ -4,18 +4,21 @@ The database has a keyed hash of each code. The text follows from the installati
 the batch, so that a repeated request is shown the same codes and a stolen database has none.
 """
 
+import csv
 import hashlib
 import hmac
+import io
 from dataclasses import dataclass
 
 from sqlmodel import Session, col, func, select, update
 
+from chat_app.clock import rfc3339
 from chat_app.credits import ledger, operations
 from chat_app.credits.packages import clean_name
 from chat_app.credits.shop_tables import CodeBatchRow, CodeRow, RedemptionRow
 from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.ids import new_id
-from chat_app.money import MAX_MICROCREDITS, show_credits
+from chat_app.money import MAX_MICROCREDITS, format_credits, show_credits
 from chat_app.settings import Credits as Rules
 
 MAX_BATCH = 1000
@@ -271,6 +274,17 @@ def list_codes(
     page = [_code(row, batch) for row, batch in rows[:limit]]
     more = len(rows) > limit
     return page, f"{page[-1].created_at}.{page[-1].id}" if more else None
+
+
+def table(made: list[Code]) -> str:
+    """New codes as CSV."""
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["code", "credits", "uses", "per_user", "expires_at"])
+    for code in made:
+        ends = "" if code.expires_at is None else rfc3339(code.expires_at)
+        rows.writerow([code.text, format_credits(code.credits), code.uses, code.per_user, ends])
+    return out.getvalue()
 
 
 def clean(text: str) -> str:

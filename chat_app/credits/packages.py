@@ -90,7 +90,9 @@ def seed(session: Session, *, now: int) -> None:
 
 def list_packages(session: Session, *, all: bool = False) -> list[Package]:
     """What is for sale, in the shop's order; with `all` what was taken off the shelf too."""
-    query = select(PackageRow).order_by(col(PackageRow.position), col(PackageRow.code))
+    query = select(PackageRow).order_by(
+        col(PackageRow.position), col(PackageRow.price_minor), col(PackageRow.code)
+    )
     if not all:
         query = query.where(col(PackageRow.active).is_(True))
     return [_package(row) for row in session.exec(query)]

@@ -107,7 +107,9 @@ def edge(anchor_at: int, months: int, zone: tzinfo) -> int:
 
 def list_plans(session: Session, *, all: bool = False) -> list[Plan]:
     """The plans on offer, in the shop's order; with `all` the withdrawn ones too."""
-    query = select(PlanRow).order_by(col(PlanRow.position), col(PlanRow.code))
+    query = select(PlanRow).order_by(
+        col(PlanRow.position), col(PlanRow.price_minor), col(PlanRow.code)
+    )
     if not all:
         query = query.where(col(PlanRow.active).is_(True))
     return [_plan(row) for row in session.exec(query)]
