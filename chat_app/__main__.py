@@ -100,6 +100,18 @@ def parser() -> argparse.ArgumentParser:
         default="int8",
         help="int4 is smaller and faster, costs quality, and needs 1 billion parameters or more",
     )
+    codes = commands.add_parser("codes", help="redemption codes: make")
+    actions = codes.add_subparsers(metavar="ACTION", required=True)
+    make = _command(
+        actions, "make", codes_make, "make redemption codes and print them as CSV, this once"
+    )
+    make.add_argument("--credits", required=True, help="what each is worth, for example 50")
+    make.add_argument("--count", type=int, default=1, help="how many (default: 1)")
+    make.add_argument("--uses", type=int, default=1, help="how often each works (default: 1)")
+    make.add_argument("--per-user", type=int, default=1, help="and for one user (default: 1)")
+    make.add_argument("--days", type=int, help="they end after so many days (default: never)")
+    make.add_argument("--valid-days", type=int, help="their credits end so long after redeeming")
+    make.add_argument("--name", default="", help="a name for your lists")
     admin = _command(commands, "create-admin", create_admin, "create an administrator")
     admin.description = (
         "Create an administrator. The password is asked for, or taken from "
@@ -438,6 +450,44 @@ def models_convert_openvino(options: argparse.Namespace, settings: Settings) -> 
         entry, settings.models_dir, python=options.python, weights=options.weights
     )
     print(f"{folder} is ready. On a CPU it is used from the next load on.")
+    return OK
+
+
+def codes_make(options: argparse.Namespace, settings: Settings) -> int:
+    """Make redemption codes and print them."""
+    import asyncio
+
+    from chat_app import app as parts
+    from chat_app.clock import MICROS_PER_SECOND
+    from chat_app.credits import codes
+    from chat_app.flows import free
+    from chat_app.ids import new_id
+    from chat_app.money import parse_credits
+
+    micro = parse_credits(options.credits)
+    app = parts.build(settings)
+    try:
+        ends = None
+        if options.days is not None:
+            ends = app.clock.micros() + options.days * 24 * 3600 * MICROS_PER_SECOND
+        made = asyncio.run(
+            free.make_codes(
+                app,
+                actor="operator",
+                micro=micro,
+                count=options.count,
+                uses=options.uses,
+                per_user=options.per_user,
+                expires_at=ends,
+                valid_days=options.valid_days,
+                name=options.name,
+                key=new_id("key"),
+            )
+        )
+    finally:
+        app.passwords.close()
+        app.db.close()
+    print(codes.table(made), end="")
     return OK
 
 

@@ -3,7 +3,7 @@
 from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.credits import checkpoints, holds, lots
-from chat_app.flows import books, reconcile, sweep
+from chat_app.flows import books, free, plans, reconcile, sweep, topup
 from chat_app.jobs import Job
 
 
@@ -22,6 +22,9 @@ def jobs(app: App) -> list[Job]:
             60,
             lambda: app.db.write(lambda session: lots.expire_due(session, now=app.clock.micros())),
         ),
+        Job("renew plans", 60, lambda: plans.renew_due(app)),
+        Job("give periodic credits", 600, lambda: free.give_periodic(app)),
+        Job("top up automatically", 60, lambda: topup.run_low(app)),
         Job(
             "forget old sign-ins",
             3600,

@@ -7,10 +7,12 @@
 
 import os
 import tomllib
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,6 +25,8 @@ from chat_app.errors import Invalid
 PREFIX = "CHAT_APP_"
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "settings.toml"
 Count = Annotated[int, Field(ge=0)]
+# Where lots of credits come from; `transfer` keeps the terms of the lot it was taken from.
+Source = Literal["paid", "welcome", "bonus", "promo", "plan", "refund", "adjust"]
 Seconds = Annotated[float, Field(gt=0)]
 # Addresses without a name, a password or a query, separated by spaces or commas.
 _URLS = r"^[\s,]*(https?://[^\s,@?#/]+(/[^\s,@?#]*)?([\s,]+|$))*$"
@@ -32,6 +36,16 @@ class SettingsError(Invalid):
     """A setting is missing, unknown or out of range; the sentence names it."""
 
     code = "settings"
+
+
+def zone(name: str) -> tzinfo:
+    """A time zone by its name, such as `Europe/Berlin`; ValueError when there is none."""
+    if name == "UTC":  # needs no table of zones, which small images lack
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("is not a time zone; write one such as Europe/Berlin") from error
 
 
 class Section(BaseModel):
@@ -80,6 +94,37 @@ class AnswerCache(Section):
     entries: Count = 500
     max_mib: Annotated[int, Field(ge=1)] = 16
     ttl_seconds: Seconds = 3600
+
+
+class Business(Section):
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        zone(name)
+        return name
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone itself."""
+        return zone(self.timezone)
+
+
+class Credits(Section):
+    custom_min: Annotated[int, Field(ge=1, le=10**9)] = 100
+    custom_max: Annotated[int, Field(ge=1, le=10**9)] = 1_000_000
+    custom_cents_per_100: Annotated[int, Field(ge=1, le=10**6)] = 100
+    priorities: dict[Source, int] = {}
+    lifetimes_days: dict[Source, Annotated[int, Field(ge=1, le=36_500)]] = {}
+    periodic_credits: Annotated[int, Field(ge=0, le=10**6)] = 0
+    periodic_every: Literal["week", "month"] = "month"
+    periodic_for: Annotated[
+        str, Field(pattern=r"^(everyone|user|admin|plan:[a-z0-9][a-z0-9_-]{0,31})$")
+    ] = "everyone"
+    free_after_hours: Count = 0
+    plan_retries: Annotated[int, Field(ge=0, le=20)] = 4
+    plan_retry_hours: Annotated[int, Field(ge=1, le=720)] = 24
 
 
 class Pricing(Section):
@@ -139,6 +184,7 @@ class Limits(Section):
     requests_per_minute: Count = 120
     registrations_per_hour_per_ip: Count = 20
     login_failures_per_15_minutes: Count = 10
+    code_failures_per_15_minutes: Count = 10
 
 
 class Settings(BaseSettings):
@@ -156,6 +202,8 @@ class Settings(BaseSettings):
     accounts: Accounts = Accounts()
     mail: Mail = Mail()
     payments: Payments = Payments()
+    business: Business = Business()
+    credits: Credits = Credits()
     pricing: Pricing = Pricing()
     llm: Llm = Llm()
     chat: Chat = Chat()

@@ -221,6 +221,20 @@ def test_create_admin_without_a_terminal_or_password(data_dir: Path) -> None:
     assert not data_dir.exists()
 
 
+def test_codes_are_printed_once(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As CSV on standard output; the database has their hashes."""
+    asked = ["codes", "make", "--credits", "2.5", "--count", "3", "--days", "30", "--name", "Fair"]
+    assert commands.main([*asked, "--data-dir", str(books)]) == commands.OK
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "code,credits,uses,per_user,expires_at"
+    assert len({row.split(",")[0] for row in rows}) == 3
+    assert all(row.split(",")[1:4] == ["2.5", "1", "1"] for row in rows)
+    with sqlite3.connect(books / "chat.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM redemption_code").fetchone() == (3,)
+    asked[3] = "0"
+    assert commands.main([*asked, "--data-dir", str(books)]) == commands.PROBLEMS
+
+
 def test_models_list_names_every_offered_model(
     data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ handler without a guard is open to the world. A test walks all of them.
 """
 
 import inspect
+import ipaddress
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
@@ -64,6 +65,17 @@ async def identify(app: App, request: gr.Request, role: Role) -> User | None:
     if role == "admin" and user.role != "admin":
         raise AdminsOnly
     return user
+
+
+def address(app: App, request: gr.Request) -> str:
+    """The visitor's address, as the REST API reads it: a proxy is believed on a private one."""
+    peer = request.client.host if request.client else ""
+    nearest = str(request.headers.get("x-forwarded-for", "")).rpartition(",")[2].strip()
+    try:
+        behind = bool(app.settings.server.public_url) and ipaddress.ip_address(peer).is_private
+        return str(ipaddress.ip_address(nearest)) if behind and nearest else peer
+    except ValueError:
+        return peer
 
 
 def _signed(wrapped: Handler, handler: Handler, role: Role) -> Handler:

@@ -19,6 +19,8 @@ from chat_app.settings import Limits as LimitSettings
 MINUTE_SECONDS = 60.0
 LOGIN_WINDOW_SECONDS = 15 * 60.0
 SIGNUP_WINDOW_SECONDS = 3600.0
+# An address may belong to many people: it gets this many times what a user gets.
+CODES_PER_ADDRESS = 5
 # What an answer is thought to take until some have been seen, and how fast that is unlearned.
 FIRST_GUESS_SECONDS = 5.0
 LEARNING_RATE = 0.2
@@ -59,6 +61,13 @@ class TooManySignIns(TooMany):
 
     code = "too_many_sign_ins"
     message = "Too many failed sign-ins. Wait some minutes and try again."
+
+
+class TooManyCodes(TooMany):
+    """Too many wrong redemption codes of one user or from one address."""
+
+    code = "too_many_codes"
+    message = "Too many wrong codes. Wait some minutes and try again."
 
 
 class Window:
@@ -149,6 +158,9 @@ class Limits:
         self._messages = Window(settings.requests_per_minute, MINUTE_SECONDS, now)
         self._signups = Window(settings.registrations_per_hour_per_ip, SIGNUP_WINDOW_SECONDS, now)
         self._logins = Window(settings.login_failures_per_15_minutes, LOGIN_WINDOW_SECONDS, now)
+        codes = settings.code_failures_per_15_minutes
+        self._codes = Window(codes, LOGIN_WINDOW_SECONDS, now)
+        self._codes_from = Window(codes * CODES_PER_ADDRESS, LOGIN_WINDOW_SECONDS, now)
         self._lock = threading.Lock()
         self._running: dict[int, list[Ticket]] = {}
         self._waiting: dict[int, deque[Ticket]] = {}
@@ -239,6 +251,23 @@ class Limits:
     def signed_in(self, account: str, ip: str) -> None:
         """The password was right: earlier failures are forgotten."""
         self._logins.clear((account, ip))
+
+    # Redemption codes
+
+    def admit_code(self, user_id: int, ip: str) -> None:
+        """Count a code as wrong until it turns out to be right; raises TooManyCodes."""
+        wait = self._codes.take(user_id)
+        if not wait:
+            wait = self._codes_from.take(ip)
+            if wait:
+                self._codes.give_back(user_id)
+        if wait:
+            raise TooManyCodes(retry_after_seconds=math.ceil(wait))
+
+    def undo_code(self, user_id: int, ip: str) -> None:
+        """The code was right."""
+        self._codes.give_back(user_id)
+        self._codes_from.give_back(ip)
 
     # Inside
 

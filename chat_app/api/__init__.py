@@ -13,6 +13,8 @@ from chat_app.api import (
     errors,
     monitoring,
     prices,
+    shelves,
+    shop,
     spending,
 )
 from chat_app.app import App
@@ -36,7 +38,19 @@ def create(app: App) -> FastAPI:
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     rooms = APIRouter(prefix=PREFIX)
-    for room in (auth, chat, billing, monitoring, admin, books, spending, prices, docs):
+    for room in (
+        auth,
+        chat,
+        billing,
+        monitoring,
+        admin,
+        books,
+        spending,
+        prices,
+        shop,
+        shelves,
+        docs,
+    ):
         rooms.include_router(room.router)
     web.include_router(rooms)
     web.include_router(monitoring.ops)

@@ -7,7 +7,6 @@ from pydantic import Field
 
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, errors_in
-from chat_app.api.spending import OutlookOut
 from chat_app.api.views import (
     PackageOut,
     Page,
@@ -44,20 +43,6 @@ class TooLong(Invalid):
 class Order(Body):
     package_id: Annotated[str, Field(max_length=64), deps.Clean] | None = None
     credits: Annotated[Credits, Field(gt=0)] | None = None
-
-
-@router.get("/balance", responses=errors_in(401))
-def balance(app: deps.App, who: deps.CurrentUser) -> OutlookOut:
-    """The caller's credits, and when they are used up at the usual rate."""
-    with app.db.read() as session:
-        found = ledger.balance(session, user_id=deps.user_id(who))
-        end = usage.runout(
-            session,
-            user_id=deps.user_id(who),
-            available=found.available,
-            now=app.clock.micros(),
-        )
-    return OutlookOut.seen(found, end)
 
 
 @router.get("/packages", responses=errors_in(401))

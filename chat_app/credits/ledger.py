@@ -5,13 +5,17 @@ a change is dated by the clock, or by the wallet's newest change if that is late
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from sqlmodel import Session
 
+from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import accounts, holds, lots, operations, transfers
 from chat_app.credits.sql import Books, Statement
 from chat_app.errors import Invalid
 from chat_app.money import MAX_MICROCREDITS
+from chat_app.settings import Credits as Rules
+from chat_app.settings import Source
 
 # Source of a grant: the type it is shown as, and the system account it comes from.
 SOURCES = {
@@ -19,11 +23,13 @@ SOURCES = {
     "welcome": ("welcome", "promo"),
     "bonus": ("bonus", "promo"),
     "promo": ("promo", "promo"),
+    "plan": ("plan", "issued"),
     "refund": ("refund", "adjusted"),
     "adjust": ("adjustment", "adjusted"),
 }
 TYPES = ("message", "expiry", *(shown for shown, _ in SOURCES.values()))
 MAX_PAGE = 500
+DAY = 24 * 3600 * MICROS_PER_SECOND
 
 _FIRST, _LAST = 0, 2**63 - 1
 # Each side is cut to a page before they are joined, so a long history costs no more to show.
@@ -93,6 +99,22 @@ class Transaction:
     reply_id: str | None
     reference: str | None
     created_at: int
+
+
+class Terms(TypedDict):
+    """When the credits of a lot are used and when they end, as arguments of `grant`."""
+
+    priority: int
+    expires_at: int | None
+
+
+def terms(rules: Rules, source: Source, *, now: int, days: int | None = None) -> Terms:
+    """The terms of a new lot of this source; `days` is a lifetime of its own."""
+    days = rules.lifetimes_days.get(source) if days is None else days
+    return Terms(
+        priority=rules.priorities.get(source, 0),
+        expires_at=None if days is None else now + days * DAY,
+    )
 
 
 def wallet(session: Session, *, user_id: int, now: int) -> int:
@@ -194,8 +216,11 @@ def adjust(
     now: int,
     scope: str,
     key: str,
+    terms: Terms | None = None,
 ) -> Outcome:
     """Add or, if negative, take credits, with a reason that stays in the books.
+
+    `terms` are those of what is added.
 
     Takes only what is neither spent nor held: raises OutOfCredits when that is not enough.
     """
@@ -210,6 +235,7 @@ def adjust(
             key=key,
             actor=actor,
             description=reason,
+            **(terms or Terms(priority=0, expires_at=None)),
         )
     books = Books(session)
     hashed = operations.digest({"adjust": micro, "user": user_id, "reason": reason})

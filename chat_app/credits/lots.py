@@ -18,6 +18,19 @@ _FREE = Statement(
     WHERE account_id = :account_id AND remaining > 0 AND remaining > held
     ORDER BY priority, expires_at NULLS LAST, price_minor > 0, id"""
 )
+_OPEN = Statement(
+    """SELECT l.id, l.source, l.granted, l.remaining, l.held, l.expires_at, l.created_at
+    FROM lot l JOIN account a ON a.id = l.account_id
+    WHERE a.user_id = :user_id AND l.remaining > 0
+     AND (l.expires_at IS NULL OR l.expires_at > :now OR l.held > 0)
+    ORDER BY l.priority, l.expires_at NULLS LAST, l.price_minor > 0, l.id LIMIT :limit"""
+)
+_NEXT_END = Statement(
+    """SELECT l.expires_at, SUM(l.remaining - l.held) FROM lot l
+    JOIN account a ON a.id = l.account_id
+    WHERE a.user_id = :user_id AND l.remaining > l.held AND l.expires_at > :now
+    GROUP BY l.expires_at ORDER BY l.expires_at LIMIT 1"""
+)
 _PINNED = Statement(
     """SELECT l.id, l.granted, l.remaining, l.held, l.price_minor, l.recognized_minor,
      l.expires_at, h.amount
@@ -77,6 +90,39 @@ class Lot:
         used = self.granted - self.remaining + micro
         earned = (2 * self.price_minor * used + self.granted) // (2 * self.granted)
         return earned - self.recognized_minor
+
+
+@dataclass(frozen=True)
+class LotView:
+    """A lot as its owner sees it: microcredits and microseconds."""
+
+    id: int
+    source: str
+    granted: int
+    remaining: int
+    held: int
+    expires_at: int | None
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How many free microcredits end next, and when."""
+
+    micro: int
+    at: int
+
+
+def list_open(session: Session, *, user_id: int, now: int, limit: int = 100) -> list[LotView]:
+    """The user's lots with something left, in the order of use."""
+    found = Books(session).rows(_OPEN, user_id=user_id, now=now, limit=limit)
+    return [LotView(*row) for row in found]
+
+
+def next_end(session: Session, *, user_id: int, now: int) -> Ending | None:
+    """What ends next of the user's free credits; None when nothing has an end."""
+    row = Books(session).one(_NEXT_END, user_id=user_id, now=now)
+    return Ending(micro=int(row[1]), at=row[0]) if row else None
 
 
 def add(

@@ -391,6 +391,7 @@ class PackageRow(SQLModel, table=True):
         CheckConstraint(_whole("price_minor"), name="price_minor"),
         CheckConstraint(_whole("credits", "1"), name="credits"),
         CheckConstraint(_whole("bonus_credits"), name="bonus_credits"),
+        CheckConstraint("valid_days IS NULL OR valid_days >= 1", name="valid_days"),
     )
 
     code: str = Field(primary_key=True, max_length=32)
@@ -401,11 +402,16 @@ class PackageRow(SQLModel, table=True):
     bonus_credits: int = _big(server_default=text("0"))
     position: int = _big(server_default=text("0"))
     active: bool = True
+    valid_days: int | None = _big_or_none()
     created_at: int = _big()
 
 
 class PaymentRow(SQLModel, table=True):
-    """An order for credits and what became of it. `fulfilled_op_id` names its one grant."""
+    """An order for credits and what became of it. `fulfilled_op_id` names its one grant.
+
+    `source`, `priority`, `valid_days` and `ends_at` are the terms of the lot that it becomes;
+    an order with a `subscription_id` pays for that `period` of a plan.
+    """
 
     __tablename__ = "payment"
     __table_args__ = (
@@ -416,6 +422,7 @@ class PaymentRow(SQLModel, table=True):
         CheckConstraint(
             "(status = 'paid') = (fulfilled_op_id IS NOT NULL)", name="paid_means_granted"
         ),
+        CheckConstraint("source IN ('paid', 'plan')", name="source"),
         UniqueConstraint("provider", "provider_ref", name="uq_payment_provider_ref"),
         Index("ix_payment_user_id_created_at", "user_id", "created_at"),
     )
@@ -430,6 +437,12 @@ class PaymentRow(SQLModel, table=True):
     bonus_credits: int = _big(server_default=text("0"))
     amount_minor: int = _big()
     currency: str = Field(max_length=3)
+    source: str = Field(default="paid", max_length=16, sa_column_kwargs={"server_default": "paid"})
+    priority: int = _big(server_default=text("0"))
+    valid_days: int | None = _big_or_none()
+    ends_at: int | None = _big_or_none()
+    subscription_id: str | None = Field(default=None, max_length=32, index=True)
+    period: int | None = _big_or_none()
     fulfilled_op_id: int | None = _big_or_none("operation.id", unique=True)
     created_at: int = _big()
     paid_at: int | None = _big_or_none()

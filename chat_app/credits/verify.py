@@ -288,7 +288,7 @@ _CHECKS = [
         """SELECT p.id AS payment, p.credits + p.bonus_credits AS bought, t.amount AS granted
         FROM payment p LEFT JOIN operation o ON o.id = p.fulfilled_op_id
         LEFT JOIN transfer t ON t.id = o.transfer_id
-        WHERE p.status = 'paid' AND (t.id IS NULL OR t.code <> 'purchase'
+        WHERE p.status = 'paid' AND (t.id IS NULL OR t.code NOT IN ('purchase', 'plan')
          OR t.amount <> p.credits + p.bonus_credits OR t.reference <> p.id)""",
     ),
 ]

@@ -57,6 +57,7 @@ async def adjust(
             now=now,
             scope=f"adjustment:{admin_id}",
             key=key,
+            terms=ledger.terms(app.settings.credits, "adjust", now=now),
         )
         log.record(
             session,

@@ -29,6 +29,7 @@ async def buy(
             now=app.clock.micros(),
             scope=f"order:{user_id}",
             key=key,
+            rules=app.settings.credits,
         )
 
     return await app.db.awrite(story)

@@ -144,6 +144,7 @@ def _create(
             key=str(user.id),
             actor="system",
             description="Welcome credits",
+            **ledger.terms(app.settings.credits, "welcome", now=now),
         )
     audit.record(session, type="user_created", actor=f"user:{user.id}", now=now, role=role)
     return user

@@ -15,6 +15,8 @@ TABLES = (
     "event_seal",
     "price",
     "price_tier",
+    "redemption",
+    "periodic_grant",
 )
 _FUNCTION = """CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = '23514'; END $$"""

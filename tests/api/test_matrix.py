@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from chat_app.credits import plans
+from chat_app.credits.plans import Plan
+from chat_app.money import MICRO, Money
 from tests.api.conftest import Person, Server
 from tests.api.matrix import MATRIX, Row
 
@@ -37,6 +40,21 @@ def test_the_matrix_names_every_route(server: Server) -> None:
     assert routes(server) == set(MATRIX)
 
 
+def of_the_shop(server: Server, admin: Person) -> dict[str, str]:
+    """What an administrator has put on the shelves."""
+    offer = Plan("basic", "Basic", Money(900), 1000 * MICRO)
+    with server.app.db.read() as session:
+        offered = plans.list_plans(session)
+    if not offered:
+        server.app.db.write(lambda session: plans.create(session, offer, now=1))
+    made = admin.client.post("/api/admin/codes", json={"credits": 5}).json()["items"]
+    return {
+        "/api/admin/packages/": "starter",
+        "/api/admin/plans/": "basic",
+        "/api/admin/codes/": made[0]["id"],
+    }
+
+
 def own_ids(owner: Person) -> dict[str, str]:
     """Something of the owner's for each kind of path."""
     answer = owner.ask().json()
@@ -57,7 +75,7 @@ def test_the_route_answers_each_caller_as_written(server: Server, root: Person, 
     method, path = route.split(" ")
     row: Row = MATRIX[route]
     owner, other, admin = server.person(), server.person(), server.person(admin=True)
-    ids = own_ids(owner)
+    ids = own_ids(owner) | of_the_shop(server, admin)
     for start, id in ids.items():
         if path.startswith(start):
             path = path.replace("{id}", id)

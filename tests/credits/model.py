@@ -150,12 +150,20 @@ class Model:
         return taken
 
     def grant(
-        self, user: int, amount: int, shown: str, system: str, end: int | None, price: int, now: int
+        self,
+        user: int,
+        amount: int,
+        shown: str,
+        system: str,
+        end: int | None,
+        price: int,
+        priority: int,
+        now: int,
     ) -> Wallet:
         wallet = self.wallet(user)
         wallet.last = max(wallet.last, now)
         self.lots_made += 1
-        wallet.lots.append(Lot(self.lots_made, amount, amount, price, end, 0))
+        wallet.lots.append(Lot(self.lots_made, amount, amount, price, end, priority))
         wallet.moves.append((shown, amount))
         self.system[system] -= amount
         return wallet
@@ -300,6 +308,7 @@ class Machine(RuleBasedStateMachine):
         end: int | None,
         price: int,
         key: tuple[str, str],
+        priority: int = 0,
     ) -> None:
         request = ("grant", user, amount, source, end, price)
         result = self.write(
@@ -313,13 +322,16 @@ class Machine(RuleBasedStateMachine):
                 key=key[1],
                 actor="machine",
                 price_minor=price,
+                priority=priority,
                 expires_at=end,
             )
         )
         if self.seen_before(key, request, result):
             return
         shown, system = ledger.SOURCES[source]
-        wallet = self.model.grant(user, amount, shown, system, end, price, self.clock)
+        wallet = self.model.grant(user, amount, shown, system, end, price, priority, self.clock)
+        if priority:
+            reached["a lot out of turn"] += 1
         assert (result.micro, result.balance_after) == (amount, wallet.posted)
         assert not result.replayed
         self.model.keys[key] = (request, ("done", result.transfer_id))
@@ -415,8 +427,12 @@ class Machine(RuleBasedStateMachine):
             source = data.draw(st.sampled_from(sorted(ledger.SOURCES)), label="source")
             after = data.draw(st.sampled_from([None, 1, 10, 40]), label="ends after")
             end = None if after is None else self.clock + after
-            price = data.draw(st.integers(0, 9), label="price") if source == "paid" else 0
-        self._grant(user, amount, source, end, price, key)
+            sold = source in ("paid", "plan")
+            price = data.draw(st.integers(0, 9), label="price") if sold else 0
+        # The priority is no part of what a key stands for: the first request decides.
+        priority = data.draw(st.sampled_from([0, 0, 0, -1, 2]), label="priority")
+        reached[f"a lot of {source}"] += 1
+        self._grant(user, amount, source, end, price, key, priority)
 
     @rule(data=st.data(), user=st.sampled_from((1, 1, 2, 3)))
     def place(self, data: st.DataObject, user: int) -> None:
@@ -712,6 +728,8 @@ class Machine(RuleBasedStateMachine):
 
 
 BRANCHES = {
+    *(f"a lot of {source}" for source in ledger.SOURCES),
+    "a lot out of turn",
     "a hold of nothing",
     "a hold placed",
     "a hold refused",

@@ -196,3 +196,49 @@ def settled(database: Database, *, user: int, now: int) -> None:
         holds.settle(session, hold_id=hold.id, micro=credits(1), now=now, usage=usage)
 
     database.write(story)
+
+
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def test_plans_and_codes_can_be_taken_back(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Down and up again with an order, a package and a plan in the tables."""
+    url = f"sqlite:///{tmp_path / 'back.db'}"
+    if backend == "postgres":
+        url = request.getfixturevalue("empty_postgres_url")
+    database = Database(url)
+
+    def to(revision: str, *, down: bool = False) -> None:
+        with database.engine.connect() as connection, connection.begin():
+            move = command.downgrade if down else command.upgrade
+            move(migrations.config(connection), revision)
+
+    try:
+        to("0004")
+        with database.engine.begin() as connection:
+            for row in (
+                "INSERT INTO package (code, name, price_minor, currency, credits, active, "
+                "valid_days, created_at) VALUES ('p', 'P', 1, 'USD', 1, true, 30, 1)",
+                "INSERT INTO payment (id, provider, provider_ref, status, user_id, package_code, "
+                "credits, amount_minor, currency, priority, created_at) "
+                "VALUES ('pay', 'offline', 'pay', 'pending', 1, 'p', 1, 1, 'USD', 7, 1)",
+                "INSERT INTO plan (code, name, price_minor, currency, credits, active, created_at)"
+                " VALUES ('m', 'M', 1, 'USD', 1, true, 1)",
+                "INSERT INTO subscription (id, user_id, status, cancel_at_end, due_at, created_at)"
+                " VALUES ('sub', 1, 'active', false, 1, 1)",
+            ):
+                connection.execute(text(row))
+        to("0002", down=True)
+        to("0004")
+        with database.engine.connect() as connection:
+            found = connection.execute(text("SELECT source, priority, status FROM payment"))
+            assert [tuple(row) for row in found] == [("paid", 0, "pending")]
+            checks = inspect(connection).get_check_constraints("package")
+            names = {check["name"] for check in checks}
+            assert {"ck_package_valid_days", "ck_package_credits"} <= names
+        database_room.migrate(database)
+        assert database_room.schema_is_current(database)
+    finally:
+        database.close()

@@ -40,6 +40,18 @@ MATRIX = {
     "books_older": "admin",
     "books_prove": "admin",
     "books_reconcile": "admin",
+    "plan_show": "user",
+    "plan_act": "user",
+    "redeem_show": "user",
+    "redeem_code": "user",
+    "topup_save": "user",
+    "topup_stop": "user",
+    "shop_show": "admin",
+    "shop_edit": "admin",
+    "shop_close": "admin",
+    "shop_save": "admin",
+    "codes_make": "admin",
+    "codes_act": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from sqlmodel import Session, col, select, update
 
-from chat_app.credits import ledger, operations, packages
+from chat_app.credits import ledger, operations, packages, plans
 from chat_app.credits.tables import PaymentRow
 from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.ids import new_id
 from chat_app.money import Money, show_credits
+from chat_app.settings import Credits as Rules
 
 
 class UnknownPayment(NotFound):
@@ -50,6 +51,7 @@ class Payment:
     currency: str
     created_at: int
     paid_at: int | None
+    subscription_id: str | None = None
     replayed: bool = False
 
 
@@ -63,10 +65,12 @@ def create(
     scope: str,
     key: str,
     provider: str = "offline",
+    rules: Rules | None = None,
 ) -> Payment:
     """Order a package, or a custom amount of microcredits; once for each (scope, key).
 
-    Raises BadOrder, UnknownPackage, BadAmount, or IdempotencyConflict.
+    `rules` are the settings of custom amounts and of the lot that it becomes. Raises BadOrder,
+    UnknownPackage, BadAmount, or IdempotencyConflict.
     """
     if (package_code is None) == (micro is None):
         raise BadOrder
@@ -84,10 +88,55 @@ def create(
             micro=micro,
             now=now,
             provider=provider,
+            rules=rules or Rules(),
         ),
     )
     row = session.get_one(PaymentRow, outcome["payment_id"])
     return _payment(row, replayed=again)
+
+
+def create_for_period(
+    session: Session,
+    *,
+    subscription: plans.Subscription,
+    period: plans.Period,
+    provider: str,
+    now: int,
+    rules: Rules,
+) -> Payment:
+    """Order a period of a plan. There may be another try when an order has failed, and
+    `fulfil` grants the credits of a period once, whichever of its orders is paid.
+    """
+    row = PaymentRow(
+        id=new_id("pay"),
+        provider=provider,
+        provider_ref="",
+        status="pending",
+        user_id=subscription.user_id,
+        credits=period.credits,
+        amount_minor=period.price.amount,
+        currency=period.price.currency,
+        source="plan",
+        priority=rules.priorities.get("plan", 0),
+        ends_at=period.credits_end_at,
+        subscription_id=subscription.id,
+        period=period.number,
+        created_at=now,
+    )
+    row.provider_ref = row.id
+    session.add(row)
+    session.flush()
+    return _payment(row)
+
+
+def fail(session: Session, *, payment_id: str, now: int) -> bool:
+    """The order will not be paid; False when it is not open any more."""
+    changed = session.execute(
+        update(PaymentRow)
+        .where(col(PaymentRow.id) == payment_id, col(PaymentRow.status) == "pending")
+        .values(status="failed")
+    )
+    return bool(changed.rowcount)  # type: ignore[attr-defined]
 
 
 def fulfil(session: Session, *, payment_id: str, now: int) -> Payment:
@@ -108,18 +157,21 @@ def fulfil(session: Session, *, payment_id: str, now: int) -> Payment:
         raise NotPayable
     if row.status == "paid":
         return _payment(row, replayed=True)
+    plan = row.subscription_id is not None
     granted = ledger.grant(
         session,
         user_id=row.user_id,
         micro=row.credits + row.bonus_credits,
-        source="paid",
+        source=row.source,
         now=now,
-        scope="payment",
-        key=row.id,
+        scope="plan" if plan else "payment",
+        key=f"{row.subscription_id}:{row.period}" if plan else row.id,
         actor=f"provider:{row.provider}",
         description=_description(row),
         price_minor=row.amount_minor,
         currency=row.currency,
+        priority=row.priority,
+        expires_at=_end(row, now),
         reference=row.id,
     )
     changed = session.execute(
@@ -128,6 +180,10 @@ def fulfil(session: Session, *, payment_id: str, now: int) -> Payment:
         .values(status="paid", fulfilled_op_id=granted.operation_id, paid_at=now)
     )
     assert changed.rowcount == 1, "an order is paid once"  # type: ignore[attr-defined]
+    if row.subscription_id is not None and row.period is not None:
+        plans.period_paid(
+            session, subscription_id=row.subscription_id, number=row.period, payment_id=row.id
+        )
     session.refresh(row)
     return _payment(row)
 
@@ -159,13 +215,16 @@ def _add(
     micro: int | None,
     now: int,
     provider: str,
+    rules: Rules,
 ) -> operations.Outcome:
+    days = rules.lifetimes_days.get("paid")
     if package_code is not None:
         package = packages.get(session, package_code)
         credits, bonus, price = package.credits, package.bonus_credits, package.price
+        days = package.valid_days or days
     else:
         assert micro is not None
-        credits, bonus, price = micro, 0, packages.custom_price(micro)
+        credits, bonus, price = micro, 0, packages.custom_price(micro, rules)
     payment_id = new_id("pay")
     session.add(
         PaymentRow(
@@ -179,6 +238,8 @@ def _add(
             bonus_credits=bonus,
             amount_minor=price.amount,
             currency=price.currency,
+            priority=rules.priorities.get("paid", 0),
+            valid_days=days,
             created_at=now,
         )
     )
@@ -189,7 +250,16 @@ def _add(
 def _description(row: PaymentRow) -> str:
     price = Money(row.amount_minor, row.currency)
     bonus = f" + {show_credits(row.bonus_credits)} bonus" if row.bonus_credits else ""
-    return f"{show_credits(row.credits)}{bonus} credits for {price}"
+    number = f", plan period {row.period + 1}" if row.period is not None else ""
+    return f"{show_credits(row.credits)}{bonus} credits for {price}{number}"
+
+
+def _end(row: PaymentRow, now: int) -> int | None:
+    """When the credits of an order that is paid now end."""
+    if row.ends_at is not None:
+        # What is paid after its time is good for as long as it would have been.
+        return row.ends_at if row.ends_at > now else now + row.ends_at - row.created_at
+    return None if row.valid_days is None else now + row.valid_days * ledger.DAY
 
 
 def _payment(row: PaymentRow, *, replayed: bool = False) -> Payment:
@@ -205,5 +275,6 @@ def _payment(row: PaymentRow, *, replayed: bool = False) -> Payment:
         currency=row.currency,
         created_at=row.created_at,
         paid_at=row.paid_at,
+        subscription_id=row.subscription_id,
     )
     return replace(found, replayed=replayed)

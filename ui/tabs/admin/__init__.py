@@ -1,12 +1,16 @@
-"""Admin: people, models and the machine, in sections. Every handler asks for the role again."""
+"""Admin: the operator's sections. Every handler asks for the role again."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
 from chat_app.app import App
 from ui.shell import Shell
-from ui.tabs.admin import books, machine, people
+from ui.tabs.admin import books, machine, people, shop
+
+# In the order in which they stand; each has `build()` and `bind(c, app, shell, tab)`.
+SECTIONS: tuple[Any, ...] = (shop, books)
 
 
 @dataclass
@@ -16,24 +20,24 @@ class Admin:
     tab: gr.Tab
     machine: machine.Machine
     people: people.People
-    books: books.Books
+    sections: tuple[Any, ...]
 
 
 def build() -> Admin:
     """The layout, without any data."""
     with gr.Tab("Admin", id="admin", visible=False, elem_id="admin-tab") as tab:
         gr.HTML("<h1>Administration</h1>", elem_classes="page-title")
-        sections = gr.Tabs(elem_id="admin-sections", elem_classes="sections")
-        with sections:
+        with gr.Tabs(elem_id="admin-sections", elem_classes="sections"):
             with gr.Tab("Overview", id="admin-overview"):
                 state = machine.build()
                 users = people.build()
-            audit = books.build()
-    return Admin(tab, state, users, audit)
+            rest = tuple(section.build() for section in SECTIONS)
+    return Admin(tab, state, users, rest)
 
 
 def bind(c: Admin, app: App, shell: Shell) -> None:
     """Wire each section."""
     machine.bind(c.machine, app, shell, c.tab)
     people.bind(c.people, app, shell, c.tab)
-    books.bind(c.books, app, shell, c.tab)
+    for section, parts in zip(SECTIONS, c.sections, strict=True):
+        section.bind(parts, app, shell, c.tab)

@@ -8,14 +8,15 @@ import gradio as gr
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.credits import ledger, packages
+from chat_app.credits import ledger, lots, packages
 from chat_app.credits.ledger import Balance, Transaction
-from chat_app.flows import purchase
-from chat_app.money import parse_credits, show_credits
+from chat_app.flows import free, purchase
+from chat_app.money import Money, parse_credits, show_credits
 from ui import parts
 from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell
+from ui.tabs.credits import origins
 
 PAGE = 25
 CUSTOM = "custom"
@@ -24,6 +25,8 @@ TYPES = [
     ("All movements", ""),
     ("Messages", "message"),
     ("Purchases", "purchase"),
+    ("Plan credits", "plan"),
+    ("Codes and gifts", "promo"),
     ("Bonuses", "bonus"),
     ("Welcome credits", "welcome"),
     ("Adjustments", "adjustment"),
@@ -33,6 +36,8 @@ _NAMES = {value: name.removesuffix("s") for name, value in TYPES if value} | {
     "welcome": "Welcome credits",
     "expiry": "Expired",
     "bonus": "Bonus",
+    "plan": "Plan",
+    "promo": "Gift",
 }
 
 
@@ -41,6 +46,7 @@ class Overview:
     """The section's components."""
 
     cards: gr.HTML
+    lots: gr.HTML
     package: gr.Radio
     amount: gr.Textbox
     buy: gr.Button
@@ -74,6 +80,7 @@ def build() -> Overview:
             )
             buy = gr.Button("Buy credits", variant="primary", elem_id="credits-buy", scale=0)
             result = gr.HTML(elem_id="credits-result")
+    lots_part = gr.HTML(elem_id="credits-lots")
     with gr.Column(elem_classes="sheet"):
         gr.HTML('<div class="sheet-head"><h2>Movements</h2></div>')
         with gr.Row(elem_classes="filters"):
@@ -85,7 +92,19 @@ def build() -> Overview:
         more = gr.Button("Show older", size="sm", visible=HIDDEN, elem_id="credits-more")
         cursor, rows = gr.State(None), gr.State([])
     return Overview(
-        cards, package, amount, buy, nonce, result, type, period, table, more, cursor, rows
+        cards,
+        lots_part,
+        package,
+        amount,
+        buy,
+        nonce,
+        result,
+        type,
+        period,
+        table,
+        more,
+        cursor,
+        rows,
     )
 
 
@@ -103,15 +122,21 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
                 limit=PAGE,
                 cursor=cursor,
             )
-            return ledger.balance(session, user_id=_id(user)), rows, following
+            coming = free.next_grant(app, session, user=user, now=now)
+            own = lots.list_open(session, user_id=_id(user), now=now)
+            balance = ledger.balance(session, user_id=_id(user))
+            return balance, own, coming, rows, following
 
     async def listed(
         user: User, kind: str, period: str, cursor: str | None = None, before: Any = ()
     ) -> dict[Any, Any]:
-        balance, rows, following = await asyncio.to_thread(look, user, kind, period, cursor)
+        balance, own, coming, rows, following = await asyncio.to_thread(
+            look, user, kind, period, cursor
+        )
         cells = [*before, *(_row(row) for row in rows)]
         return {
             c.cards: _cards(balance),
+            c.lots: origins.sheet(own, coming),
             c.table: _table(cells),
             c.rows: cells,
             c.cursor: following,
@@ -130,12 +155,15 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
         with app.db.read() as session:
             offers = packages.list_packages(session)
         choices = [(_offer(offer), offer.code) for offer in offers]
-        choices.append(("Custom\nYour amount\n100 credits for 1.00 USD", CUSTOM))
+        rules = app.settings.credits
+        each = Money(rules.custom_cents_per_100)
+        choices.append((f"Custom\nYour amount\n100 credits for {each}", CUSTOM))
+        room = f"{rules.custom_min:,} to {rules.custom_max:,}"
         picked = offers[min(1, len(offers) - 1)].code if offers else CUSTOM
         return {
             **await listed(user, kind, period),
             c.package: gr.update(choices=choices, value=picked),
-            c.amount: gr.update(visible=HIDDEN),
+            c.amount: gr.update(visible=HIDDEN, placeholder=room),
             c.result: "",
         }
 
@@ -170,7 +198,7 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.type, c.period]
-    shown = [c.cards, c.table, c.rows, c.cursor, c.more, shell.pill]
+    shown = [c.cards, c.lots, c.table, c.rows, c.cursor, c.more, shell.pill]
     tab.select(open_tab, filters, [*shown, c.package, c.amount, c.result], **quiet)
     for trigger in (c.type.change, c.period.change):
         trigger(show, filters, shown, trigger_mode="always_last", **quiet)

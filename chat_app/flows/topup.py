@@ -1,0 +1,102 @@
+"""Automatic top-ups, after the commit that made the credits run low.
+
+Whoever settles an answer looks once; a job looks again for what was missed.
+"""
+
+import logging
+from functools import partial
+
+from sqlmodel import Session
+
+from chat_app.app import App
+from chat_app.audit import log as audit
+from chat_app.credits import ledger, topups
+from chat_app.credits.payments.orders import Payment
+from chat_app.credits.topups import Rule
+from chat_app.errors import AppError
+from chat_app.flows.plans import shop
+from chat_app.money import format_credits
+
+log = logging.getLogger(__name__)
+
+
+async def set_rule(
+    app: App, *, user_id: int, threshold: int, package_code: str, per_day: int
+) -> Rule:
+    """Set the user's rule; raises BadTopup or UnknownPackage."""
+
+    def story(session: Session) -> Rule:
+        now = app.clock.micros()
+        rule = topups.put(
+            session,
+            user_id=user_id,
+            threshold=threshold,
+            package_code=package_code,
+            per_day=per_day,
+            now=now,
+        )
+        audit.record(
+            session,
+            type="auto_topup_set",
+            actor=f"user:{user_id}",
+            now=now,
+            threshold=format_credits(threshold),
+            package=package_code,
+            per_day=per_day,
+        )
+        return rule
+
+    rule = await app.db.awrite(story)
+    await look(app, user_id=user_id)
+    return rule
+
+
+async def stop(app: App, *, user_id: int) -> bool:
+    """Switch the rule off; False when none was on."""
+    return await app.db.awrite(
+        lambda session: topups.stop(session, user_id=user_id, now=app.clock.micros())
+    )
+
+
+async def look(app: App, *, user_id: int) -> None:
+    """Buy if the user's rule says so. Never raises: the answer that led here is settled."""
+    try:
+        with app.db.read() as session:
+            rule = topups.get(session, user_id=user_id)
+            if rule is None or not rule.active:
+                return
+            if ledger.balance(session, user_id=user_id).available >= rule.threshold:
+                return
+        await app.db.awrite(partial(_fire, app, user_id))
+    except Exception:
+        log.exception("the automatic top-up of user %s was not looked at", user_id)
+
+
+def run_low(app: App) -> int:
+    """Buy for everyone whose credits are low and whose rule was missed; returns the orders."""
+    with app.db.read() as session:
+        found = topups.low(session, now=app.clock.micros())
+    made = 0
+    for user_id in found:
+        try:
+            made += app.db.write(partial(_fire, app, user_id)) is not None
+        except AppError as error:
+            log.warning("the automatic top-up of user %s failed: %s", user_id, error)
+    return made
+
+
+def _fire(app: App, user_id: int, session: Session) -> Payment | None:
+    now = app.clock.micros()
+    order = topups.fire(session, shop(app), user_id=user_id, now=now)
+    if order is not None:
+        audit.record(
+            session,
+            type="auto_topup_ordered",
+            actor="system",
+            now=now,
+            user=user_id,
+            payment=order.id,
+            status=order.status,
+            amount_minor=order.amount_minor,
+        )
+    return order
