@@ -4,7 +4,7 @@ from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.audit import seal
 from chat_app.credits import holds, lots
-from chat_app.flows import sweep
+from chat_app.flows import images, sweep
 from chat_app.jobs import Job
 
 
@@ -28,6 +28,7 @@ def jobs(app: App) -> list[Job]:
             3600,
             lambda: app.db.write(lambda session: sessions.purge(session, now=app.clock.micros())),
         ),
+        Job("delete images of no message", 3600, lambda: images.tidy(app)),
         Job(
             "seal the books",
             60,

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, FastAPI
 
 from chat_app import __version__
-from chat_app.api import admin, auth, billing, chat, docs, errors, monitoring
+from chat_app.api import admin, auth, billing, chat, docs, errors, images, monitoring
 from chat_app.app import App
 from chat_app.monitor.health import Probe
 
@@ -25,7 +25,7 @@ def create(app: App) -> FastAPI:
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     rooms = APIRouter(prefix=PREFIX)
-    for room in (auth, chat, billing, monitoring, admin, docs):
+    for room in (auth, chat, images, billing, monitoring, admin, docs):
         rooms.include_router(room.router)
     web.include_router(rooms)
     web.include_router(monitoring.ops)

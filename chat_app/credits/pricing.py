@@ -139,29 +139,44 @@ def publish(
     return _price(row)
 
 
-def seed(session: Session, *, prices: Mapping[str, int], now: int) -> None:
-    """Give a first price by message (microcredits) to models that have none."""
+def seed(
+    session: Session,
+    *,
+    prices: Mapping[str, int],
+    now: int,
+    images: Mapping[str, int] | None = None,
+) -> None:
+    """Give a first price by message, and by image (microcredits), to models that have none."""
     for model_id, micro in sorted(prices.items()):
         found = session.exec(
             select(PriceRow.id).where(PriceRow.model_id == model_id).limit(1)
         ).first()
         if found is None:
             try:
-                publish(session, model_id=model_id, kind="per_message", per_message=micro, now=now)
+                publish(
+                    session,
+                    model_id=model_id,
+                    kind="per_message",
+                    per_message=micro,
+                    per_image=(images or {}).get(model_id),
+                    now=now,
+                )
             except PriceChanged:  # another process is starting and was faster
                 continue
 
 
-def cost(price: Price, *, prompt_tokens: int, completion_tokens: int) -> int:
-    """What an answer costs in microcredits, rounded up once."""
+def cost(price: Price, *, prompt_tokens: int, completion_tokens: int, images: int = 0) -> int:
+    """What an answer costs in microcredits, rounded up once; `images` are the question's."""
     assert prompt_tokens >= 0
     assert completion_tokens >= 0
+    assert images >= 0
     if completion_tokens == 0:
         return 0
     by_token = prompt_tokens * (price.input_per_million or 0) + completion_tokens * (
         price.output_per_million or 0
     )
-    return (price.per_message or 0) - (-by_token // 1_000_000)
+    by_message = (price.per_message or 0) + images * (price.per_image or 0)
+    return by_message - (-by_token // 1_000_000)
 
 
 def share(micro: int, *, percent: int) -> int:
@@ -170,9 +185,10 @@ def share(micro: int, *, percent: int) -> int:
     return -(-micro * percent // 100)
 
 
-def maximum(price: Price, *, prompt_tokens: int, max_tokens: int) -> int:
+def maximum(price: Price, *, prompt_tokens: int, max_tokens: int, images: int = 0) -> int:
     """The most that an answer of at most `max_tokens` can cost, in microcredits."""
-    return cost(price, prompt_tokens=prompt_tokens, completion_tokens=max(1, max_tokens))
+    most = max(1, max_tokens)
+    return cost(price, prompt_tokens=prompt_tokens, completion_tokens=most, images=images)
 
 
 def _check(

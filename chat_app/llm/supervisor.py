@@ -437,7 +437,7 @@ class Supervisor:
         try:
             spec = choice.choose(entry, self._settings.models_dir, self._settings.llm)
         except ModelNotReady:
-            return False
+            return True  # once it is ready; until then that is what it says
         return spec.backend == "native"
 
     def why(self, model: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.api.conftest import Person, Server
 from tests.api.matrix import MATRIX, Row
+from tests.api.test_images import sent
 
 
 def routes(server: Server) -> set[str]:
@@ -37,7 +38,7 @@ def test_the_matrix_names_every_route(server: Server) -> None:
     assert routes(server) == set(MATRIX)
 
 
-def own_ids(owner: Person) -> dict[str, str]:
+def own_ids(owner: Person, path: str) -> dict[str, str]:
     """Something of the owner's for each kind of path."""
     answer = owner.ask().json()
     payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
@@ -45,10 +46,19 @@ def own_ids(owner: Person) -> dict[str, str]:
     return {
         "/api/chat/conversations/": answer["conversation_id"],
         "/api/chat/replies/": answer["reply_id"],
+        "/api/chat/images/": own_image(owner) if path.startswith("/api/chat/images/") else "",
         "/api/billing/payments/": payment["payment_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
     }
+
+
+def own_image(owner: Person) -> str:
+    """An image that the owner showed to a model."""
+    more = {"model": "gemma-3-4b-it", "images": [sent()]}
+    talk = owner.ask(**more).json()["conversation_id"]
+    messages = owner.client.get(f"/api/chat/conversations/{talk}").json()["messages"]
+    return str(messages[0]["images"][0]["id"])
 
 
 @pytest.mark.parametrize("route", MATRIX)
@@ -56,7 +66,7 @@ def test_the_route_answers_each_caller_as_written(server: Server, root: Person, 
     method, path = route.split(" ")
     row: Row = MATRIX[route]
     owner, other, admin = server.person(), server.person(), server.person(admin=True)
-    ids = own_ids(owner)
+    ids = own_ids(owner, path)
     for start, id in ids.items():
         if path.startswith(start):
             path = path.replace("{id}", id)
