@@ -84,7 +84,12 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     database.migrate(db)
     now = clock.micros()
     prices = {entry.id: entry.credits_per_message * MICRO for entry in catalogue.offered()}
-    db.write(lambda session: pricing.seed(session, prices=prices, now=now))
+    images = {
+        entry.id: entry.credits_per_image * MICRO
+        for entry in catalogue.offered()
+        if entry.credits_per_image is not None
+    }
+    db.write(lambda session: pricing.seed(session, prices=prices, images=images, now=now))
     db.write(lambda session: packages.seed(session, now=now))
     return App(
         settings=settings,

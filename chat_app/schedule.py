@@ -3,7 +3,7 @@
 from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.credits import checkpoints, holds, lots
-from chat_app.flows import books, free, plans, reconcile, sweep, topup
+from chat_app.flows import books, free, images, plans, reconcile, sweep, topup
 from chat_app.jobs import Job
 
 
@@ -32,6 +32,7 @@ def jobs(app: App) -> list[Job]:
         ),
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
+        Job("delete images of no message", 3600, lambda: images.tidy(app)),
         Job(
             "keep checkpoints",
             24 * 3600,

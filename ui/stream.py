@@ -79,29 +79,48 @@ async def snapshots(
         listener.cancel()
 
 
-def text_message(role: str, text: str, foot: str = "") -> Message:
-    """A message for the Chatbot; `foot` is our own HTML below an answer."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+def text_message(role: str, text: str, foot: str = "", head: str = "") -> Message:
+    """A message for the Chatbot; `head` and `foot` are our own HTML above and below the text."""
+    content: list[dict[str, Any]] = [_html(head)] if head else []
+    if text or not head:
+        content.append({"type": "text", "text": text})
     if foot:
-        content.append(
-            {
-                "type": "component",
-                "component": "html",
-                "value": foot,
-                "constructor_args": {},
-                "props": {},
-            }
-        )
+        content.append(_html(foot))
     return {"role": role, "content": content, "metadata": None, "options": None}
+
+
+def _html(value: str) -> dict[str, Any]:
+    return {
+        "type": "component",
+        "component": "html",
+        "value": value,
+        "constructor_args": {},
+        "props": {},
+    }
 
 
 def shown(rows: Sequence[MessageRow]) -> list[Message]:
     """The newest messages of a conversation; a running answer is left to its stream."""
     return [
-        text_message(row.role, row.content or failed(row.error_message), foot_of(row))
+        text_message(row.role, row.content or _silence(row), foot_of(row), shots(row))
         for row in rows[-SHOWN_MESSAGES:]
         if row.state != "running"
     ]
+
+
+def _silence(row: MessageRow) -> str:
+    return "" if row.images else failed(row.error_message)
+
+
+def shots(row: MessageRow) -> str:
+    """The images of a question, small; each opens in its size."""
+    shown = [
+        f'<a href="/api/chat/images/{esc(image.id)}" target="_blank" rel="noopener">'
+        f'<img src="/api/chat/images/{esc(image.id)}" width="{image.width}" '
+        f'height="{image.height}" loading="lazy" alt="Image {number} of your message"></a>'
+        for number, image in enumerate(row.images, start=1)
+    ]
+    return f'<div class="shots">{"".join(shown)}</div>' if shown else ""
 
 
 def foot_of(row: MessageRow) -> str:

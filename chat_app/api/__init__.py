@@ -11,6 +11,7 @@ from chat_app.api import (
     chat,
     docs,
     errors,
+    images,
     monitoring,
     prices,
     shelves,
@@ -49,6 +50,7 @@ def create(app: App) -> FastAPI:
         prices,
         shop,
         shelves,
+        images,
         docs,
     ):
         rooms.include_router(room.router)

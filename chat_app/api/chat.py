@@ -7,8 +7,9 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, StrictBool, StrictInt
 
-from chat_app.api import deps, sse
+from chat_app.api import deps, images, sse
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
+from chat_app.api.images import ImageIn
 from chat_app.api.views import (
     ChatStatusOut,
     ConversationOut,
@@ -46,7 +47,12 @@ class Question(Body):
     max_tokens: MaxTokens | None = None
 
 
+class QuoteQuestion(Question):
+    images: Annotated[StrictInt, Field(ge=0, le=16, description="How many there will be.")] = 0
+
+
 class Message(Question):
+    images: Annotated[list[ImageIn], Field(max_length=16, default_factory=list)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stream: StrictBool = False
     spend_limit: Annotated[Credits, Field(ge=0)] | None = None
@@ -70,7 +76,7 @@ def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
 
 
 @router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
-async def quote(app: deps.App, who: deps.CurrentUser, body: Question) -> QuoteOut:
+async def quote(app: deps.App, who: deps.CurrentUser, body: QuoteQuestion) -> QuoteOut:
     """What a message would cost. Nothing is stored or held."""
     return QuoteOut.of(
         await message.quote(
@@ -80,6 +86,7 @@ async def quote(app: deps.App, who: deps.CurrentUser, body: Question) -> QuoteOu
             model=body.model,
             conversation_id=body.conversation_id,
             max_tokens=body.max_tokens,
+            images=body.images,
         )
     )
 
@@ -93,6 +100,9 @@ async def send(
     app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Message
 ) -> Response:
     """Send a message and get the answer, whole or as server-sent events with `stream`.
+
+    A model with `sees_images` takes `images`, each `{data, type}` with the file in base64; the
+    whole body is no larger than `server.max_body_kib`. The text may then be empty.
 
     Events: `start {reply_id, conversation_id, message_id, maximum}`, then
     `delta {text, index}`, then `done` with the whole answer, or `error {error}`. Leaving the
@@ -108,6 +118,7 @@ async def send(
         temperature=body.temperature,
         idempotency_key=key,
         spend_limit=body.spend_limit,
+        images=images.files(body.images),
     )
     return await _answer(app, who, started, stream=body.stream)
 

@@ -30,7 +30,7 @@ HEARTBEAT_SECONDS = 10.0
 RECHECK_SECONDS = 2.5
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Failures that are about the request and not about the moment.
-_CALLERS_FAULT = {"context_overflow"}
+_CALLERS_FAULT = {"context_overflow", "model_cannot_see"}
 
 
 class ReplyFailed(Unavailable):

@@ -176,6 +176,7 @@ class ModelOut(Shown):
     reason: str
     available: bool
     demo: bool
+    sees_images: bool
 
     @classmethod
     def of(cls, model: ModelView) -> "ModelOut":
@@ -188,6 +189,7 @@ class ModelOut(Shown):
             reason=model.reason,
             available=model.available,
             demo=model.demo,
+            sees_images=model.sees_images,
         )
 
 
@@ -296,6 +298,15 @@ class ConversationOut(Shown):
         )
 
 
+class ImageOut(Shown):
+    """An image of a message: `GET /api/chat/images/{id}` gives its file. Sizes in pixels."""
+
+    id: str
+    type: str
+    width: int
+    height: int
+
+
 class MessageOut(Shown):
     """A message. `charged` is null for questions.
 
@@ -316,6 +327,7 @@ class MessageOut(Shown):
     state: str | None
     dropped_messages: int
     cached: bool
+    images: list[ImageOut]
 
     @classmethod
     def of(cls, row: MessageRow) -> "MessageOut":
@@ -333,6 +345,12 @@ class MessageOut(Shown):
             state=row.state,
             dropped_messages=row.dropped_messages,
             cached=row.cached,
+            images=[
+                ImageOut(
+                    id=image.id, type=f"image/{image.kind}", width=image.width, height=image.height
+                )
+                for image in row.images
+            ],
         )
 
 

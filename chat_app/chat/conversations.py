@@ -6,13 +6,14 @@ Every query names the owner; what belongs to another user is not found.
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select, update
 
-from chat_app.chat.tables import Conversation, Message, Reply
+from chat_app.chat import images
+from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 from chat_app.errors import Invalid, NotFound
 
 TITLE_LENGTH = 60
@@ -57,6 +58,7 @@ class MessageRow:
     state: str | None = None
     dropped_messages: int = 0
     cached: bool = False
+    images: tuple[MessageImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,12 @@ def messages(session: Session, *, user_id: int, conversation_id: str) -> list[Me
         for message, reply in rows
         if message.parent_id and newest[message.parent_id] == message.id
     }
+    pictures = images.of(session, [message.id for message, _ in rows if message.role == "user"])
     shown: list[MessageRow] = []
     for message, reply in rows:
         if message.role == "user":
-            shown.append(_row(message, reply))
+            row = _row(message, reply)
+            shown.append(replace(row, images=tuple(pictures.get(message.id, ()))))
             if message.id in answers:
                 shown.append(answers[message.id])
     return shown

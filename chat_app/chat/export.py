@@ -26,6 +26,7 @@ def as_json(conversation: Conversation, messages: Sequence[MessageRow]) -> dict[
                 "content": message.content,
                 "model": message.model,
                 "created_at": rfc3339(message.created_at),
+                **({"images": [image.id for image in message.images]} if message.images else {}),
                 **(
                     {"charged": format_credits(message.charged or 0)}
                     if message.role == "assistant"
@@ -42,5 +43,9 @@ def as_markdown(conversation: Conversation, messages: Sequence[MessageRow]) -> s
     parts = [f"# {conversation.title}", f"_{rfc3339(conversation.created_at)}_"]
     for message in messages:
         who = "You" if message.role == "user" else message.model
-        parts += [f"## {who}", message.content or f"_{message.error_message or 'no answer'}_"]
+        parts.append(f"## {who}")
+        parts += [f"_Image {image.id}_" for image in message.images]
+        if message.images and not message.content:
+            continue
+        parts += [message.content or f"_{message.error_message or 'no answer'}_"]
     return "\n\n".join(parts) + "\n"

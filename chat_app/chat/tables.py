@@ -1,11 +1,11 @@
-"""Tables of the chat: conversations, their messages, and the reply behind each answer.
+"""Tables of the chat: conversations, their messages and images, and the reply behind each answer.
 
 A message of role `assistant` is written by exactly one reply. The reply row is what survives
 a crash: who pays (the hold), what was promised (the price version), how far it came (tokens,
 the text in its message) and until when its process is believed to be alive (the lease).
 """
 
-from sqlalchemy import CheckConstraint, Column, Index, Text, false, text
+from sqlalchemy import CheckConstraint, Column, Index, Text, UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from chat_app.db import BigInt
@@ -47,11 +47,34 @@ class Message(SQLModel, table=True):
     created_at: int = Field(sa_type=BigInt)
 
 
+class MessageImage(SQLModel, table=True):
+    """An image that a question shows. Its file is in the data directory, under its content."""
+
+    __tablename__ = "message_image"
+    __table_args__ = (
+        CheckConstraint("kind IN ('png', 'jpeg')", name="kind"),
+        CheckConstraint("width > 0 AND height > 0 AND bytes > 0", name="sizes"),
+        UniqueConstraint("message_id", "position", name="uq_message_image_position"),
+        Index("ix_message_image_user", "user_id", "digest"),
+    )
+
+    id: str = Field(primary_key=True)
+    message_id: str = Field(foreign_key="message.id")
+    user_id: int = Field(sa_type=BigInt)
+    position: int
+    digest: str = Field(max_length=64)
+    kind: str = Field(max_length=8)
+    width: int
+    height: int
+    bytes: int
+
+
 class Reply(SQLModel, table=True):
     """One run of a model for one question, from the hold to the settlement.
 
     A `cached` one was not run: its text is that of an earlier answer, and costs
-    `cached_percent` of the price, as it was when the hold was placed.
+    `cached_percent` of the price, as it was when the hold was placed. `images` are those of
+    its question, which are priced.
     """
 
     __tablename__ = "reply"
@@ -87,6 +110,7 @@ class Reply(SQLModel, table=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     dropped_messages: int = 0
+    images: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     cached: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     cached_percent: int = Field(default=100, sa_column_kwargs={"server_default": text("100")})
     charged: int = Field(default=0, sa_type=BigInt)

@@ -273,15 +273,28 @@ def offer(session: Session, model_id: str, *, offered: bool, now: int) -> bool:
     return True
 
 
-def seed(session: Session, *, prices: Mapping[str, int], now: int) -> None:
-    """Give a first price by message (microcredits) to models that have none."""
+def seed(
+    session: Session,
+    *,
+    prices: Mapping[str, int],
+    now: int,
+    images: Mapping[str, int] | None = None,
+) -> None:
+    """Give a first price by message, and by image (microcredits), to models that have none."""
     for model_id, micro in sorted(prices.items()):
         found = session.exec(
             select(PriceRow.id).where(PriceRow.model_id == model_id).limit(1)
         ).first()
         if found is None:
             try:
-                publish(session, model_id=model_id, kind="per_message", per_message=micro, now=now)
+                publish(
+                    session,
+                    model_id=model_id,
+                    kind="per_message",
+                    per_message=micro,
+                    per_image=(images or {}).get(model_id),
+                    now=now,
+                )
             except PriceChanged:  # another process is starting and was faster
                 continue
 

@@ -5,6 +5,9 @@ exists, and costs nothing. From then on the reply is a job that the app owns: `f
 """
 
 import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +15,27 @@ from sqlmodel import Session, col, select, update
 
 from chat_app.app import App
 from chat_app.chat import conversations
+from chat_app.chat import images as pictures
+from chat_app.chat.images import Picture
 from chat_app.chat.live import Live
-from chat_app.chat.tables import Conversation, Message, Reply
+from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import guards, holds, ledger, operations, pricing, usage
 from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
+from chat_app.flows import images as image_files
 from chat_app.flows import reply
 from chat_app.ids import new_id
 from chat_app.llm import cache, catalogue
-from chat_app.llm.engine import ChatMessage, ModelNotReady, Request, Sampling, UnknownModel
+from chat_app.llm.engine import (
+    IMAGE_TOKENS,
+    ChatMessage,
+    ModelCannotSee,
+    ModelNotReady,
+    Request,
+    Sampling,
+    UnknownModel,
+)
 from chat_app.money import format_credits
 
 # The hold outlives the longest answer, its queueing and a restart; the lease, not the hold's
@@ -106,6 +120,7 @@ class _Order:
     max_tokens: int
     temperature: float | None
     spend_limit: int | None
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,7 @@ class _Terms:
                 prompt_tokens=prompt_tokens,
                 max_tokens=order.max_tokens,
                 limit=self.per_answer,
+                images=len(order.images),
             ),
         )
 
@@ -139,8 +155,9 @@ async def quote(
     model: str,
     conversation_id: str | None = None,
     max_tokens: int | None = None,
+    images: int = 0,
 ) -> Quote:
-    """What the message would cost. Exact where the price does not depend on tokens.
+    """What the message would cost with so many images. Exact where tokens do not matter.
 
     For prices by token the prompt is counted by the model when it is loaded; before that its
     bytes bound it from above, so the maximum still holds. What is likely follows from the
@@ -153,12 +170,13 @@ async def quote(
         model=model,
         conversation_id=conversation_id,
         max_tokens=max_tokens,
+        images=(b"",) * images,
     )
     now = app.clock.micros()
 
     def look() -> tuple[_Terms, int, int | None]:
         with app.db.read() as session:
-            terms = _terms(session, order, now)
+            terms = _terms(app, session, order, now)
             balance = ledger.balance(session, user_id=user_id)
             length = None
             if terms.price.output_per_million:
@@ -167,15 +185,21 @@ async def quote(
 
     terms, available, length = await asyncio.to_thread(look)
     prompt_tokens = await _prompt_tokens(app, model, terms.price, terms.told)
+    prompt_tokens += images * IMAGE_TOKENS
     max_tokens = terms.max_tokens(order, prompt_tokens)
     if length is None:
         length = order.max_tokens // 4
     return Quote(
         prompt_tokens=prompt_tokens,
         likely=pricing.maximum(
-            terms.price, prompt_tokens=prompt_tokens, max_tokens=min(length, max_tokens)
+            terms.price,
+            prompt_tokens=prompt_tokens,
+            max_tokens=min(length, max_tokens),
+            images=images,
         ),
-        maximum=pricing.maximum(terms.price, prompt_tokens=prompt_tokens, max_tokens=max_tokens),
+        maximum=pricing.maximum(
+            terms.price, prompt_tokens=prompt_tokens, max_tokens=max_tokens, images=images
+        ),
         price_version=terms.price.version,
         available=available,
     )
@@ -192,8 +216,9 @@ async def start(
     temperature: float | None = None,
     idempotency_key: str | None = None,
     spend_limit: int | None = None,
+    images: Sequence[bytes] = (),
 ) -> Started:
-    """Hold the most the message may cost, store it, and have it answered.
+    """Hold the most the message may cost, store it with its images, and have it answered.
 
     Everything that can refuse does so here, before any stream exists, and costs nothing. The
     same `idempotency_key` with the same request returns the first reply, charged once.
@@ -207,6 +232,7 @@ async def start(
         max_tokens=max_tokens,
         temperature=temperature,
         spend_limit=spend_limit,
+        images=tuple(images),
     )
     # Shielded: a caller that goes away between the commit and the job must not orphan a hold.
     return await asyncio.shield(
@@ -222,9 +248,12 @@ async def retry(
     idempotency_key: str | None = None,
     model: str | None = None,
 ) -> Started:
-    """Answer the last question of the conversation again; the new answer replaces the old."""
+    """Answer the last question of the conversation again; the new answer replaces the old.
 
-    def look() -> Message:
+    The question's images are priced again like all of it.
+    """
+
+    def look() -> tuple[Message, int]:
         with app.db.read() as session:
             conversations.get(session, user_id=user_id, conversation_id=conversation_id)
             last = session.exec(
@@ -234,15 +263,16 @@ async def retry(
             ).first()
             if last is None:
                 raise NothingToRetry
-            return last
+            return last, len(pictures.of(session, [last.id]).get(last.id, ()))
 
-    question = await asyncio.to_thread(look)
+    question, shown = await asyncio.to_thread(look)
     order = _checked(
         app,
         user_id=user_id,
         text=question.content,
         model=model or question.model,
         conversation_id=conversation_id,
+        images=(b"",) * shown,
     )
     order = replace(order, question_id=question.id)
     return await asyncio.shield(
@@ -260,10 +290,11 @@ def _checked(
     max_tokens: int | None = None,
     temperature: float | None = None,
     spend_limit: int | None = None,
+    images: tuple[bytes, ...] = (),
 ) -> _Order:
     if app.draining:
         raise Draining
-    if not text.strip():
+    if not text.strip() and not images:
         raise EmptyMessage
     limit = app.settings.chat.max_message_kib * 1024
     size = len(text.encode("utf-8", errors="surrogatepass"))
@@ -272,6 +303,10 @@ def _checked(
     entry = catalogue.get(model)
     if entry.hidden:
         raise UnknownModel(model=model)
+    if images and not app.engine.sees(model):
+        raise ModelCannotSee(model=model)
+    if len(images) > app.settings.chat.max_images:
+        raise pictures.TooManyImages(limit=app.settings.chat.max_images, images=len(images))
     ceiling = app.settings.llm.max_output_tokens
     return _Order(
         user_id=user_id,
@@ -282,6 +317,7 @@ def _checked(
         max_tokens=max(1, min(max_tokens or ceiling, ceiling)),
         temperature=temperature,
         spend_limit=spend_limit,
+        images=images,
     )
 
 
@@ -294,13 +330,18 @@ async def _start(app: App, order: _Order, key: str) -> Started:
         raise ModelNotReady(state.reason, model=order.entry.id, state=state.state)
     app.limits.check_rate(order.user_id)
     ticket = app.limits.enter(order.user_id)
+    shown: list[Picture] = []
     try:
         now = app.clock.micros()
-        terms = await asyncio.to_thread(_read_terms, app, order, now)
+        if order.question_id is None:
+            shown = await image_files.take(app, user_id=order.user_id, files=order.images)
+        terms = await asyncio.to_thread(_read_terms, app, order, shown, now)
         price = terms.price
         prompt_tokens = await _prompt_tokens(app, order.entry.id, price, terms.told)
         max_tokens = terms.max_tokens(order, prompt_tokens)
-        maximum = pricing.maximum(price, prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        maximum = pricing.maximum(
+            price, prompt_tokens=prompt_tokens, max_tokens=max_tokens, images=len(order.images)
+        )
         if order.spend_limit is not None and maximum > order.spend_limit:
             raise OverSpendLimit(
                 reason="spend_limit",
@@ -317,7 +358,7 @@ async def _start(app: App, order: _Order, key: str) -> Started:
                 now=now,
                 actor=f"user:{order.user_id}",
                 run=lambda: _place(
-                    app, session, order=order, price=price, maximum=maximum, now=now
+                    app, session, order=order, shown=shown, price=price, maximum=maximum, now=now
                 ),
             )
         )
@@ -325,8 +366,11 @@ async def _start(app: App, order: _Order, key: str) -> Started:
         if again:
             ticket.leave()
             return started
+        with contextlib.suppress(OSError):  # it is placed: now nothing may refuse
+            await asyncio.to_thread(image_files.keep, app, user_id=order.user_id, pictures=shown)
     except BaseException:
         ticket.leave()
+        await image_files.leave(app, user_id=order.user_id, digests={each.digest for each in shown})
         raise
     item: Live[object] = Live(started.reply_id, order.user_id, started.conversation_id)
     item.say("Waiting for a free place…")
@@ -373,11 +417,23 @@ def _request_of(order: _Order) -> dict[str, Any]:
         "max_tokens": order.max_tokens,
         "temperature": None if order.temperature is None else str(order.temperature),
         "spend_limit": order.spend_limit,
+        **(
+            {"images": [hashlib.sha256(file).hexdigest() for file in order.images]}
+            if order.images
+            else {}
+        ),
     }
 
 
 def _place(
-    app: App, session: Session, *, order: _Order, price: Price, maximum: int, now: int
+    app: App,
+    session: Session,
+    *,
+    order: _Order,
+    shown: list[Picture],
+    price: Price,
+    maximum: int,
+    now: int,
 ) -> dict[str, Any]:
     """Write transaction 1: the question, the hold, and the reply that pins the price."""
     conversation_id, reply_id = order.conversation_id, new_id("rep")
@@ -387,7 +443,7 @@ def _place(
             Conversation(
                 id=conversation_id,
                 user_id=order.user_id,
-                title=conversations.title_of(order.text),
+                title=conversations.title_of(order.text) or "Image",
                 model=order.entry.id,
                 created_at=now,
                 updated_at=now,
@@ -410,17 +466,18 @@ def _place(
     question_id = order.question_id
     if question_id is None:
         question_id = new_id("msg")
-        session.add(
-            Message(
-                id=question_id,
-                conversation_id=conversation_id,
-                role="user",
-                content=order.text,
-                model=order.entry.id,
-                created_at=now,
-            )
+        question = Message(
+            id=question_id,
+            conversation_id=conversation_id,
+            role="user",
+            content=order.text,
+            model=order.entry.id,
+            created_at=now,
         )
+        session.add(question)
         session.flush()
+        if shown:
+            pictures.attach(session, message=question, user_id=order.user_id, pictures=shown)
     answer_id = new_id("msg")
     session.add(
         Message(
@@ -465,6 +522,7 @@ def _place(
             price_tier=price.tier,
             cached_percent=app.settings.pricing.cached_percent,
             maximum=maximum,
+            images=len(order.images),
             lease_until=now + int(app.settings.chat.lease_seconds * MICROS_PER_SECOND),
             created_at=now,
         )
@@ -478,21 +536,28 @@ def _place(
     }
 
 
-def _read_terms(app: App, order: _Order, now: int) -> _Terms:
+def _read_terms(app: App, order: _Order, shown: Sequence[Picture], now: int) -> _Terms:
     with app.db.read() as session:
-        return _terms(session, order, now)
+        return _terms(app, session, order, now, shown)
 
 
-def _terms(session: Session, order: _Order, now: int) -> _Terms:
+def _terms(
+    app: App, session: Session, order: _Order, now: int, shown: Sequence[Picture] = ()
+) -> _Terms:
     return _Terms(
         price=pricing.for_user(session, order.entry.id, user_id=order.user_id, now=now),
         per_answer=guards.per_answer(session, user_id=order.user_id),
-        told=_told(session, order),
+        told=_told(app, session, order, shown),
     )
 
 
-def _told(session: Session, order: _Order) -> list[ChatMessage]:
-    """What the model reads: its system prompt, the conversation so far, the question."""
+def _told(
+    app: App, session: Session, order: _Order, shown: Sequence[Picture] = ()
+) -> list[ChatMessage]:
+    """What the model reads: its system prompt, the conversation so far, the question.
+
+    A model that does not see reads a conversation without its images.
+    """
     told = []
     if order.entry.system_prompt:
         told.append(ChatMessage("system", order.entry.system_prompt))
@@ -501,12 +566,20 @@ def _told(session: Session, order: _Order) -> list[ChatMessage]:
         earlier = conversations.history(
             session, conversation_id=order.conversation_id, until=order.question_id
         )
+        seen: dict[str, list[MessageImage]] = {}
+        if app.engine.sees(order.entry.id):
+            seen = pictures.of(session, [message.id for message in earlier])
         told += [
-            ChatMessage("user" if message.role == "user" else "assistant", message.content)
+            ChatMessage(
+                "user" if message.role == "user" else "assistant",
+                message.content,
+                image_files.told(app, user_id=order.user_id, pictures=seen.get(message.id, ())),
+            )
             for message in earlier
         ]
     if order.question_id is None:
-        told.append(ChatMessage("user", order.text))
+        now_shown = image_files.told(app, user_id=order.user_id, pictures=shown)
+        told.append(ChatMessage("user", order.text, now_shown))
     return told
 
 
@@ -529,8 +602,11 @@ async def _prompt_tokens(app: App, model: str, price: Price, told: list[ChatMess
     """Tokens of the prompt: counted when the model is loaded, else bounded by its bytes.
 
     A token of a byte-level or byte-fallback vocabulary stands for at least one byte; the
-    template adds a few per message.
+    template adds a few per message, and images have a number of their own.
     """
     if app.engine.state(model).state == "ready" or app.settings.llm.engine == "script":
         return await app.engine.count_tokens(model, told)
-    return sum(len(item.content.encode()) + TOKENS_PER_MESSAGE for item in told)
+    return sum(
+        len(item.content.encode()) + TOKENS_PER_MESSAGE + len(item.images) * IMAGE_TOKENS
+        for item in told
+    )

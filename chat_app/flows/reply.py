@@ -323,7 +323,9 @@ def finish(
         return _view(session, reply)
     visible = completion_tokens if billable and text.strip() else 0
     price = pricing.version(session, reply.model, reply.price_version, reply.price_tier)
-    cost = pricing.cost(price, prompt_tokens=prompt_tokens, completion_tokens=visible)
+    cost = pricing.cost(
+        price, prompt_tokens=prompt_tokens, completion_tokens=visible, images=reply.images
+    )
     if cached:
         cost = pricing.share(cost, percent=reply.cached_percent)
     cost = min(cost, reply.maximum)

@@ -22,6 +22,7 @@ class ModelView:
     reason: str
     available: bool
     demo: bool
+    sees_images: bool = False
 
 
 def models(app: App, *, session: Session) -> list[ModelView]:
@@ -46,6 +47,7 @@ def models(app: App, *, session: Session) -> list[ModelView]:
                 reason=state.reason,
                 available=state.usable,
                 demo=entry.demo,
+                sees_images=app.settings.chat.max_images > 0 and app.engine.sees(entry.id),
             )
         )
     return shown

@@ -51,7 +51,10 @@ def key(request: Request, *, version: str) -> Key:
     asked = {
         "model": request.model,
         "version": version,
-        "messages": [(item.role, item.content) for item in request.messages],
+        "messages": [
+            (item.role, item.content, [image.digest for image in item.images])
+            for item in request.messages
+        ],
         "sampling": asdict(request.sampling),
         "max_tokens": request.max_tokens,
         "stop": list(request.stop),

@@ -1,7 +1,7 @@
 """The catalogue: every model that can be answered with, and where its weights come from.
 
 It only describes. Whether the weights are here knows `loader.py`; prices in force know others,
-`credits_per_message` is what a fresh installation starts with.
+`credits_per_message` and `credits_per_image` are what a fresh installation starts with.
 """
 
 from dataclasses import dataclass
@@ -74,6 +74,7 @@ class Entry:
     hidden: bool = False
     prepare: bool = False
     sees_images: bool = False
+    credits_per_image: int | None = None
 
 
 _GEMMA_TERMS = "https://ai.google.dev/gemma/terms"
@@ -104,8 +105,10 @@ _ENTRIES = (
             size_bytes=8_600_000_000,
         ),
         credits_per_message=25,
+        credits_per_image=5,
         license="Gemma terms of use",
         license_url=_GEMMA_TERMS,
+        sees_images=True,
     ),
     Entry(
         id="gemma-3-12b-it",
@@ -118,8 +121,10 @@ _ENTRIES = (
             size_bytes=24_400_000_000,
         ),
         credits_per_message=50,
+        credits_per_image=10,
         license="Gemma terms of use",
         license_url=_GEMMA_TERMS,
+        sees_images=True,
     ),
     Entry(
         id="smollm2-135m-instruct",

@@ -36,6 +36,13 @@ class ModelBusy(Conflict):
     message = "The model is writing answers right now. Wait until they are done or stop them."
 
 
+class ModelCannotSee(Invalid):
+    """The model, or the way in which it runs here, takes no images."""
+
+    code = "model_cannot_see"
+    message = "This model cannot see images. Choose one that does, or send the text alone."
+
+
 class ContextOverflow(Invalid):
     """The last message alone does not fit. Facts: `prompt_tokens`, `limit_tokens`."""
 
@@ -59,11 +66,20 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image that is shown to the model: a file on this machine and its SHA-256 in hex."""
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class ChatMessage:
-    """One turn of a conversation as the model sees it."""
+    """One turn of a conversation as the model sees it; its images stand before the text."""
 
     role: Role
     content: str
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,8 +170,8 @@ class Failed:
     """Terminal: the answer broke off. `message` is for a person; text sent so far stands.
 
     Codes: `engine_stalled`, `deadline`, `engine_crashed`, `engine_error`, `out_of_memory`,
-    `not_enough_memory`, `context_overflow`, `model_not_available`, `load_failed`,
-    `engine_closed`.
+    `not_enough_memory`, `context_overflow`, `model_cannot_see`, `model_not_available`,
+    `load_failed`, `engine_closed`.
     """
 
     code: str
@@ -234,11 +250,20 @@ class Engine(Protocol):
         """Whether the model can answer, cheaply (no hashing). Raises UnknownModel."""
         ...
 
+    def sees(self, model: str) -> bool:
+        """Whether messages to it may carry images here. Raises UnknownModel."""
+        ...
+
     def why(self, model: str) -> str:
         """One sentence: which backend and device run this model, and why these."""
         ...
 
 
+# What an image takes of a prompt in Gemma 3: its tokens, its marks and the lines around them.
+IMAGE_TOKENS = 260
+
+
 def words(messages: Sequence[ChatMessage]) -> int:
-    """Whitespace-separated words of all messages: the script engine's prompt tokens."""
-    return sum(len(message.content.split()) for message in messages)
+    """The script engine's prompt tokens: words of all messages, and a number for each image."""
+    images = sum(len(message.images) for message in messages)
+    return sum(len(message.content.split()) for message in messages) + images * IMAGE_TOKENS

@@ -4,9 +4,9 @@ Runs in the worker with the model's own tokenizer. It knows no backend: counting
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from chat_app.llm.engine import ChatMessage, ContextOverflow
+from chat_app.llm.engine import IMAGE_TOKENS, ChatMessage, ContextOverflow, Image
 
 # When the conversation is over the limit, it is cut to this share in one go: cutting a little
 # every turn would change the beginning of every prompt and make the prefix cache useless.
@@ -41,10 +41,13 @@ def fit(
         return Fitted(whole, tokens, 0)
     system = tuple(message for message in whole if message.role == "system")
     turns = exchanges([message for message in whole if message.role != "system"])
-    sizes = [
-        sum(count_text(message.content) + _TEMPLATE_TOKENS for message in turn) for turn in turns
-    ]
-    base = sum(count_text(message.content) + _TEMPLATE_TOKENS for message in system)
+
+    def size(some: Sequence[ChatMessage]) -> int:
+        images = sum(len(message.images) for message in some) * IMAGE_TOKENS
+        return images + sum(count_text(message.content) + _TEMPLATE_TOKENS for message in some)
+
+    sizes = [size(turn) for turn in turns]
+    base = size(system)
     first = _first_kept(sizes, base=base, limit=limit_tokens)
     while True:
         kept = system + tuple(message for turn in turns[first:] for message in turn)
@@ -94,20 +97,46 @@ def fold_system(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         return rest
     for index, message in enumerate(rest):
         if message.role == "user":
-            rest[index] = ChatMessage("user", f"{system}\n\n{message.content}")
+            rest[index] = replace(message, content=f"{system}\n\n{message.content}")
             return rest
     return [ChatMessage("user", system), *rest]
 
 
-def render(messages: Sequence[ChatMessage], family: str) -> str:
-    """The prompt's text in the family's turn format, for files that bring no template."""
+def render(messages: Sequence[ChatMessage], family: str, *, image_tokens: int = 0) -> str:
+    """The prompt's text in the family's turn format, for files that bring no template.
+
+    With images, each is written as so many placeholders between its marks.
+    """
     if family == "gemma3":
-        names = {"assistant": "model"}
-        turns = [
-            f"<start_of_turn>{names.get(message.role, message.role)}\n"
-            f"{message.content.strip()}<end_of_turn>\n"
-            for message in fold_system(messages)
-        ]
-        return "<bos>" + "".join(turns) + "<start_of_turn>model\n"
+        return _gemma(messages, image_tokens)
     turns = [f"<|im_start|>{message.role}\n{message.content}<|im_end|>\n" for message in messages]
     return "".join(turns) + "<|im_start|>assistant\n"
+
+
+def _gemma(messages: Sequence[ChatMessage], image_tokens: int) -> str:
+    names = {"assistant": "model"}
+    system = "\n\n".join(message.content for message in messages if message.role == "system")
+    picture = f"\n\n<start_of_image>{'<image_soft_token>' * image_tokens}<end_of_image>\n\n"
+    text, lead = "<bos>", f"{system.lstrip()}\n\n" if system else ""
+    rest = [message for message in messages if message.role != "system"]
+    if lead and not any(message.role == "user" for message in rest):
+        rest, lead = [ChatMessage("user", system), *rest], ""
+    for message in rest:
+        text += f"<start_of_turn>{names.get(message.role, message.role)}\n"
+        if message.role == "user":
+            text, lead = text + lead, ""
+        text += f"{picture * len(message.images)}{message.content.strip()}<end_of_turn>\n"
+    return text + "<start_of_turn>model\n"
+
+
+def number(image: Image) -> int:
+    """What stands for each of an image's tokens in a prompt: below zero, made of its content.
+
+    So prompts that differ in an image differ in their tokens, and the cache tells them apart.
+    """
+    return -1 - int(image.digest[:15], 16)
+
+
+def shown(messages: Sequence[ChatMessage]) -> dict[int, str]:
+    """The files of the images in these messages, by their numbers."""
+    return {number(image): image.path for message in messages for image in message.images}

@@ -178,7 +178,7 @@ class ScriptEngine:
             _wake(answer.wake)
 
     async def count_tokens(self, model: str, messages: Sequence[ChatMessage]) -> int:
-        """Whitespace-separated words of all messages."""
+        """Whitespace-separated words of all messages, and 260 for each image."""
         catalogue.get(model)
         return words(messages)
 
@@ -198,6 +198,10 @@ class ScriptEngine:
         """Always ready."""
         catalogue.get(model)
         return ModelState("ready", backend="script", device="none")
+
+    def sees(self, model: str) -> bool:
+        """What the catalogue says."""
+        return catalogue.get(model).sees_images
 
     def why(self, model: str) -> str:
         """See Engine.why."""

@@ -426,6 +426,20 @@ class Supervisor:
         asked = self._settings.llm.engine == "remote" or self._servers.serve(entry)
         return self._servers if asked else None
 
+    def sees(self, model: str) -> bool:
+        """See Engine.sees. Only our own engine takes images."""
+        entry = catalogue.get(model)
+        if not entry.sees_images or self._serving(entry):
+            return False
+        found = self._model(model)
+        if found.process is not None:
+            return found.process.spec.backend == "native"
+        try:
+            spec = choice.choose(entry, self._settings.models_dir, self._settings.llm)
+        except ModelNotReady:
+            return True  # once it is ready; until then that is what it says
+        return spec.backend == "native"
+
     def why(self, model: str) -> str:
         """See Engine.why."""
         entry = catalogue.get(model)

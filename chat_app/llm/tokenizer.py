@@ -12,8 +12,13 @@ from chat_app.llm.engine import ChatMessage
 class Tokenizer:
     """The tokenizer of one folder: `tokenizer.json`, the chat template, the end tokens."""
 
-    def __init__(self, folder: Path, family: str) -> None:
-        """Raises OSError when the folder lacks a file, ValueError when one is damaged."""
+    def __init__(
+        self, folder: Path, family: str, *, image_tokens: int = 0, image_token: int = -1
+    ) -> None:
+        """Raises OSError when the folder lacks a file, ValueError when one is damaged.
+
+        Of a model that sees: how many tokens an image takes, and their placeholder's number.
+        """
         from tokenizers import Tokenizer as Fast
 
         if not (folder / "tokenizer.json").exists():
@@ -23,18 +28,29 @@ class Tokenizer:
         except Exception as error:  # the library has no class of its own for it
             raise ValueError("The file tokenizer.json is damaged.") from error
         self._family = family
+        self._image_tokens, self._image_token = image_tokens, image_token
         self._config = _json(folder / "tokenizer_config.json")
         self._template = self._chat_template(folder)
         self.ends = frozenset(self._end_tokens(folder))
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The prompt's tokens, template included."""
-        return self.ids(self.rendered(messages))
+        """The prompt's tokens, template included; an image's are its number (`prompt.py`)."""
+        ids = self.ids(self.rendered(messages))
+        images = [image for message in messages for image in message.images]
+        if not images:
+            return ids
+        numbers = [prompts.number(image) for image in images for _ in range(self._image_tokens)]
+        places = [at for at, token in enumerate(ids) if token == self._image_token]
+        if len(places) != len(numbers):
+            raise ValueError("The tokenizer does not know how images are written.")
+        for at, number in zip(places, numbers, strict=True):
+            ids[at] = number
+        return ids
 
     def rendered(self, messages: Sequence[ChatMessage]) -> str:
         """The prompt as text."""
         if self._template is None:
-            return prompts.render(messages, self._family)
+            return prompts.render(messages, self._family, image_tokens=self._image_tokens)
         turns = [{"role": message.role, "content": message.content} for message in messages]
         return str(
             self._template.render(

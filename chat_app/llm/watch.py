@@ -176,6 +176,10 @@ class Watched:
         """See Engine.state."""
         return self.engine.state(model)
 
+    def sees(self, model: str) -> bool:
+        """See Engine.sees."""
+        return self.engine.sees(model)
+
     def why(self, model: str) -> str:
         """See Engine.why."""
         return self.engine.why(model)

@@ -16,6 +16,7 @@ from chat_app.llm.engine import (
     Done,
     Event,
     Failed,
+    Image,
     Loading,
     Queued,
     Request,
@@ -109,7 +110,14 @@ def request_in(fields: Message) -> Request:
 
 def messages_in(items: list[Message]) -> tuple[ChatMessage, ...]:
     """Chat messages from JSON."""
-    return tuple(ChatMessage(**item) for item in items)
+    return tuple(
+        ChatMessage(
+            item["role"],
+            item["content"],
+            tuple(Image(**image) for image in item.get("images", ())),
+        )
+        for item in items
+    )
 
 
 def event_out(event: Event) -> Message:

@@ -24,6 +24,7 @@ from chat_app.llm.backends.base import (
     Backend,
     LoadRefused,
     RanOutOfMemory,
+    Seeing,
     Spec,
     Step,
     Unfit,
@@ -34,6 +35,7 @@ from chat_app.llm.engine import (
     Done,
     Event,
     Failed,
+    ModelCannotSee,
     Queued,
     Reason,
     Request,
@@ -54,6 +56,7 @@ class _Answer:
 
     request: Request
     prompt: list[int]
+    images: dict[int, str]
     dropped: int
     max_tokens: int
     text: StopText
@@ -83,6 +86,8 @@ class Desk:
     def submit(self, request: Request) -> None:
         """Queue an answer, or fail it when its prompt cannot fit."""
         try:
+            if prompt.shown(request.messages) and not self._sees:
+                raise ModelCannotSee
             fitted = self.fit(request.messages, max_tokens=request.max_tokens)
             tokens = self.backend.encode(self._clean(fitted.messages))
         except AppError as error:
@@ -95,11 +100,16 @@ class Desk:
         self.waiting[request.id] = _Answer(
             request=request,
             prompt=tokens,
+            images=prompt.shown(fitted.messages),
             dropped=fitted.dropped_messages,
             max_tokens=max(1, min(request.max_tokens, self.backend.context_tokens - len(tokens))),
             text=StopText(request.stop),
             detokenizer=Detokenizer(self.backend.decode, self._lengths),
         )
+
+    @property
+    def _sees(self) -> bool:
+        return isinstance(self.backend, Seeing) and self.backend.sees
 
     def fit(self, messages: tuple[ChatMessage, ...], *, max_tokens: int) -> prompt.Fitted:
         """What of a conversation the model reads when the answer may have `max_tokens`."""
@@ -144,6 +154,8 @@ class Desk:
         """Hand an answer to the backend; false when it has no room until another one ends."""
         id, request = answer.request.id, answer.request
         try:
+            if isinstance(self.backend, Seeing):
+                self.backend.show(answer.images)
             cached = self.backend.add(
                 id, answer.prompt, request.sampling, answer.max_tokens, scope=request.user_scope
             )
@@ -214,7 +226,7 @@ class Desk:
     def _clean(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         markers = MARKERS[self.family]
         return [
-            ChatMessage(message.role, prompt.harmless(message.content, markers))
+            replace(message, content=prompt.harmless(message.content, markers))
             for message in messages
         ]
 

@@ -77,6 +77,7 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/chat/conversations/{id}": owned(OK, body={"title": "Another title"}),
     "DELETE /api/chat/conversations/{id}": owned(EMPTY),
     "GET /api/chat/conversations/{id}/export": owned(OK),
+    "GET /api/chat/images/{id}": owned(OK),
     "GET /api/chat/history": member(OK),
     "GET /api/chat/status": member(OK),
     "GET /api/billing/balance": member(OK),

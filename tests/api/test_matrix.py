@@ -10,6 +10,7 @@ from chat_app.credits.plans import Plan
 from chat_app.money import MICRO, Money
 from tests.api.conftest import Person, Server
 from tests.api.matrix import MATRIX, Row
+from tests.api.test_images import sent
 
 
 def routes(server: Server) -> set[str]:
@@ -55,7 +56,7 @@ def of_the_shop(server: Server, admin: Person) -> dict[str, str]:
     }
 
 
-def own_ids(owner: Person) -> dict[str, str]:
+def own_ids(owner: Person, path: str) -> dict[str, str]:
     """Something of the owner's for each kind of path."""
     answer = owner.ask().json()
     payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
@@ -63,6 +64,7 @@ def own_ids(owner: Person) -> dict[str, str]:
     return {
         "/api/chat/conversations/": answer["conversation_id"],
         "/api/chat/replies/": answer["reply_id"],
+        "/api/chat/images/": own_image(owner) if path.startswith("/api/chat/images/") else "",
         "/api/billing/payments/": payment["payment_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
@@ -70,12 +72,20 @@ def own_ids(owner: Person) -> dict[str, str]:
     }
 
 
+def own_image(owner: Person) -> str:
+    """An image that the owner showed to a model."""
+    more = {"model": "gemma-3-4b-it", "images": [sent()]}
+    talk = owner.ask(**more).json()["conversation_id"]
+    messages = owner.client.get(f"/api/chat/conversations/{talk}").json()["messages"]
+    return str(messages[0]["images"][0]["id"])
+
+
 @pytest.mark.parametrize("route", MATRIX)
 def test_the_route_answers_each_caller_as_written(server: Server, root: Person, route: str) -> None:
     method, path = route.split(" ")
     row: Row = MATRIX[route]
     owner, other, admin = server.person(), server.person(), server.person(admin=True)
-    ids = own_ids(owner) | of_the_shop(server, admin)
+    ids = own_ids(owner, path) | of_the_shop(server, admin)
     for start, id in ids.items():
         if path.startswith(start):
             path = path.replace("{id}", id)

@@ -26,6 +26,7 @@ ANSWERS = {
     "not_enough_memory": "The model does not fit into the memory that is free.",
     "out_of_memory": "Memory ran out while the answer was being written.",
     "context_overflow": "The last message alone does not fit into the model's context.",
+    "model_cannot_see": "The message has images, and what runs the model takes none.",
     "model_not_available": "The model was taken away while the answer was waiting for it.",
     "deadline": "The answer took longer than `llm.answer_seconds`.",
     "interrupted": "The server was killed; the answer was settled by its last saved progress.",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chat_app.llm import catalogue, choice
+from chat_app import settings
+from chat_app.llm import catalogue, choice, supervisor
 from chat_app.llm.catalogue import File
 from chat_app.llm.engine import ModelNotReady
 from chat_app.settings import Llm
@@ -170,3 +171,30 @@ def test_the_web_process_imports_no_library_that_runs_models() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("engine", "sees"), [("auto", True), ("native", True), ("transformers", False)]
+)
+def test_images_are_for_our_own_engine(tmp_path: Path, engine: str, *, sees: bool) -> None:
+    """A model that is not here yet says that, and not that it cannot see."""
+    folder = tmp_path / "gemma-3-4b-it"
+    made = supervisor.Supervisor(
+        settings.load(data_dir=tmp_path, models_dir=tmp_path, llm={"engine": engine})
+    )
+    assert made.sees("gemma-3-4b-it")
+    assert not made.sees("gemma-3-1b-it")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    assert made.sees("gemma-3-4b-it") == sees
+
+
+def test_a_model_that_sees_does_not_on_servers_elsewhere(tmp_path: Path) -> None:
+    made = supervisor.Supervisor(
+        settings.load(
+            data_dir=tmp_path,
+            models_dir=tmp_path,
+            llm={"engine": "remote", "remote_url": "http://127.0.0.1:9"},
+        )
+    )
+    assert not made.sees("gemma-3-4b-it")

@@ -8,6 +8,7 @@ import pytest
 
 from chat_app.chat.conversations import MessageRow
 from chat_app.chat.live import Piece, Status
+from chat_app.chat.tables import MessageImage
 from chat_app.credits.ledger import Balance
 from chat_app.flows.reply import ReplyView
 from ui import stream
@@ -153,3 +154,19 @@ def test_a_cached_answer_says_so_beside_its_cost() -> None:
         assert "<b>0.5 credits</b>" in foot
         assert ">cached</span>" in foot
     assert "cached" not in stream.shown([row])[0]["content"][1]["value"]
+
+
+def test_images_stand_above_the_words_and_alone() -> None:
+    """Ours are escaped, and a message without words is not shown as one that failed."""
+    image = MessageImage(
+        id="img_<x>", message_id="msg_x", user_id=1, position=0, digest="ab", kind="png",
+        width=30, height=20, bytes=9,
+    )  # fmt: skip
+    row = MessageRow("msg_x", "user", "look", "small", 0, images=(image, image))
+    head, words = stream.shown([row])[0]["content"]
+    assert words == {"type": "text", "text": "look"}
+    assert head["value"].count("<img ") == 2
+    assert "img_&lt;x&gt;" in head["value"]
+    assert "img_<x>" not in head["value"]
+    (alone,) = stream.shown([replace(row, content="")])[0]["content"]
+    assert alone == head

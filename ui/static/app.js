@@ -111,6 +111,71 @@
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") side(false);
   });
+  // Images wait here, made small in the browser, until they are sent with a message.
+  const shots = [], SIDE = 1344, MOST_BYTES = 340000;
+  const allowed = () => { const part = document.querySelector("#chat-quote [data-images]"); return part ? Number(part.dataset.images) : 0; };
+  const small = async (file) => {
+    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+    let scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height)), quality = 0.88;
+    let kind = file.type === "image/png" ? "image/png" : "image/jpeg";
+    for (;;) {
+      const canvas = document.createElement("canvas");
+      canvas.width = Math.max(1, Math.round(bitmap.width * scale)); canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+      const pen = canvas.getContext("2d");
+      pen.fillStyle = "#fff"; pen.fillRect(0, 0, canvas.width, canvas.height); pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+      const blob = await new Promise((done) => canvas.toBlob(done, kind, quality));
+      if (blob && blob.size <= MOST_BYTES) return canvas.toDataURL(kind, quality);
+      if (kind === "image/png") kind = "image/jpeg"; else { scale *= 0.8; quality = Math.max(0.6, quality - 0.08); }
+      if (scale < 0.01) throw new Error("too large");
+    }
+  };
+  const strip = (note) => {
+    const place = $("chat-images");
+    if (!place) return;
+    place.querySelector(".strip")?.remove();
+    if (!shots.length && !note) return;
+    const row = document.createElement("div");
+    row.className = "strip";
+    shots.forEach((url, index) => {
+      const item = document.createElement("span"), image = new Image(), off = document.createElement("button");
+      image.src = url; image.alt = `Image ${index + 1}, not sent yet`;
+      off.type = "button"; off.textContent = "×"; off.setAttribute("aria-label", `Remove image ${index + 1}`);
+      off.addEventListener("click", () => { shots.splice(index, 1); changed(); });
+      item.append(image, off); row.append(item);
+    });
+    if (note) { const words = document.createElement("em"); words.setAttribute("role", "status"); words.textContent = note; row.append(words); }
+    place.append(row);
+  };
+  const changed = (note) => { window.chatDone("send"); strip(note); $("chat-requote")?.click(); };
+  const attach = async (files) => {
+    const images = Array.from(files).filter((file) => file.type.startsWith("image/"));
+    if (!images.length) return;
+    const most = allowed();
+    if (!most) { strip("This model cannot see images. Choose one that does."); return; }
+    let note = "";
+    for (const file of images) {
+      if (shots.length >= most) { note = `At most ${most} images in one message.`; break; }
+      try { shots.push(await small(file)); } catch { note = "That image could not be read."; }
+    }
+    changed(note);
+  };
+  window.chatImages = () => JSON.stringify(shots.map((url) => url.slice(url.indexOf(",") + 1)));
+  window.chatImageCount = () => shots.length;
+  window.chatShown = () => { shots.length = 0; strip(); };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#chat-attach .attach")) document.querySelector("#chat-attach input").click();
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.matches?.("#chat-attach input")) { attach(event.target.files); event.target.value = ""; }
+  });
+  document.addEventListener("paste", (event) => {
+    if (!event.target.closest?.("#composer") || !event.clipboardData.files.length) return;
+    if (!allowed() && event.clipboardData.types.includes("text/plain")) return;
+    event.preventDefault(); attach(event.clipboardData.files);
+  });
+  const carries = (event) => event.dataTransfer && Array.from(event.dataTransfer.types).includes("Files") && event.target.closest?.("#chat-main");
+  document.addEventListener("dragover", (event) => { if (carries(event)) event.preventDefault(); });
+  document.addEventListener("drop", (event) => { if (carries(event)) { event.preventDefault(); attach(event.dataTransfer.files); } });
   // Times in the reader's zone; names for parts that Gradio leaves without one.
   const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
   let due = false;

@@ -4,6 +4,8 @@ The conversation id in the page is only a wish: every call checks that it is the
 """
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ import gradio as gr
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.chat import conversations
+from chat_app.chat.images import BadImage
 from chat_app.credits import ledger, pricing
 from chat_app.credits.pricing import Price
 from chat_app.errors import AppError
@@ -28,6 +31,16 @@ LISTED = 40
 # So long the list waits for the model's title of a new conversation.
 TITLE_SECONDS = 15.0
 QUOTED_CHARACTERS = 20_000
+MOST_IMAGES = 16
+_ATTACH = (
+    '<button type="button" class="attach" aria-label="Attach images" title="Attach images">'
+    '<svg viewBox="0 0 24 24" width="19" height="19" fill="none" stroke="currentColor" '
+    'stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">'
+    '<rect x="3.5" y="4.5" width="17" height="15" rx="3"/><circle cx="9" cy="10" r="1.6"/>'
+    '<path d="M4 17l5-4.5 3.5 3 3-2.5 4.5 4"/></svg></button>'
+    '<input type="file" accept="image/png,image/jpeg,image/webp" multiple hidden '
+    'aria-label="Images">'
+)
 WELCOME = (
     '<div class="hello"><h2>What can I help with?</h2>'
     "<p>You see the price before you send, and pay only for an answer that arrives.</p></div>"
@@ -64,6 +77,8 @@ class Chat:
     send: gr.Button
     stop: gr.Button
     nonce: gr.Textbox
+    images: gr.Textbox
+    requote: gr.Button
 
     @property
     def live(self) -> list[Any]:
@@ -84,6 +99,7 @@ def build() -> Chat:
         conversation = gr.State(None)
         following = gr.State(None)
         nonce = gr.Textbox(visible=False)
+        images = gr.Textbox(visible=False)  # app.js holds them and gives them with a message
         with gr.Row(elem_id="chat-layout"):
             with gr.Column(elem_id="chat-side", scale=0, min_width=260):
                 new = gr.Button("New chat", elem_id="new-chat", size="md")
@@ -112,6 +128,7 @@ def build() -> Chat:
                     like_user_message=False,
                 )
                 with gr.Column(elem_id="composer"):
+                    gr.HTML(elem_id="chat-images")
                     text = gr.Textbox(
                         elem_id="chat-input",
                         label="Message",
@@ -123,6 +140,8 @@ def build() -> Chat:
                         submit_btn=False,
                     )
                     with gr.Row(elem_id="composer-foot"):
+                        gr.HTML(_ATTACH, elem_id="chat-attach")
+                        requote = gr.Button("", elem_id="chat-requote", size="sm", scale=0)
                         quote = gr.HTML(elem_id="chat-quote")
                         cost = gr.HTML(elem_id="chat-cost")
                         stop = gr.Button("Stop", elem_id="chat-stop", size="sm", scale=0)
@@ -144,6 +163,8 @@ def build() -> Chat:
         send,
         stop,
         nonce,
+        images,
+        requote,
     )
 
 
@@ -165,7 +186,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
 
     @guard(app, "user")
     async def send(
-        user: User, text: str, model: str | None, conversation: str | None, nonce: str
+        user: User,
+        text: str,
+        model: str | None,
+        conversation: str | None,
+        nonce: str,
+        images: str,
     ) -> dict[Any, Any]:
         """Send a message. Its answer is followed by the next event, `write`."""
         started = await message.start(
@@ -175,6 +201,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             model=_words(model) or app.settings.llm.default_model,
             conversation_id=conversation,
             idempotency_key=_words(nonce)[:64] or None,
+            images=_files(images),
         )
         before = await asyncio.to_thread(_before, app, user, started)
         return {**begun(user, started, before), c.text: ""}
@@ -274,12 +301,14 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
 
     @guard(app, "user")
     async def quote(
-        user: User, text: str, model: str | None, conversation: str | None
+        user: User, text: str, model: str | None, conversation: str | None, images: object
     ) -> dict[Any, Any]:
         """The price of what is written so far, or of any message when nothing is."""
         views = await asyncio.to_thread(_models, app)
         picked = next((view for view in views if view.id == model), None)
-        return {c.note: _note(picked), c.quote: await _quote(app, user, text, picked, conversation)}
+        shown = images if isinstance(images, int) and 0 <= images <= MOST_IMAGES else 0
+        line = await _quote(app, user, text, picked, conversation, images=shown)
+        return {c.note: _note(picked), c.quote: line + _sees(app, picked)}
 
     quiet = {
         "show_progress": "hidden",
@@ -303,9 +332,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         )
         streams.append(written)
 
-    nonce_js = "(text, model, chat, nonce) => [text, model, chat, window.chatKey('send')]"
-    done_js = "() => { window.chatDone('send'); }"
-    inputs = [c.text, c.model, c.conversation, c.nonce]
+    nonce_js = (
+        "(text, model, chat, nonce, images) => "
+        "[text, model, chat, window.chatKey('send'), window.chatImages()]"
+    )
+    done_js = "() => { window.chatDone('send'); window.chatShown(); }"
+    inputs = [c.text, c.model, c.conversation, c.nonce, c.images]
     for trigger in (c.send.click, c.text.submit):
         sent = trigger(
             send, inputs, live, js=nonce_js, concurrency_limit=None, trigger_mode="once", **quiet
@@ -337,11 +369,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         api_visibility="private",
     )
     c.stop.click(stop, [c.conversation], None, concurrency_limit=None, **quiet)
-    for trigger in (c.text.change, c.model.change):
+    for trigger in (c.text.change, c.model.change, c.requote.click):
         trigger(
             quote,
-            [c.text, c.model, c.conversation],
+            [c.text, c.model, c.conversation, c.images],
             [c.note, c.quote],
+            js="(text, model, chat, images) => [text, model, chat, window.chatImageCount()]",
             trigger_mode="always_last",
             **quiet,
         )
@@ -376,7 +409,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
                 value=opened.get(c.model, picked.id if picked else None),
             ),
             c.note: _note(picked),
-            c.quote: await _quote(app, user, "", picked, None),
+            c.quote: await _quote(app, user, "", picked, None) + _sees(app, picked),
             c.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=newest),
         }
 
@@ -429,6 +462,24 @@ def _words(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _files(value: object) -> list[bytes]:
+    """The images that the page sends: JSON with a list of files in base64."""
+    if not isinstance(value, str) or not value:
+        return []
+    try:
+        items = json.loads(value)
+        return [base64.b64decode(item, validate=True) for item in items[: MOST_IMAGES + 1]]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadImage(number=1) from error
+
+
+def _sees(app: App, view: ModelView | None) -> str:
+    """Says to the page that images may be attached, and how many."""
+    if view is None or not view.sees_images:
+        return ""
+    return f'<span data-images="{app.settings.chat.max_images}"></span>'
+
+
 def _models(app: App) -> list[ModelView]:
     with app.db.read() as session:
         return shelf.models(app, session=session)
@@ -466,6 +517,11 @@ def price_words(price: Price) -> str:
     return " + ".join(words) or "free"
 
 
+def image_words(price: Price) -> str:
+    """` + 5 an image`, or nothing."""
+    return f" + {show_credits(price.per_image)} an image" if price.per_image else ""
+
+
 def _label(view: ModelView) -> str:
     state = _STATES.get(view.state, "")
     return f"{view.name} · {price_words(view.price)}{state}"
@@ -482,14 +538,20 @@ def _note(view: ModelView | None) -> str:
 
 
 async def _quote(
-    app: App, user: User, text: str, view: ModelView | None, conversation: str | None
+    app: App,
+    user: User,
+    text: str,
+    view: ModelView | None,
+    conversation: str | None,
+    *,
+    images: int = 0,
 ) -> str:
     if view is None:
         return "Ask an administrator to download a model."
     if not view.available:
         return "This model cannot answer now."
-    if not (text or "").strip():
-        return f"{parts.esc(view.name)}: {price_words(view.price)}"
+    if not (text or "").strip() and not images:
+        return f"{parts.esc(view.name)}: {price_words(view.price)}{image_words(view.price)}"
     try:
         offer = await message.quote(
             app,
@@ -497,10 +559,14 @@ async def _quote(
             text=text[:QUOTED_CHARACTERS] if view.price.kind == "per_message" else text,
             model=view.id,
             conversation_id=conversation,
+            images=images,
         )
     except AppError as error:
         return f'<span class="bad">{parts.esc(error)}</span>'
     words = f"Likely {show_credits(offer.likely)}, at most {parts.amount(offer.maximum)}"
+    if images and view.price.per_image:
+        which = "the image" if images == 1 else f"{images} images"
+        words += f", {show_credits(images * view.price.per_image)} of them for {which}"
     if offer.maximum > offer.available:
         return f'<span class="bad">{words}. You have {show_credits(offer.available)}.</span>'
     return words

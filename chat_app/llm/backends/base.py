@@ -3,17 +3,25 @@
 Text, stop texts, limits of the prompt and usage are the worker's business.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from chat_app.llm.engine import ChatMessage, Sampling
 
 Progress = Callable[[str, float | None], None]
 Family = Literal["gemma3", "llama"]
 MARKERS: dict[str, tuple[str, ...]] = {
-    "gemma3": ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<bos>", "<eos>"),
+    "gemma3": (
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<start_of_image>",
+        "<image_soft_token>",
+        "<end_of_image>",
+        "<bos>",
+        "<eos>",
+    ),
     "llama": ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
 }
 
@@ -90,6 +98,17 @@ class Step:
     tokens: list[int] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
     error: Exception | None = None
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """A backend whose model sees, when `sees` is true."""
+
+    sees: bool
+
+    def show(self, images: Mapping[int, str]) -> None:
+        """Files of images by the numbers that stand for them in the prompt that `add` gets next."""
+        ...
 
 
 class Backend(Protocol):

@@ -1,7 +1,7 @@
 """Our own engine as a backend: picks format and cache size for the machine, then runs."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from chat_app.llm.native.memory import Memory
     from chat_app.llm.native.model import Model
     from chat_app.llm.native.runner import Runner
-    from chat_app.llm.native.shape import Shape
+    from chat_app.llm.native.shape import Shape, Sight
+    from chat_app.llm.native.vision import Eyes
     from chat_app.llm.native.weights import Format
+    from chat_app.llm.tokenizer import Tokenizer
 
 SLOTS = {"cpu": 16, "cuda": 128}
 # Pieces of prompts in one step: beside running answers, and when nobody is held up by them.
@@ -47,7 +49,6 @@ class Native:
         from chat_app.llm.native import weights
         from chat_app.llm.native.cache import Cache
         from chat_app.llm.native.memory import Memory
-        from chat_app.llm.tokenizer import Tokenizer
 
         torch.set_num_threads(spec.threads)
         self.device = spec.device
@@ -56,11 +57,15 @@ class Native:
         chunk = QUIET_CHUNK_TOKENS[spec.device]
         try:
             shape = shapes.read(folder)
-            self._tokenizer = Tokenizer(folder, spec.family)
+            sight = shapes.sight(folder)
+            self.sees = sight is not None
+            self._images: Mapping[int, str] = {}
+            self._tokenizer = _tokenizer(folder, spec.family, sight)
+            chunk = max(chunk, sight.tokens if sight else 0)
             self.context_tokens = min(spec.context_tokens, shape.positions)
             format, reason = self._format(spec, shape, chunk)
             self.why = f"{spec.why} {reason}"
-            wide, near = self._room(folder, shape, format, chunk)
+            wide, near = self._room(folder, shape, sight, format, chunk)
             progress("Loading the weights…", 0.0)
 
             def load(format: "Format") -> "Model":
@@ -94,7 +99,8 @@ class Native:
             raise MemoryError from error
         cache = Cache(wide_blocks=wide, near_blocks=near, window=shape.window, chunk_tokens=chunk)
         progress("Preparing the model…", None)
-        self._runner = self._made(model, cache, memory, chunk)
+        eyes = _eyes(folder, sight, format, device) if sight else None
+        self._runner = self._made(model, cache, memory, chunk, eyes)
 
     def _format(self, spec: Spec, shape: "Shape", chunk: int) -> tuple["Format", str]:
         if spec.device == "cpu":
@@ -110,7 +116,9 @@ class Native:
             chunk_tokens=chunk,
         )
 
-    def _made(self, model: "Model", cache: "Cache", memory: "Memory", chunk: int) -> "Runner":
+    def _made(
+        self, model: "Model", cache: "Cache", memory: "Memory", chunk: int, eyes: "Eyes | None"
+    ) -> "Runner":
         from chat_app.llm.native.runner import Runner
 
         ends, running_chunk = self._tokenizer.ends, CHUNK_TOKENS[self.device]
@@ -131,6 +139,7 @@ class Native:
                     chunk_tokens=running_chunk,
                     quiet_chunk_tokens=chunk,
                     decoder=decoder,
+                    eyes=eyes,
                 )
         return Runner(
             model,
@@ -139,13 +148,20 @@ class Native:
             ends=ends,
             chunk_tokens=running_chunk,
             quiet_chunk_tokens=chunk,
+            eyes=eyes,
         )
 
-    def _room(self, folder: Path, shape: "Shape", format: "Format", chunk: int) -> tuple[int, int]:
+    def _room(
+        self, folder: Path, shape: "Shape", sight: "Sight | None", format: "Format", chunk: int
+    ) -> tuple[int, int]:
         """Blocks of the wide and the near pool. Raises LoadRefused when weights do not fit."""
         from chat_app.llm.native.cache import BLOCK_TOKENS, blocks, near_need
 
         weights, spare, free = self._need(folder, shape, format, chunk)
+        if sight and self.device == "cuda":  # in memory, the files' size holds them already
+            # Kept free for the first image: the tower in 16 bits, and its patches between layers.
+            weights += 2 * sight.values
+            spare += sight.grid**2 * (8 * sight.hidden + 3 * sight.inner) * 4
         bytes_each = 4 if format == "float32" else 2
         wide_bytes = shape.cache_values(near=False) * BLOCK_TOKENS * bytes_each
         near_bytes = shape.cache_values(near=True) * BLOCK_TOKENS * bytes_each
@@ -196,7 +212,13 @@ class Native:
     ) -> int | None:
         """See Backend.add."""
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
-        return self._runner.add(id, prompt, sampling, max_tokens, seed=seed, scope=scope)
+        return self._runner.add(
+            id, prompt, sampling, max_tokens, seed=seed, scope=scope, images=self._images
+        )
+
+    def show(self, images: Mapping[int, str]) -> None:
+        """See Seeing.show."""
+        self._images = images
 
     def drop(self, id: str) -> None:
         """See Backend.drop."""
@@ -215,6 +237,25 @@ def _place(name: str) -> "torch.device":
     import torch
 
     return torch.device(name)
+
+
+def _tokenizer(folder: Path, family: str, sight: "Sight | None") -> "Tokenizer":
+    from chat_app.llm.tokenizer import Tokenizer
+
+    if sight is None:
+        return Tokenizer(folder, family)
+    return Tokenizer(folder, family, image_tokens=sight.tokens, image_token=sight.token)
+
+
+def _eyes(folder: Path, sight: "Sight", format: "Format", device: "torch.device") -> "Eyes":
+    from chat_app.llm.native import vision
+    from chat_app.llm.native.weights import Source
+
+    return vision.Eyes(
+        sight,
+        lambda: vision.load(Source(folder, str(device)), sight, format=format, device=device),
+        layers_per_step=vision.LAYERS_PER_STEP[device.type],
+    )
 
 
 def _cpu_format(spec: Spec) -> tuple["Format", str]:

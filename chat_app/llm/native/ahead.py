@@ -4,7 +4,7 @@ So the GPU never waits for the CPU. That an answer has ended is learned one step
 written for it meanwhile is dropped and counted for nobody, and its blocks are held until then.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ from chat_app.llm.native.cache import BLOCK_TOKENS, Cache
 from chat_app.llm.native.graphs import Decoder, Flight, Row
 from chat_app.llm.native.memory import Gathered, Memory, Piece, sent
 from chat_app.llm.native.model import Model
-from chat_app.llm.native.runner import Answer, Runner
+from chat_app.llm.native.runner import Answer, Runner, cut, forget, pictured, spans, words
+from chat_app.llm.native.vision import Eyes
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Ahead(Runner):
         chunk_tokens: int,
         quiet_chunk_tokens: int,
         decoder: Decoder,
+        eyes: Eyes | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -59,6 +61,7 @@ class Ahead(Runner):
             ends=ends,
             chunk_tokens=chunk_tokens,
             quiet_chunk_tokens=quiet_chunk_tokens,
+            eyes=eyes,
         )
         self._decoder = decoder
         self._free = list(range(decoder.slots))
@@ -74,11 +77,12 @@ class Ahead(Runner):
         *,
         seed: int,
         scope: str,
+        images: Mapping[int, str] | None = None,
     ) -> int | None:
         """Begin an answer. See Backend.add."""
         if not self._free:
             return None
-        found = super().add(id, prompt, sampling, max_tokens, seed=seed, scope=scope)
+        found = super().add(id, prompt, sampling, max_tokens, seed=seed, scope=scope, images=images)
         if found is not None:
             self._seats[id] = _Seat(self._answers[id], self._free.pop())
         return found
@@ -108,6 +112,10 @@ class Ahead(Runner):
         ]
         step = _Step([], [], [])
         errors = self._try(lambda: self._decode(step, writing), writing)
+        blind = self._looked()
+        for each in blind:
+            self._seats[each.id].over = True
+        errors += blind
         pieces = self._pieces(self._chunk if writing else self._quiet_chunk)
         errors += self._try(lambda: self._prefill(step, pieces), [seat for seat, _ in pieces])
         if step.flights:
@@ -155,10 +163,11 @@ class Ahead(Runner):
 
     def _pieces(self, left: int) -> list[tuple[_Seat, int]]:
         """Who reads how much of the prompt now; single tokens first, as attention wants them."""
-        pieces = []
+        pieces: list[tuple[_Seat, int]] = []
         for seat in self._seats.values():
-            if not seat.asked and left:
-                count = min(left, len(seat.answer.unread))
+            if seat.asked or seat.over or left <= 0:
+                continue
+            if count := cut(seat.answer, left, alone=not pieces):
                 pieces.append((seat, count))
                 left -= count
         return sorted(pieces, key=lambda piece: piece[1] > 1)
@@ -170,18 +179,20 @@ class Ahead(Runner):
         for seat, count in pieces:
             answer, table = seat.answer, seat.answer.table
             self._cache.extend(table, count)
-            parts.append(Piece(table, table.length, count))
+            parts.append(Piece(table, table.length, count, spans(answer, count)))
             tokens += answer.unread[:count]
             positions += range(table.length, table.length + count)
             if count == len(answer.unread):
                 done.append(seat)
                 ends.append(len(tokens) - 1)
         device = self._memory.device
+        seen = pictured([(seat.answer, count) for seat, count in pieces], device)
         logits = self._model.forward(
-            sent(tokens, torch.long, device),
+            sent(tokens if seen is None else words(tokens), torch.long, device),
             sent(positions, torch.long, device),
             Gathered(self._memory, parts),
             sent(ends, torch.long, device),
+            seen=seen,
         )
         for seat in done:
             self._decoder.seat(seat.slot, seat.answer.table, seat.answer.choice)
@@ -194,6 +205,7 @@ class Ahead(Runner):
         for seat, count in pieces:
             self._cache.advance(seat.answer.table, seat.answer.unread[:count])
             seat.answer.unread = seat.answer.unread[count:]
+            forget(seat.answer)
         for seat in done:
             seat.asked = seat.flying = 1
         step.flights.append(flight)

@@ -64,11 +64,16 @@ def sent(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive tokens of one answer in a step: `count` of them from position `start`."""
+    """Consecutive tokens of one answer in a step: `count` of them from position `start`.
+
+    `images` are the positions (first, one past the last) of the images that it ends or holds:
+    the tokens of one image see each other in both directions.
+    """
 
     table: Table
     start: int
     count: int
+    images: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,11 @@ class Gathered:
         asks = sent([piece.start for piece in pieces], torch.long, device)[:, None, None]
         asks = asks + torch.arange(count, device=device)[None, :, None]
         visible = seen <= asks
+        if count > 1:  # such a piece stands alone
+            for start, end in pieces[0].images:
+                asking = (asks >= start) & (asks < end)
+                visible = visible | (asking & (seen >= start) & (seen < end))
+        # The window holds for images too, looking back.
         if near:
             visible &= seen > asks - window
         mask = torch.zeros(visible.shape, dtype=self._memory.keys[0].dtype, device=device)

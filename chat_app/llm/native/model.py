@@ -70,6 +70,17 @@ class Layer:
     down: Linear
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Tokens of images in a step: their rows, and what the part that sees made of them.
+
+    `features` is `[len(rows), hidden]`; the rows' tokens are numbers of no meaning.
+    """
+
+    rows: Tensor
+    features: Tensor
+
+
 class Model:
     """Weights in place. `work` is the dtype of everything between linear layers."""
 
@@ -115,6 +126,8 @@ class Model:
         attention: Attention | Whole,
         rows: Tensor | None = None,
         maths: Maths = plain,
+        *,
+        seen: Seen | None = None,
     ) -> Tensor:
         """Logits `[len(rows), vocabulary]` after those rows; all of them go into the cache.
 
@@ -124,6 +137,8 @@ class Model:
         x = F.embedding(tokens, self._embedding).to(self._work)
         if self._scale != 1.0:
             x = x * self._scale
+        if seen is not None:
+            x = x.index_copy(0, seen.rows, seen.features.to(x.dtype))
         turns = self._turns
         if not isinstance(attention, Whole):
             turns = {rope: each.index_select(0, positions)[:, None] for rope, each in turns.items()}

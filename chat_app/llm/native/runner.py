@@ -6,17 +6,19 @@ piece of it.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from chat_app.llm.backends.base import RanOutOfMemory, Step
 from chat_app.llm.engine import Sampling
 from chat_app.llm.native.cache import Cache, Table
-from chat_app.llm.native.memory import Gathered, Memory, Piece, alike
-from chat_app.llm.native.model import Model
+from chat_app.llm.native.memory import Gathered, Memory, Piece, alike, sent
+from chat_app.llm.native.model import Model, Seen
 from chat_app.llm.native.sampler import Choice, pick
+from chat_app.llm.native.vision import Eyes, Look
 
 
 @dataclass
@@ -29,10 +31,24 @@ class Answer:
     choice: Choice
     max_tokens: int
     made: int = 0
+    images: list["Picture"] = field(default_factory=list)
 
     @property
     def reading(self) -> bool:
         return len(self.unread) > 1 or self.made == 0
+
+
+@dataclass
+class Picture:
+    """An image of a prompt that is not read yet: from position `start` to before `end`.
+
+    `features` are its tokens as the model's eyes made them, None while they have not.
+    """
+
+    start: int
+    end: int
+    look: Look
+    features: Tensor | None = None
 
 
 @dataclass
@@ -43,6 +59,7 @@ class Counts:
     prefill_tokens: int = 0
     prefix_asked_tokens: int = 0
     prefix_hit_tokens: int = 0
+    images: int = 0
     steps: int = 0
     busy_seconds: float = 0.0
 
@@ -59,14 +76,19 @@ class Runner:
         ends: frozenset[int],
         chunk_tokens: int,
         quiet_chunk_tokens: int,
+        eyes: Eyes | None = None,
     ) -> None:
-        """`chunk_tokens` of prompts a step while others are written, else the quiet number."""
+        """`chunk_tokens` of prompts a step while others are written, else the quiet number.
+
+        An image is read in one piece, so the cache's `chunk_tokens` are no fewer than its tokens.
+        """
         self._model = model
         self._cache = cache
         self._memory = memory
         self._ends = ends
         self._chunk = chunk_tokens
         self._quiet_chunk = quiet_chunk_tokens
+        self._eyes = eyes
         self._answers: dict[str, Answer] = {}
         self.counts = Counts()
 
@@ -89,8 +111,9 @@ class Runner:
         *,
         seed: int,
         scope: str,
+        images: Mapping[int, str] | None = None,
     ) -> int | None:
-        """Begin an answer. See Backend.add."""
+        """Begin an answer. See Backend.add; `images` as for Seeing.show."""
         # The last token is written but never read, so it needs no place.
         table = self._cache.open(prompt, len(prompt) + max_tokens - 1, scope)
         if table is None:
@@ -101,6 +124,7 @@ class Runner:
             unread=list(prompt[table.length :]),
             choice=Choice(sampling, seed, prompt),
             max_tokens=max_tokens,
+            images=pictures(prompt, images or {}, read=table.length),
         )
         self.counts.prefix_asked_tokens += len(prompt)
         self.counts.prefix_hit_tokens += table.length
@@ -124,8 +148,37 @@ class Runner:
         self.counts.busy_seconds += time.perf_counter() - began
         return steps
 
+    def _looked(self) -> list[Step]:
+        """Let the model's eyes go on with the first image that somebody's prompt waits for."""
+        waiting = (
+            (answer, picture)
+            for answer in self._answers.values()
+            for picture in answer.images
+            if picture.features is None
+        )
+        found = next(waiting, None)
+        if found is None:
+            return []
+        answer, picture = found
+        try:
+            assert self._eyes is not None, "images come only to a model that sees"
+            with torch.inference_mode():
+                picture.features = self._eyes.go_on(picture.look)
+        except (torch.OutOfMemoryError, MemoryError):
+            return self._shed([answer])
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            return [Step(answer.id, error=error)]
+        self.counts.images += picture.features is not None
+        return []
+
     def _pass(self) -> list[Step]:
+        if blind := self._looked():
+            return blind
         chosen = self._chosen()
+        if not chosen:
+            return []
         try:
             with torch.inference_mode():
                 return self._compute(chosen)
@@ -143,10 +196,9 @@ class Runner:
         writing.sort(key=lambda answer: alike(answer.table.length))
         chosen = [(answer, 1) for answer in writing]
         left = self._chunk if writing else self._quiet_chunk
-        pieces = []
+        pieces: list[tuple[Answer, int]] = []
         for answer in self._answers.values():
-            if answer.reading and left:
-                count = min(left, len(answer.unread))
+            if answer.reading and left > 0 and (count := cut(answer, left, alone=not pieces)):
                 pieces.append((answer, count))
                 left -= count
         chosen += [piece for piece in pieces if piece[1] == 1]
@@ -159,7 +211,7 @@ class Runner:
         for answer, count in chosen:
             table = answer.table
             self._cache.extend(table, count)
-            pieces.append(Piece(table, table.length, count))
+            pieces.append(Piece(table, table.length, count, spans(answer, count)))
             tokens += answer.unread[:count]
             positions += range(table.length, table.length + count)
             ends.append(len(tokens) - 1)
@@ -169,11 +221,13 @@ class Runner:
             if count == len(answer.unread)
         ]
         device = self._memory.device
+        seen = pictured(chosen, device)
         logits = self._model.forward(
-            torch.tensor(tokens, device=device),
+            torch.tensor(tokens if seen is None else words(tokens), device=device),
             torch.tensor(positions, device=device),
             Gathered(self._memory, pieces),
             torch.tensor([end for _, end in picking], dtype=torch.long, device=device),
+            seen=seen,
         )
         next_tokens: list[int] = []
         if picking:
@@ -185,6 +239,7 @@ class Runner:
         for answer, count in chosen:
             self._cache.advance(answer.table, answer.unread[:count])
             answer.unread = answer.unread[count:]
+            forget(answer)
         self.counts.decode_tokens += len(picking)
         self.counts.prefill_tokens += len(tokens) - len(picking)
         return [
@@ -215,11 +270,79 @@ class Runner:
             "batch_answers": float(len(self._answers)),
             "kv_used_share": wide.held / max(1, wide.blocks - 1),
             "kv_bytes": float(self._memory.bytes),
-            "weights_bytes": float(self._model.bytes),
+            "weights_bytes": float(self._model.bytes + (self._eyes.bytes if self._eyes else 0)),
             "decode_tokens": float(counts.decode_tokens),
             "prefill_tokens": float(counts.prefill_tokens),
             "prefix_asked_tokens": float(counts.prefix_asked_tokens),
             "prefix_hit_tokens": float(counts.prefix_hit_tokens),
+            "images": float(counts.images),
             "steps": float(counts.steps),
             "busy_seconds": counts.busy_seconds,
         }
+
+
+def pictures(prompt: Sequence[int], images: Mapping[int, str], *, read: int) -> list[Picture]:
+    """The images of a prompt, without those within its first `read` tokens."""
+    found: list[Picture] = []
+    before = 0
+    for at, token in enumerate(prompt):
+        if token < 0:
+            if token != before:
+                found.append(Picture(at, at, Look(images[token])))
+            found[-1].end = at + 1
+        before = token
+    return [picture for picture in found if picture.end > read]
+
+
+def cut(answer: Answer, most: int, *, alone: bool) -> int:
+    """How many of the unread tokens can be read now, 0 to `most`; an image only as a whole.
+
+    `alone` in its step, an image is read even if it is longer than `most`.
+    """
+    start = answer.table.length
+    end = start + min(most, len(answer.unread))
+    for picture in answer.images:
+        if picture.start >= end:
+            break
+        if picture.features is None:
+            return max(0, picture.start - start)
+        if picture.end > end:
+            if picture.start > start:
+                return picture.start - start
+            return picture.end - start if alone else 0
+    return end - start
+
+
+def spans(answer: Answer, count: int) -> tuple[tuple[int, int], ...]:
+    """See Piece.images."""
+    end = answer.table.length + count
+    return tuple((each.start, each.end) for each in answer.images if each.start < end)
+
+
+def words(tokens: Sequence[int]) -> list[int]:
+    """The tokens with a number that exists in place of images'."""
+    return [max(0, token) for token in tokens]
+
+
+def pictured(parts: Sequence[tuple[Answer, int]], device: torch.device) -> Seen | None:
+    """The images' rows of a step that reads so many tokens of these answers."""
+    rows: list[int] = []
+    features: list[Tensor] = []
+    first = 0
+    for answer, count in parts:
+        start, end = answer.table.length, answer.table.length + count
+        for picture in answer.images:
+            if picture.start < end:
+                assert picture.features is not None, "it is cut off before what nobody looked at"
+                begin = max(start, picture.start)
+                rows += range(first + begin - start, first + picture.end - start)
+                features.append(picture.features[begin - picture.start :])
+        first += count
+    return Seen(sent(rows, torch.long, device), torch.cat(features)) if rows else None
+
+
+def forget(answer: Answer) -> None:
+    """Images that were read are in the cache."""
+    if answer.images:
+        read = answer.table.length
+        answer.images = [picture for picture in answer.images if picture.end > read]

@@ -35,7 +35,9 @@ class Choice:
         # Torch has no unsigned 64 bits.
         seed &= (1 << 64) - 1
         self.signed_seed = seed - (1 << 64) if seed >= 1 << 63 else seed
-        self.seen = dict.fromkeys(prompt) if self.penalty != 1.0 else {}
+        # Below zero are images' tokens, which nobody writes.
+        words = (token for token in prompt if token >= 0)
+        self.seen = dict.fromkeys(words) if self.penalty != 1.0 else {}
 
     @property
     def numbers(self) -> list[float]:

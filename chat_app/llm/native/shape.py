@@ -1,6 +1,7 @@
 """The measures of a model, read from its `config.json`: what the forward pass needs, no more."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,36 @@ class Shape:
         return 2 * layers * self.kv_heads * self.head_size
 
 
+@dataclass(frozen=True)
+class Sight:
+    """Measures of the part that sees: sizes in elements, `side` and `patch` in pixels.
+
+    An image is `tokens` tokens of the prompt; `token` is the number of their placeholder.
+    """
+
+    hidden: int
+    inner: int
+    heads: int
+    layers: int
+    side: int
+    patch: int
+    epsilon: float
+    tokens: int
+    token: int
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.side // self.patch
+
+    @property
+    def values(self) -> int:
+        """Elements of all its matrices, the projection left out."""
+        across = 4 * self.hidden + 2 * self.inner
+        around = self.grid**2 + 3 * self.patch**2
+        return self.hidden * (self.layers * across + around)
+
+
 # What a configuration leaves out has these values (as in transformers, checked by a test). Files
 # of the larger Gemmas name little more than what differs.
 _GEMMA_DEFAULTS: dict[str, Any] = {
@@ -97,6 +128,17 @@ _LLAMA_DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
     "rope_theta": 1e4,
 }
+_SIGHT_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu_pytorch_tanh",
+    "num_channels": 3,
+}
 _OFF = {"attention_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping"}
 
 
@@ -113,6 +155,42 @@ def read(folder: Path) -> Shape:
         raise FileNotFoundError("The file config.json is missing.") from error
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError("The file config.json is damaged.") from error
+
+
+def sight(folder: Path) -> Sight | None:
+    """The part of the model in this folder that sees images, if it has one that is known here.
+
+    Raises as `read` does, except Unsupported: such a model reads text.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _sight(config)
+    except OSError as error:
+        raise FileNotFoundError("The file config.json is missing.") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError("The file config.json is damaged.") from error
+
+
+def _sight(config: dict[str, Any]) -> Sight | None:
+    if config.get("model_type") != "gemma3" or not config.get("vision_config"):
+        return None
+    known = _SIGHT_DEFAULTS | config["vision_config"]
+    tokens = config.get("mm_tokens_per_image") or 256
+    found = Sight(
+        hidden=known["hidden_size"],
+        inner=known["intermediate_size"],
+        heads=known["num_attention_heads"],
+        layers=known["num_hidden_layers"],
+        side=known["image_size"],
+        patch=known["patch_size"],
+        epsilon=known["layer_norm_eps"],
+        tokens=tokens,
+        token=config.get("image_token_index", 262144),
+    )
+    side = math.isqrt(tokens)
+    fits = side * side == tokens and found.grid % side == 0
+    plain = known["hidden_act"] == "gelu_pytorch_tanh" and known["num_channels"] == 3
+    return found if fits and plain else None
 
 
 def of(config: dict[str, Any]) -> Shape:

@@ -1,7 +1,7 @@
 """Weights from safetensors to a model in place: fused, in a format, straight to the device.
 
-Images' part of a checkpoint is never read. The 8-bit form is made once and kept beside the
-weights under a key of their content.
+Images' part of a checkpoint is read by `vision.py`, when an image comes. The 8-bit form is
+made once and kept beside the weights under a key of their content.
 """
 
 import hashlib
@@ -66,6 +66,14 @@ class Source:
             if key in self._where:
                 return self._read(key)
         return None
+
+    def seeing(self, *names: str) -> Tensor:
+        """The tensor of the images' part that has one of these names. Raises Unsupported."""
+        for name in names:
+            for key in (name, f"model.{name}"):
+                if key in self._where:
+                    return self._read(key)
+        raise Unsupported(f"The files lack the weights {names[0]}.")
 
     def _read(self, key: str) -> Tensor:
         if key not in self._where:

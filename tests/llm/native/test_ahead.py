@@ -100,7 +100,7 @@ def test_a_lost_gpu_ends_the_process_and_not_one_answer(
     runner = ahead.runner()
     runner.add("a", [1, 2], GREEDY, 3, seed=1, scope="")
 
-    def lost(*arguments: object) -> torch.Tensor:
+    def lost(*arguments: object, **options: object) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(ahead.ours, "forward", lost)

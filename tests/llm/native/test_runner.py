@@ -170,10 +170,10 @@ def test_when_memory_runs_out_one_answer_ends_and_the_others_go_on(
     collect(runner, made)
     forward, failing = gemma.ours.forward, iter((True, False))
 
-    def fail_once(*arguments: object) -> torch.Tensor:
+    def fail_once(*arguments: object, **options: object) -> torch.Tensor:
         if next(failing, False):
             raise torch.OutOfMemoryError("no memory")
-        return forward(*arguments)  # type: ignore[arg-type]
+        return forward(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(gemma.ours, "forward", fail_once)
     (failed,) = collect(runner, made)
