@@ -18,7 +18,7 @@ from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import holds, ledger, operations, pricing
 from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
-from chat_app.flows import reply
+from chat_app.flows import orgs, reply
 from chat_app.ids import new_id
 from chat_app.llm import cache, catalogue
 from chat_app.llm.engine import ChatMessage, ModelNotReady, Request, Sampling, UnknownModel
@@ -106,6 +106,7 @@ class _Order:
     max_tokens: int
     temperature: float | None
     spend_limit: int | None
+    org_id: int | None = None
 
 
 async def quote(
@@ -116,9 +117,11 @@ async def quote(
     model: str,
     conversation_id: str | None = None,
     max_tokens: int | None = None,
+    org_id: int | None = None,
 ) -> Quote:
     """What the message would cost. Exact where the price does not depend on tokens.
 
+    With `org_id` that organisation would pay; OrgNotFound when the user is no member of it.
     For prices by token the prompt is counted by the model when it is loaded; before that its
     bytes bound it from above, so the maximum still holds.
     """
@@ -135,8 +138,11 @@ async def quote(
     def look() -> tuple[Price, list[ChatMessage], int]:
         with app.db.read() as session:
             told = _told(session, order)
-            balance = ledger.balance(session, user_id=user_id)
-            return pricing.current(session, model, now), told, balance.available
+            if org_id is None:
+                available = ledger.balance(session, user_id=user_id).available
+            else:
+                available = orgs.available(session, org_id=org_id, user_id=user_id, now=now)
+            return pricing.current(session, model, now), told, available
 
     price, told, available = await asyncio.to_thread(look)
     prompt_tokens = await _prompt_tokens(app, model, price, told)
@@ -162,11 +168,13 @@ async def start(
     temperature: float | None = None,
     idempotency_key: str | None = None,
     spend_limit: int | None = None,
+    org_id: int | None = None,
 ) -> Started:
     """Hold the most the message may cost, store it, and have it answered.
 
     Everything that can refuse does so here, before any stream exists, and costs nothing. The
-    same `idempotency_key` with the same request returns the first reply, charged once.
+    same `idempotency_key` with the same request returns the first reply, charged once. With
+    `org_id` that organisation pays, within the member's monthly limit.
     """
     order = _checked(
         app,
@@ -178,6 +186,7 @@ async def start(
         temperature=temperature,
         spend_limit=spend_limit,
     )
+    order = replace(order, org_id=org_id)
     # Shielded: a caller that goes away between the commit and the job must not orphan a hold.
     return await asyncio.shield(
         asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
@@ -191,6 +200,7 @@ async def retry(
     conversation_id: str,
     idempotency_key: str | None = None,
     model: str | None = None,
+    org_id: int | None = None,
 ) -> Started:
     """Answer the last question of the conversation again; the new answer replaces the old."""
 
@@ -214,7 +224,7 @@ async def retry(
         model=model or question.model,
         conversation_id=conversation_id,
     )
-    order = replace(order, question_id=question.id)
+    order = replace(order, question_id=question.id, org_id=org_id)
     return await asyncio.shield(
         asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
     )
@@ -333,7 +343,7 @@ def _replayed(app: App, order: _Order, key: str) -> Started | None:
 
 
 def _request_of(order: _Order) -> dict[str, Any]:
-    return {
+    request = {
         "model": order.entry.id,
         "text": order.text,
         "conversation_id": order.conversation_id,
@@ -342,6 +352,8 @@ def _request_of(order: _Order) -> dict[str, Any]:
         "temperature": None if order.temperature is None else str(order.temperature),
         "spend_limit": order.spend_limit,
     }
+    # Only then: keys of messages that people pay for themselves stay what they were.
+    return request if order.org_id is None else {**request, "org_id": order.org_id}
 
 
 def _place(
@@ -401,9 +413,14 @@ def _place(
         )
     )
     session.flush()
+    limit = None
+    if order.org_id is not None:
+        limit = orgs.spender(session, org_id=order.org_id, user_id=order.user_id)
     hold = holds.place(
         session,
         user_id=order.user_id,
+        org_id=order.org_id,
+        limit_micro=limit,
         micro=maximum,
         ttl_seconds=app.settings.llm.answer_seconds
         + app.settings.llm.load_seconds
