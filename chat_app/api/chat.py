@@ -7,8 +7,9 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, StrictBool, StrictInt
 
-from chat_app.api import deps, sse
+from chat_app.api import deps, payer, sse
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
+from chat_app.api.payer import Payer, PayerHeader
 from chat_app.api.views import (
     ChatStatusOut,
     ConversationOut,
@@ -44,6 +45,7 @@ class Question(Body):
     message: Text
     conversation_id: PublicId | None = None
     max_tokens: MaxTokens | None = None
+    payer: Payer | None = None
 
 
 class Message(Question):
@@ -54,6 +56,7 @@ class Message(Question):
 
 class Retry(Body):
     model: ModelId | None = None
+    payer: Payer | None = None
     stream: StrictBool = False
 
 
@@ -70,7 +73,9 @@ def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
 
 
 @router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
-async def quote(app: deps.App, who: deps.CurrentUser, body: Question) -> QuoteOut:
+async def quote(
+    app: deps.App, who: deps.CurrentUser, header: PayerHeader, body: Question
+) -> QuoteOut:
     """What a message would cost. Nothing is stored or held."""
     return QuoteOut.of(
         await message.quote(
@@ -80,6 +85,7 @@ async def quote(app: deps.App, who: deps.CurrentUser, body: Question) -> QuoteOu
             model=body.model,
             conversation_id=body.conversation_id,
             max_tokens=body.max_tokens,
+            org_id=payer.chosen(body.payer, header),
         )
     )
 
@@ -90,7 +96,11 @@ async def quote(app: deps.App, who: deps.CurrentUser, body: Question) -> QuoteOu
     responses=errors_in(401, 402, 403, 404, 409, 413, 422, 429, 503),
 )
 async def send(
-    app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Message
+    app: deps.App,
+    who: deps.CurrentUser,
+    key: deps.IdempotencyKey,
+    header: PayerHeader,
+    body: Message,
 ) -> Response:
     """Send a message and get the answer, whole or as server-sent events with `stream`.
 
@@ -108,6 +118,7 @@ async def send(
         temperature=body.temperature,
         idempotency_key=key,
         spend_limit=body.spend_limit,
+        org_id=payer.chosen(body.payer, header),
     )
     return await _answer(app, who, started, stream=body.stream)
 
@@ -117,8 +128,13 @@ async def send(
     response_model=ReplyOut,
     responses=errors_in(401, 402, 403, 404, 409, 422, 429, 503),
 )
-async def retry(
-    app: deps.App, who: deps.CurrentUser, id: deps.Id, key: deps.IdempotencyKey, body: Retry
+async def retry(  # noqa: PLR0917 - what a route asks for
+    app: deps.App,
+    who: deps.CurrentUser,
+    id: deps.Id,
+    key: deps.IdempotencyKey,
+    header: PayerHeader,
+    body: Retry,
 ) -> Response:
     """Answer the last question of a conversation again. It costs what an answer costs."""
     started = await message.retry(
@@ -127,6 +143,7 @@ async def retry(
         conversation_id=id,
         idempotency_key=key,
         model=body.model,
+        org_id=payer.chosen(body.payer, header),
     )
     return await _answer(app, who, started, stream=body.stream)
 
