@@ -45,6 +45,9 @@ _DUE_OF = Statement(
     """SELECT id FROM hold
     WHERE account_id = :account_id AND state = 'open' AND expires_at <= :now ORDER BY id"""
 )
+_PAYER = Statement(
+    "SELECT a.org_id FROM hold h JOIN account a ON a.id = h.account_id WHERE h.id = :id"
+)
 _COUNT_OPEN = Statement("SELECT count(*) FROM hold WHERE state = 'open'")
 _USAGE = Statement(
     """INSERT INTO usage (transfer_id, account_id, user_id, reply_id, model, price_version,
@@ -282,6 +285,12 @@ def sweep(session: Session, *, now: int, limit: int = 500) -> int:
             _resolve(books, wallet, hold, kind="expire", state="expired", now=wallet.time(now))
             ended += 1
     return ended
+
+
+def paid_by(session: Session, *, hold_id: int) -> int | None:
+    """The organisation whose wallet the hold is on; None: a user's own."""
+    row = Books(session).one(_PAYER, id=hold_id)
+    return row[0] if row else None
 
 
 def count_open(session: Session) -> int:

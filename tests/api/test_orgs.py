@@ -125,13 +125,16 @@ def test_limits_of_a_day_and_an_hour(serve: Any) -> None:
 def test_the_organisation_pays_for_its_members(ann: Person, bob: Person, org: str) -> None:
     """By the body or the header; the member's own credits stay; the usage says who and what."""
     body = {**QUESTION, "payer": f"org:{org}"}
-    assert bob.client.post("/api/chat/message", json=body).json()["charged"] == "1"
+    first = bob.client.post("/api/chat/message", json=body).json()
+    assert (first["charged"], first["payer"]) == ("1", f"org:{org}")
+    assert first["balance"]["available"] == "100"
+    assert bob.ask("mine").json()["payer"] is None
     header = {"X-Payer": f"org:{org}"}
     second = bob.client.post("/api/chat/message", json=QUESTION, headers=header).json()
     again = f"/api/chat/conversations/{second['conversation_id']}/retry"
     assert bob.client.post(again, json={"payer": f"org:{org}"}).json()["charged"] == "1"
     ann.client.post("/api/chat/message", json=body).raise_for_status()
-    assert bob.available() == "100"
+    assert bob.available() == "99"
     shown = ann.client.get(f"/api/orgs/{org}").json()
     assert shown["balance"]["available"] == "26"
     assert {row["username"]: row["used"] for row in shown["members"]} == {
