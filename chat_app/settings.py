@@ -127,6 +127,18 @@ class Credits(Section):
     plan_retry_hours: Annotated[int, Field(ge=1, le=720)] = 24
 
 
+class Transfers(Section):
+    min_credits: Annotated[int, Field(ge=1, le=10**9)] = 1
+    max_credits: Annotated[int, Field(ge=0, le=10**9)] = 10_000
+    max_credits_per_day: Annotated[int, Field(ge=0, le=10**9)] = 20_000
+    sources: Annotated[str, Field(pattern=r"^[a-z ]*$")] = "paid adjust refund transfer"
+
+
+class Orgs(Section):
+    max_members: Annotated[int, Field(ge=1, le=10_000)] = 100
+    max_per_user: Annotated[int, Field(ge=0, le=1000)] = 10
+
+
 class Pricing(Section):
     cached_percent: Annotated[int, Field(ge=0, le=100)] = 100
 
@@ -184,6 +196,7 @@ class Limits(Section):
     waiting_per_user: Count = 2
     queue_total: Count = 200
     requests_per_minute: Count = 120
+    transfers_per_hour: Count = 30
     registrations_per_hour_per_ip: Count = 20
     login_failures_per_15_minutes: Count = 10
     code_failures_per_15_minutes: Count = 10
@@ -206,6 +219,8 @@ class Settings(BaseSettings):
     payments: Payments = Payments()
     business: Business = Business()
     credits: Credits = Credits()
+    transfers: Transfers = Transfers()
+    orgs: Orgs = Orgs()
     pricing: Pricing = Pricing()
     llm: Llm = Llm()
     chat: Chat = Chat()

@@ -183,7 +183,7 @@ def ended(view: ReplyView) -> Message:
             view.model,
             view.finish_reason,
             view.error_message,
-            view.balance.available,
+            view.balance.available if view.org_id is None else None,
             cached=view.cached,
         ),
     )

@@ -21,6 +21,7 @@ LOGIN_WINDOW_SECONDS = 15 * 60.0
 SIGNUP_WINDOW_SECONDS = 3600.0
 # An address may belong to many people: it gets this many times what a user gets.
 CODES_PER_ADDRESS = 5
+TRANSFER_WINDOW_SECONDS = 3600.0
 # What an answer is thought to take until some have been seen, and how fast that is unlearned.
 FIRST_GUESS_SECONDS = 5.0
 LEARNING_RATE = 0.2
@@ -68,6 +69,13 @@ class TooManyCodes(TooMany):
 
     code = "too_many_codes"
     message = "Too many wrong codes. Wait some minutes and try again."
+
+
+class TooManyTransfers(TooMany):
+    """Too many movements of credits by one user in an hour."""
+
+    code = "too_many_transfers"
+    message = "You have moved credits very often in the last hour. Try again later."
 
 
 class Window:
@@ -157,6 +165,7 @@ class Limits:
         self._now = now
         self._messages = Window(settings.requests_per_minute, MINUTE_SECONDS, now)
         self._signups = Window(settings.registrations_per_hour_per_ip, SIGNUP_WINDOW_SECONDS, now)
+        self._transfers = Window(settings.transfers_per_hour, TRANSFER_WINDOW_SECONDS, now)
         self._logins = Window(settings.login_failures_per_15_minutes, LOGIN_WINDOW_SECONDS, now)
         codes = settings.code_failures_per_15_minutes
         self._codes = Window(codes, LOGIN_WINDOW_SECONDS, now)
@@ -174,6 +183,14 @@ class Limits:
         wait = self._messages.take(user_id)
         if wait:
             raise RateLimited(retry_after_seconds=math.ceil(wait))
+
+    def check_transfers(self, user_id: int) -> None:
+        """Count a movement of credits by the user; raises TooManyTransfers when it is one more
+        than an hour has. Many tiny lots would make each message of who gets them dear.
+        """
+        wait = self._transfers.take(user_id)
+        if wait:
+            raise TooManyTransfers(retry_after_seconds=math.ceil(wait))
 
     def enter(self, user_id: int) -> Ticket:
         """A place for one answer, running at once or waiting behind the user's others.

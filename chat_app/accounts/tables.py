@@ -79,3 +79,41 @@ class SetupToken(SQLModel, table=True):
     id: int = Field(default=1, sa_column=Column(BigInt, primary_key=True, autoincrement=False))
     nonce: str = Field(max_length=64)
     created_at: int = Field(sa_column=Column(BigInt, nullable=False))
+
+
+class Org(SQLModel, table=True):
+    """An organisation: people who spend from one pool of credits. Closed ones stay."""
+
+    __tablename__ = "org"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: int | None = Field(default=None, sa_column=Column(BigInt, primary_key=True))
+    name: str = Field(max_length=64)
+    created_by: int = Field(sa_column=Column(BigInt, nullable=False))
+    created_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    closed_at: int | None = Field(default=None, sa_column=Column(BigInt))
+
+
+class OrgMember(SQLModel, table=True):
+    """Somebody who may spend an organisation's credits.
+
+    `monthly_limit` in microcredits of a calendar month (UTC); none: only the pool is the limit.
+    """
+
+    __tablename__ = "org_member"
+    __table_args__ = (
+        CheckConstraint("role IN ('owner', 'admin', 'member')", name="role"),
+        CheckConstraint("monthly_limit IS NULL OR monthly_limit >= 0", name="monthly_limit"),
+    )
+
+    org_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("org.id"), primary_key=True, autoincrement=False)
+    )
+    user_id: int = Field(
+        sa_column=Column(
+            BigInt, ForeignKey("user.id"), primary_key=True, autoincrement=False, index=True
+        )
+    )
+    role: str = Field(max_length=16)
+    monthly_limit: int | None = Field(default=None, sa_column=Column(BigInt))
+    joined_at: int = Field(sa_column=Column(BigInt, nullable=False))

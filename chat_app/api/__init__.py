@@ -13,6 +13,7 @@ from chat_app.api import (
     errors,
     images,
     monitoring,
+    orgs,
     prices,
     shelves,
     shop,
@@ -54,6 +55,8 @@ def create(app: App) -> FastAPI:
         docs,
     ):
         rooms.include_router(room.router)
+    rooms.include_router(orgs.router)
+    rooms.include_router(orgs.billing)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, StrictBool, StrictInt
 
-from chat_app.api import deps, images, sse
+from chat_app.api import deps, images, payer, sse
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
 from chat_app.api.images import ImageIn
+from chat_app.api.payer import Payer, PayerHeader
 from chat_app.api.views import (
     ChatStatusOut,
     ConversationOut,
@@ -45,6 +46,7 @@ class Question(Body):
     message: Text
     conversation_id: PublicId | None = None
     max_tokens: MaxTokens | None = None
+    payer: Payer | None = None
 
 
 class QuoteQuestion(Question):
@@ -60,6 +62,7 @@ class Message(Question):
 
 class Retry(Body):
     model: ModelId | None = None
+    payer: Payer | None = None
     stream: StrictBool = False
 
 
@@ -76,7 +79,9 @@ def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
 
 
 @router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
-async def quote(app: deps.App, who: deps.CurrentUser, body: QuoteQuestion) -> QuoteOut:
+async def quote(
+    app: deps.App, who: deps.CurrentUser, header: PayerHeader, body: QuoteQuestion
+) -> QuoteOut:
     """What a message would cost. Nothing is stored or held."""
     return QuoteOut.of(
         await message.quote(
@@ -87,6 +92,7 @@ async def quote(app: deps.App, who: deps.CurrentUser, body: QuoteQuestion) -> Qu
             conversation_id=body.conversation_id,
             max_tokens=body.max_tokens,
             images=body.images,
+            org_id=payer.chosen(body.payer, header),
         )
     )
 
@@ -97,7 +103,11 @@ async def quote(app: deps.App, who: deps.CurrentUser, body: QuoteQuestion) -> Qu
     responses=errors_in(401, 402, 403, 404, 409, 413, 422, 429, 503),
 )
 async def send(
-    app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Message
+    app: deps.App,
+    who: deps.CurrentUser,
+    key: deps.IdempotencyKey,
+    header: PayerHeader,
+    body: Message,
 ) -> Response:
     """Send a message and get the answer, whole or as server-sent events with `stream`.
 
@@ -119,6 +129,7 @@ async def send(
         idempotency_key=key,
         spend_limit=body.spend_limit,
         images=images.files(body.images),
+        org_id=payer.chosen(body.payer, header),
     )
     return await _answer(app, who, started, stream=body.stream)
 
@@ -128,8 +139,13 @@ async def send(
     response_model=ReplyOut,
     responses=errors_in(401, 402, 403, 404, 409, 422, 429, 503),
 )
-async def retry(
-    app: deps.App, who: deps.CurrentUser, id: deps.Id, key: deps.IdempotencyKey, body: Retry
+async def retry(  # noqa: PLR0917 - what a route asks for
+    app: deps.App,
+    who: deps.CurrentUser,
+    id: deps.Id,
+    key: deps.IdempotencyKey,
+    header: PayerHeader,
+    body: Retry,
 ) -> Response:
     """Answer the last question of a conversation again. It costs what an answer costs."""
     started = await message.retry(
@@ -138,6 +154,7 @@ async def retry(
         conversation_id=id,
         idempotency_key=key,
         model=body.model,
+        org_id=payer.chosen(body.payer, header),
     )
     return await _answer(app, who, started, stream=body.stream)
 

@@ -225,7 +225,8 @@ class ReplyOut(Shown):
     """An answer with what it cost. `error` is null unless the answer broke off.
 
     Of the conversation before it, the first `dropped_messages` did not fit and were not read.
-    A `cached` answer repeats an earlier one; no token of its prompt needed work.
+    A `cached` answer repeats an earlier one; no token of its prompt needed work. `payer` is the
+    organisation that paid, as `org:7`, or null; `balance` is the caller's own.
     """
 
     reply_id: str
@@ -237,6 +238,7 @@ class ReplyOut(Shown):
     finish_reason: str | None
     usage: UsageOut
     charged: str
+    payer: str | None
     balance: BalanceOut
     receipt_id: str | None
     cached: bool
@@ -260,6 +262,7 @@ class ReplyOut(Shown):
                 cached_tokens=reply.cached_tokens,
             ),
             charged=format_credits(reply.charged),
+            payer=None if reply.org_id is None else f"org:{reply.org_id}",
             balance=BalanceOut.of(reply.balance),
             receipt_id=reply.receipt_id,
             cached=reply.cached,

@@ -1,9 +1,10 @@
-"""Accounts: a wallet for each user, and the system's accounts on the other side.
+"""Accounts: a wallet for each user and organisation, and the system's on the other side.
 
 Balances are kept on wallets only: a shared balance would put all writers in one line.
 """
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from chat_app.credits.sql import Books, Statement
 from chat_app.errors import Conflict
@@ -22,6 +23,10 @@ _OPEN_SYSTEM = Statement(
 _OPEN_WALLET = Statement(
     """INSERT INTO account (ledger, code, kind, user_id, floor, created_at)
     VALUES ('CREDIT', :code, 'wallet', :user_id, 0, :now) ON CONFLICT (code) DO NOTHING"""
+)
+_OPEN_POOL = Statement(
+    """INSERT INTO account (ledger, code, kind, org_id, floor, created_at)
+    VALUES ('CREDIT', :code, 'wallet', :org_id, 0, :now) ON CONFLICT (code) DO NOTHING"""
 )
 _POST = Statement(
     """UPDATE account SET posted = posted + :micro, last_at = :now
@@ -45,6 +50,18 @@ class WalletClosed(Conflict):
 
     code = "wallet_closed"
     message = "This wallet is closed. Ask an administrator to open a new account."
+
+
+class Owner(NamedTuple):
+    """Whom a wallet belongs to: a user, or an organisation and its members."""
+
+    kind: Literal["user", "org"]
+    id: int
+
+    @property
+    def code(self) -> str:
+        """The code of the wallet."""
+        return f"{self.kind}:{self.id}"
 
 
 @dataclass(slots=True)
@@ -79,16 +96,52 @@ def find(books: Books, *, user_id: int) -> Wallet | None:
     return Wallet(*row) if row else None
 
 
+def find_pool(books: Books, *, org_id: int) -> Wallet | None:
+    """The organisation's wallet for reading, or None if there is none yet."""
+    row = books.one(_FIND, code=Owner("org", org_id).code)
+    return Wallet(*row) if row else None
+
+
 def lock(books: Books, *, user_id: int, now: int) -> Wallet:
     """The user's wallet for writing, opened when there is none."""
-    row = books.one(_LOCK, code=code_of(user_id))
+    return lock_of(books, Owner("user", user_id), now=now)
+
+
+def lock_of(books: Books, owner: Owner, *, now: int) -> Wallet:
+    """The owner's wallet for writing, opened when there is none."""
+    row = books.one(_LOCK, code=owner.code)
     if row is None:
-        for name in SYSTEM:
-            books.change(_OPEN_SYSTEM, code=f"sys:{name}", now=now)
-        books.change(_OPEN_WALLET, code=code_of(user_id), user_id=user_id, now=now)
-        row = books.one(_LOCK, code=code_of(user_id))
+        _open(books, owner, now=now)
+        row = books.one(_LOCK, code=owner.code)
     assert row is not None
     return Wallet(*row)
+
+
+def lock_both(books: Books, one: Owner, other: Owner, *, now: int) -> tuple[Wallet, Wallet]:
+    """Two wallets for writing, opened when there are none.
+
+    They are opened by code and locked by id, so that two that want the same two never wait
+    for each other.
+    """
+    ids = {}
+    for owner in sorted((one, other)):
+        row = books.one(_FIND, code=owner.code)
+        if row is None:
+            _open(books, owner, now=now)
+            row = books.one(_FIND, code=owner.code)
+        assert row is not None
+        ids[owner] = row[0]
+    locked = {id: lock_id(books, account_id=id) for id in sorted(ids.values())}
+    return locked[ids[one]], locked[ids[other]]
+
+
+def _open(books: Books, owner: Owner, *, now: int) -> None:
+    for name in SYSTEM:
+        books.change(_OPEN_SYSTEM, code=f"sys:{name}", now=now)
+    if owner.kind == "org":
+        books.change(_OPEN_POOL, code=owner.code, org_id=owner.id, now=now)
+    else:
+        books.change(_OPEN_WALLET, code=owner.code, user_id=owner.id, now=now)
 
 
 def lock_id(books: Books, *, account_id: int) -> Wallet:

@@ -34,13 +34,12 @@ _OPEN = Statement(
     """SELECT COUNT(*), COALESCE(SUM(h.amount), 0) FROM hold h
     JOIN account a ON a.id = h.account_id WHERE a.user_id = :user_id AND h.state = 'open'"""
 )
-_USED = {
-    period: Statement(
-        f"""SELECT COALESCE(SUM(answers), 0), COALESCE(SUM(cost), 0) FROM usage_{period}
-        WHERE user_id = :user_id AND starts_at = :starts_at"""  # noqa: S608 - constants
-    )
-    for period in ("day", "month")
-}
+# By wallet: what an organisation paid for the user is not the user's spending.
+_USED = Statement(
+    f"""SELECT COALESCE(SUM({rollups.DELIVERED}), 0), COALESCE(SUM(u.cost), 0)
+    FROM "usage" u JOIN account a ON a.id = u.account_id
+    WHERE a.user_id = :user_id AND u.at >= :starts_at"""  # noqa: S608 - constants
+)
 _WORDS = {
     "per_answer": "one answer",
     "per_conversation": "this conversation",
@@ -158,8 +157,8 @@ def _all(books: Books, user_id: int) -> dict[str, Limits]:
 
 def _spent(books: Books, user_id: int, now: int) -> Spent:
     held = books.one(_OPEN, user_id=user_id)
-    today = books.one(_USED["day"], user_id=user_id, starts_at=rollups.start_of("day", now))
-    month = books.one(_USED["month"], user_id=user_id, starts_at=rollups.month_start(now))
+    today = books.one(_USED, user_id=user_id, starts_at=rollups.start_of("day", now))
+    month = books.one(_USED, user_id=user_id, starts_at=rollups.month_start(now))
     assert held is not None
     assert today is not None
     assert month is not None

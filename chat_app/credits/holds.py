@@ -1,7 +1,8 @@
 """Holds: credits set aside while an answer is being written.
 
 A hold keeps credits from being spent twice. It ends once: settled for what the answer cost,
-released, or expired. Knows nothing of models or messages.
+released, or expired. One on an organisation's wallet counts against its member's budget.
+Knows nothing of models or messages.
 """
 
 from dataclasses import dataclass
@@ -9,21 +10,23 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import accounts, lots, operations, rollups, transfers
-from chat_app.credits.accounts import Wallet
+from chat_app.credits import accounts, budgets, lots, operations, rollups, transfers
+from chat_app.credits.accounts import Owner, Wallet
 from chat_app.credits.sql import Books, Row, Statement
 from chat_app.errors import Conflict, NotFound, OutOfCredits
 from chat_app.money import MAX_MICROCREDITS, format_credits
 
 _ADD = Statement(
-    """INSERT INTO hold (id, account_id, amount, state, reference, expires_at, created_at)
-    VALUES (:id, :account_id, :micro, 'open', :reference, :expires_at, :now)"""
+    """INSERT INTO hold
+    (id, account_id, budget_id, amount, state, reference, expires_at, created_at)
+    VALUES (:id, :account_id, :budget_id, :micro, 'open', :reference, :expires_at, :now)"""
 )
 _ACCOUNT = Statement("SELECT account_id FROM hold WHERE id = :id")
 _FIND = Statement(
     """SELECT h.id, h.account_id, h.amount, h.state, h.settled, h.expires_at, h.reference,
-     h.settlement_id, a.user_id
-    FROM hold h JOIN account a ON a.id = h.account_id WHERE h.id = :id"""
+     h.settlement_id, COALESCE(b.user_id, a.user_id), h.budget_id
+    FROM hold h JOIN account a ON a.id = h.account_id LEFT JOIN budget b ON b.id = h.budget_id
+    WHERE h.id = :id"""
 )
 _END = Statement(
     """UPDATE hold SET state = :state, settled = :settled, settlement_id = :settlement_id,
@@ -41,6 +44,9 @@ _DUE = Statement(
 _DUE_OF = Statement(
     """SELECT id FROM hold
     WHERE account_id = :account_id AND state = 'open' AND expires_at <= :now ORDER BY id"""
+)
+_PAYER = Statement(
+    "SELECT a.org_id FROM hold h JOIN account a ON a.id = h.account_id WHERE h.id = :id"
 )
 _COUNT_OPEN = Statement("SELECT count(*) FROM hold WHERE state = 'open'")
 _USAGE = Statement(
@@ -127,6 +133,7 @@ class _Hold:
     reference: str | None
     settlement_id: int | None
     user_id: int
+    budget_id: int | None
 
 
 def place(
@@ -140,27 +147,42 @@ def place(
     key: str,
     reference: str | None = None,
     actor: str | None = None,
+    org_id: int | None = None,
+    limit_micro: int | None = None,
 ) -> HoldView:
     """Set `micro` microcredits aside for `ttl_seconds`; 0 is a hold too.
 
-    The same (scope, key) gives the same hold. Raises OutOfCredits with what was needed and
-    available, WalletClosed, or IdempotencyConflict when the key was used for another amount.
+    With `org_id` it is that organisation's wallet that pays, and the user's budget of this
+    month, at most `limit_micro`, counts it from now on. The same (scope, key) gives the same
+    hold. Raises OutOfCredits with what was needed and available, BudgetReached, WalletClosed,
+    or IdempotencyConflict when the key was used for another amount.
     """
     assert 0 <= micro <= MAX_MICROCREDITS
     books = Books(session)
-    hashed = operations.digest({"place": micro, "user": user_id})
+    payer = Owner("user", user_id) if org_id is None else Owner("org", org_id)
+    request: dict[str, object] = {"place": micro, "user": user_id}
+    hashed = operations.digest(request if org_id is None else {**request, "org": org_id})
     outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
     if outcome is not None:
         return HoldView(**outcome, replayed=True)
-    wallet = accounts.lock(books, user_id=user_id, now=now)
+    wallet = accounts.lock_of(books, payer, now=now)
     accounts.refuse_closed(wallet)
     now = wallet.time(now)
     actor = actor or f"user:{user_id}"
     found = lots.free(books, wallet, now=now)
     if wallet.available < micro and _expire_due_of(books, wallet, now=now):
         found = lots.free(books, wallet, now=now)
-    if not accounts.hold(books, wallet, micro=micro, now=now):
-        error = out_of_credits(needed=micro, available=wallet.available)
+    error: OutOfCredits | None = None
+    budget: budgets.Budget | None = None
+    if org_id is not None:
+        budget = budgets.open_month(books, account_id=wallet.id, user_id=user_id, now=now)
+        if budget.left(limit_micro) < micro and _expire_due_of(books, wallet, now=now):
+            found = lots.free(books, wallet, now=now)
+        if not budgets.hold(books, budget, micro=micro, limit=limit_micro):
+            error = budgets.reached(budget, needed=micro, limit=limit_micro)
+    if error is None and not accounts.hold(books, wallet, micro=micro, now=now):
+        error = out_of_credits(needed=micro, available=wallet.available, pooled=org_id is not None)
+    if error is not None:
         operations.refuse(
             session, books, scope=scope, key=key, hashed=hashed, now=now, actor=actor, why=error
         )
@@ -181,6 +203,7 @@ def place(
         _ADD,
         id=hold_id,
         account_id=wallet.id,
+        budget_id=budget.id if budget else None,
         micro=micro,
         reference=reference,
         expires_at=expires_at,
@@ -266,6 +289,12 @@ def sweep(session: Session, *, now: int, limit: int = 500) -> int:
     return ended
 
 
+def paid_by(session: Session, *, hold_id: int) -> int | None:
+    """The organisation whose wallet the hold is on; None: a user's own."""
+    row = Books(session).one(_PAYER, id=hold_id)
+    return row[0] if row else None
+
+
 def count_open(session: Session) -> int:
     """How many holds are open, of all users; for operators."""
     row = Books(session).one(_COUNT_OPEN)
@@ -273,14 +302,15 @@ def count_open(session: Session) -> int:
     return int(row[0])
 
 
-def out_of_credits(*, needed: int, available: int) -> OutOfCredits:
-    """The refusal with its facts; amounts in microcredits."""
+def out_of_credits(*, needed: int, available: int, pooled: bool = False) -> OutOfCredits:
+    """The refusal with its facts; amounts in microcredits. `pooled`: an organisation's wallet."""
+    ways = "Ask who runs the organisation to add some" if pooled else "Add credits"
     return OutOfCredits(
         reason="balance",
-        limit_source="wallet",
+        limit_source="org" if pooled else "wallet",
         needed=format_credits(needed),
         available=format_credits(max(0, available)),
-        hint="Add credits, or choose a cheaper model.",
+        hint=f"{ways}, or choose a cheaper model.",
     )
 
 
@@ -300,6 +330,8 @@ def _resolve(
 ) -> int:
     """End an open hold: its transfer, its wallet, its row and its pins."""
     accounts.release(books, wallet, held=hold.amount, spent=spent, now=now)
+    if hold.budget_id is not None:
+        budgets.release(books, budget_id=hold.budget_id, held=hold.amount, spent=spent)
     transfer_id = transfers.out(
         books,
         kind=kind,
@@ -359,6 +391,9 @@ def _settle_late(books: Books, wallet: Wallet, hold: _Hold, *, micro: int, now: 
     )
     for lot, part in lots.choose(found, charged):
         lots.take(books, lot, micro=part, transfer_id=transfer_id, kind="use")
+    if hold.budget_id is not None:
+        # The answer was given, so it counts, also where that is above the limit by now.
+        budgets.release(books, budget_id=hold.budget_id, held=0, spent=charged)
     if charged < micro:
         transfers.write_off(
             books, amount=micro - charged, now=now, cause_id=hold.id, reference=hold.reference

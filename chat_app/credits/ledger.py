@@ -27,7 +27,8 @@ SOURCES = {
     "refund": ("refund", "adjusted"),
     "adjust": ("adjustment", "adjusted"),
 }
-TYPES = ("message", "expiry", *(shown for shown, _ in SOURCES.values()))
+MOVES = ("transfer", "fund", "allocation")
+TYPES = ("message", "expiry", *MOVES, *(shown for shown, _ in SOURCES.values()))
 MAX_PAGE = 500
 DAY = 24 * 3600 * MICROS_PER_SECOND
 
@@ -279,7 +280,15 @@ def adjust(
 
 def balance(session: Session, *, user_id: int) -> Balance:
     """What the user has; all zero before the first credit."""
-    found = accounts.find(Books(session), user_id=user_id)
+    return _balance(accounts.find(Books(session), user_id=user_id))
+
+
+def pool(session: Session, *, org_id: int) -> Balance:
+    """What the organisation has; all zero before the first credit."""
+    return _balance(accounts.find_pool(Books(session), org_id=org_id))
+
+
+def _balance(found: accounts.Wallet | None) -> Balance:
     if found is None:
         return Balance(0, 0, 0)
     return Balance(
@@ -300,14 +309,15 @@ def close(session: Session, *, user_id: int, now: int) -> bool:
 def transactions(
     session: Session,
     *,
-    user_id: int,
+    user_id: int | None = None,
+    org_id: int | None = None,
     type: str | None = None,
     since: int | None = None,
     until: int | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> tuple[list[Transaction], str | None]:
-    """The user's movements, newest first, and the cursor of the next page or None.
+    """The user's or organisation's movements, newest first, and the next page's cursor or None.
 
     `since` is included, `until` is not. Holds do not appear; a settled message is one row.
     Raises BadCursor for a cursor or a type that does not exist.
@@ -318,7 +328,11 @@ def transactions(
         raise BadCursor
     limit = max(1, min(limit, MAX_PAGE))
     books = Books(session)
-    owner = accounts.find(books, user_id=user_id)
+    if org_id is not None:
+        owner = accounts.find_pool(books, org_id=org_id)
+    else:
+        assert user_id is not None, "somebody's movements"
+        owner = accounts.find(books, user_id=user_id)
     if owner is None:
         return [], None
     found = books.rows(

@@ -40,7 +40,7 @@ _ADD_AT_ONCE = Statement(
     + _ADD["month"].sqlite
 )
 _LOCK = Statement('LOCK TABLE "usage" IN SHARE ROW EXCLUSIVE MODE')
-_DELIVERED = "CASE WHEN completion_tokens > 0 AND status <> 'error' THEN 1 ELSE 0 END"
+DELIVERED = "CASE WHEN completion_tokens > 0 AND status <> 'error' THEN 1 ELSE 0 END"
 
 
 def month_start(now: int) -> int:
@@ -154,6 +154,6 @@ def _rebuilt(period: str, *, sqlite: bool) -> str:
             "to_timestamp(at / 1000000) AT TIME ZONE 'UTC')) AS bigint) * 1000000"
         )
     return f"""SELECT user_id, {starts_at} AS starts_at, model, COUNT(*) AS messages,
-     SUM({_DELIVERED}) AS answers, SUM(prompt_tokens) AS prompt_tokens,
+     SUM({DELIVERED}) AS answers, SUM(prompt_tokens) AS prompt_tokens,
      SUM(completion_tokens) AS completion_tokens, SUM(cost) AS cost
     FROM "usage" GROUP BY 1, 2, 3"""  # noqa: S608 - constants

@@ -34,6 +34,7 @@ def _whole(column: str, low: str = "0") -> str:
 class Account(SQLModel, table=True):
     """A wallet, or one of the system's accounts. Balances are kept on wallets only.
 
+    A wallet belongs to a user or to an organisation, whose members spend from it.
     `posted` is what came in less what went out, `held` is set aside; `last_at` is the time of
     the newest change, and no later change may be older.
     """
@@ -41,7 +42,10 @@ class Account(SQLModel, table=True):
     __tablename__ = "account"
     __table_args__ = (
         CheckConstraint("kind IN ('wallet', 'system')", name="kind"),
-        CheckConstraint("(kind = 'wallet') = (user_id IS NOT NULL)", name="owner"),
+        CheckConstraint(
+            "(kind = 'wallet') = ((user_id IS NULL) <> (org_id IS NULL))", name="owner"
+        ),
+        CheckConstraint("user_id IS NULL OR org_id IS NULL", name="one_owner"),
         CheckConstraint("posted = CAST(posted AS BIGINT)", name="posted_whole"),
         CheckConstraint(_whole("held"), name="held"),
         CheckConstraint("floor IS NULL OR posted - held >= floor", name="floor"),
@@ -53,6 +57,7 @@ class Account(SQLModel, table=True):
     code: str = Field(max_length=64, unique=True)
     kind: str = Field(max_length=16)
     user_id: int | None = _big_or_none(unique=True)
+    org_id: int | None = _big_or_none(unique=True)
     floor: int | None = _big_or_none()
     posted: int = _big(server_default=text("0"))
     held: int = _big(server_default=text("0"))
@@ -102,8 +107,39 @@ class Transfer(SQLModel, table=True):
     created_at: int = _big()
 
 
+class Budget(SQLModel, table=True):
+    """What one person has used of a wallet in a period, and has set aside.
+
+    Scope `member`: messages paid by an organisation, in a month. Scope `transfer`: credits
+    sent to others, in a day. The limit itself is elsewhere and may change meanwhile.
+    """
+
+    __tablename__ = "budget"
+    __table_args__ = (
+        CheckConstraint("scope IN ('member', 'transfer')", name="scope"),
+        CheckConstraint(_whole("used"), name="used"),
+        CheckConstraint(_whole("held"), name="held"),
+        CheckConstraint("starts_at < ends_at", name="period"),
+        UniqueConstraint(
+            "account_id", "scope", "user_id", "starts_at", name="uq_budget_account_id_scope"
+        ),
+    )
+
+    id: int | None = _key()
+    scope: str = Field(max_length=16)
+    account_id: int = _big("account.id")
+    user_id: int = _big()
+    starts_at: int = _big()
+    ends_at: int = _big()
+    used: int = _big(server_default=text("0"))
+    held: int = _big(server_default=text("0"))
+
+
 class Hold(SQLModel, table=True):
-    """Credits set aside; its id is that of the pending transfer."""
+    """Credits set aside; its id is that of the pending transfer.
+
+    A hold on an organisation's wallet counts against the budget of the member who sent it.
+    """
 
     __tablename__ = "hold"
     __table_args__ = (
@@ -131,6 +167,7 @@ class Hold(SQLModel, table=True):
         sa_column=Column(BigInt, ForeignKey("transfer.id"), primary_key=True, autoincrement=False)
     )
     account_id: int = _big("account.id")
+    budget_id: int | None = _big_or_none("budget.id", index=True)
     amount: int = _big()
     state: str = Field(max_length=16)
     settled: int = _big(server_default=text("0"))
@@ -144,7 +181,9 @@ class Hold(SQLModel, table=True):
 class Lot(SQLModel, table=True):
     """A grant of credits with its price and its end; what is used comes out of lots in order.
 
-    `recognized_minor` is the part of the price that the used credits have earned.
+    `recognized_minor` is the part of the price that the used credits have earned, and the part
+    that went with credits that were moved to the wallet of somebody else: their lot there
+    names this one as its parent.
     """
 
     __tablename__ = "lot"
@@ -159,6 +198,16 @@ class Lot(SQLModel, table=True):
         CheckConstraint(
             "recognized_minor >= 0 AND recognized_minor <= price_minor", name="recognized_minor"
         ),
+        # What came in is one lot, but for a move: that has one for each lot it took from.
+        Index(
+            "uq_lot_transfer_id",
+            "transfer_id",
+            unique=True,
+            sqlite_where=text("parent_lot_id IS NULL"),
+            postgresql_where=text("parent_lot_id IS NULL"),
+        ),
+        UniqueConstraint("transfer_id", "parent_lot_id", name="uq_lot_transfer_id_parent_lot_id"),
+        Index("ix_lot_parent_lot_id", "parent_lot_id"),
         Index(
             "ix_lot_open",
             "account_id",
@@ -176,7 +225,8 @@ class Lot(SQLModel, table=True):
 
     id: int | None = _key()
     account_id: int = _big("account.id")
-    transfer_id: int = _big("transfer.id", unique=True)
+    transfer_id: int = _big("transfer.id")
+    parent_lot_id: int | None = _big_or_none("lot.id")
     source: str = Field(max_length=16)
     priority: int = _big(server_default=text("0"))
     granted: int = _big()
@@ -210,7 +260,7 @@ class LotUse(SQLModel, table=True):
 
     __tablename__ = "lot_use"
     __table_args__ = (
-        CheckConstraint("kind IN ('use', 'expire', 'adjust')", name="kind"),
+        CheckConstraint("kind IN ('use', 'expire', 'adjust', 'refund', 'move')", name="kind"),
         CheckConstraint(_whole("amount", "1"), name="amount"),
         CheckConstraint(_whole("revenue_minor"), name="revenue_minor"),
     )

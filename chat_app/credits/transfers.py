@@ -22,6 +22,10 @@ _BETWEEN_SYSTEM = Statement(
     ),
     returning="id",
 )
+_BETWEEN = Statement(
+    _ADD.format(debit=":from_id", credit=":to_id", after=":from_after, :to_after"),
+    returning="id",
+)
 
 
 def out(
@@ -101,5 +105,36 @@ def write_off(books: Books, *, amount: int, now: int, cause_id: int, reference: 
         pending_id=None,
         cause_id=cause_id,
         description=None,
+        reference=reference,
+    )
+
+
+def between(
+    books: Books,
+    *,
+    code: str,
+    from_id: int,
+    to_id: int,
+    amount: int,
+    from_after: int,
+    to_after: int,
+    now: int,
+    description: str | None = None,
+    reference: str | None = None,
+) -> int:
+    """From one wallet to another; returns the transfer's id."""
+    return books.insert(
+        _BETWEEN,
+        kind="direct",
+        code=code,
+        from_id=from_id,
+        to_id=to_id,
+        amount=amount,
+        from_after=from_after,
+        to_after=to_after,
+        now=now,
+        pending_id=None,
+        cause_id=None,
+        description=description,
         reference=reference,
     )

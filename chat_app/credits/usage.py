@@ -10,7 +10,7 @@ from statistics import median_high
 from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import rollups
+from chat_app.credits import accounts, rollups
 from chat_app.credits.sql import Books, Statement
 
 HALF_LIFE_DAYS = 7
@@ -155,3 +155,49 @@ def runout(session: Session, *, user_id: int, available: int, now: int) -> Runou
         return Runout(len(burnt), per_day)
     days = max(0, available) / per_day
     return Runout(len(burnt), per_day, days, now + round(days * rollups.DAY))
+
+
+_POOL = Statement(
+    """SELECT at / 86400000000 AS day, user_id, model, count(*), sum(prompt_tokens),
+     sum(completion_tokens), sum(cost)
+    FROM usage WHERE account_id = :account_id AND at >= :since AND at < :until
+     AND (:everybody = 1 OR user_id = :user_id)
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+)
+
+
+@dataclass(frozen=True)
+class PoolUsage(UsageDay):
+    """The answers of one member with one model on one UTC day, paid by an organisation."""
+
+    user_id: int
+
+
+def of_pool(
+    session: Session, *, org_id: int, since: int, until: int, user_id: int | None = None
+) -> list[PoolUsage]:
+    """What an organisation's wallet paid for, oldest day first; of one member if one is given."""
+    books = Books(session)
+    wallet = accounts.find_pool(books, org_id=org_id)
+    if wallet is None:
+        return []
+    rows = books.rows(
+        _POOL,
+        account_id=wallet.id,
+        since=since,
+        until=until,
+        everybody=1 if user_id is None else 0,
+        user_id=user_id or 0,
+    )
+    return [
+        PoolUsage(
+            day=datetime.fromtimestamp(day * 86400, UTC).date(),
+            model=model,
+            messages=int(messages),
+            prompt_tokens=int(prompt),
+            completion_tokens=int(completion),
+            credits=int(cost),
+            user_id=member,
+        )
+        for day, member, model, messages, prompt, completion, cost in rows
+    ]

@@ -220,11 +220,75 @@ _CHECKS = [
         "I10",
         "A request was carried out in part: its hold or its lot is missing.",
         """SELECT t.id AS transfer, t.kind, t.code FROM transfer t
-        LEFT JOIN hold h ON h.id = t.id LEFT JOIN lot l ON l.transfer_id = t.id
+        LEFT JOIN hold h ON h.id = t.id
+        LEFT JOIN (
+          SELECT transfer_id, account_id, SUM(granted) AS granted FROM lot
+          GROUP BY transfer_id, account_id
+        ) l ON l.transfer_id = t.id AND l.account_id = t.credit_id
         JOIN account a ON a.id = t.credit_id
         WHERE (t.kind = 'pending' AND h.id IS NULL)
-         OR (t.kind = 'direct' AND a.kind = 'wallet'
-          AND (l.id IS NULL OR l.granted <> t.amount OR l.account_id <> a.id))""",
+         OR (t.kind = 'direct' AND a.kind = 'wallet' AND t.amount <> COALESCE(l.granted, 0))""",
+    ),
+    _Check(
+        "I10",
+        "A lot came with a transfer into another wallet.",
+        """SELECT l.id AS lot, t.id AS transfer FROM lot l JOIN transfer t ON t.id = l.transfer_id
+        WHERE l.account_id <> t.credit_id""",
+    ),
+    _Check(
+        "I6",
+        "What was moved out of a lot is not the lot that came of it.",
+        """SELECT u.transfer_id AS transfer, u.lot_id AS lot, u.amount, l.granted,
+         u.revenue_minor AS price_given, l.price_minor AS price_taken
+        FROM lot_use u LEFT JOIN lot p ON p.id = u.lot_id
+        LEFT JOIN lot l ON l.transfer_id = u.transfer_id AND l.parent_lot_id = u.lot_id
+        WHERE u.kind = 'move' AND (l.id IS NULL OR l.granted <> u.amount
+         OR l.price_minor <> u.revenue_minor OR l.currency <> p.currency
+         OR COALESCE(l.expires_at, -1) <> COALESCE(p.expires_at, -1))
+        UNION ALL
+        SELECT l.transfer_id, l.parent_lot_id, 0, l.granted, 0, l.price_minor FROM lot l
+        LEFT JOIN lot_use u ON u.transfer_id = l.transfer_id AND u.lot_id = l.parent_lot_id
+         AND u.kind = 'move'
+        WHERE l.parent_lot_id IS NOT NULL AND u.lot_id IS NULL""",
+    ),
+    _Check(
+        "I24",
+        "What a member's budget counts is not what was used and is held on it.",
+        """SELECT b.id AS budget, b.user_id AS "user", b.used, COALESCE(h.used, 0) AS rebuilt_used,
+         b.held, COALESCE(h.held, 0) AS rebuilt_held
+        FROM budget b LEFT JOIN (
+          SELECT hold.budget_id, SUM(COALESCE(usage.cost, hold.settled)) AS used,
+           SUM(CASE WHEN hold.state = 'open' THEN hold.amount ELSE 0 END) AS held
+          FROM hold LEFT JOIN usage ON usage.transfer_id = hold.settlement_id
+          GROUP BY hold.budget_id
+        ) h ON h.budget_id = b.id
+        WHERE b.scope = 'member'
+         AND (b.used <> COALESCE(h.used, 0) OR b.held <> COALESCE(h.held, 0))""",
+    ),
+    _Check(
+        "I24",
+        "What a day's budget counts is not what was sent on it.",
+        """SELECT b.id AS budget, b.user_id AS "user", b.used, b.held, SUM(t.amount) AS rebuilt
+        FROM budget b LEFT JOIN transfer t ON t.debit_id = b.account_id AND t.code = 'transfer'
+         AND t.created_at >= b.starts_at AND t.created_at < b.ends_at
+        WHERE b.scope = 'transfer' GROUP BY b.id, b.user_id, b.used, b.held
+        HAVING b.held <> 0 OR b.used <> COALESCE(SUM(t.amount), 0)""",
+    ),
+    _Check(
+        "I24",
+        "A hold and its budget are not of the same wallet and month, or there is none.",
+        """SELECT h.id AS hold, h.account_id AS account, h.budget_id AS budget
+        FROM hold h JOIN account a ON a.id = h.account_id LEFT JOIN budget b ON b.id = h.budget_id
+        WHERE (a.org_id IS NOT NULL) <> (h.budget_id IS NOT NULL)
+         OR (h.budget_id IS NOT NULL AND (b.id IS NULL OR b.account_id <> h.account_id
+          OR h.created_at < b.starts_at OR h.created_at >= b.ends_at))""",
+    ),
+    _Check(
+        "I24",
+        "An organisation paid for somebody else's answer.",
+        """SELECT u.id AS usage, u.reply_id AS reply, u.user_id AS "user", b.user_id AS member
+        FROM usage u JOIN hold h ON h.settlement_id = u.transfer_id
+        JOIN budget b ON b.id = h.budget_id WHERE u.user_id <> b.user_id""",
     ),
     _Check(
         "I11",

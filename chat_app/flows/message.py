@@ -24,7 +24,7 @@ from chat_app.credits import guards, holds, ledger, operations, pricing, usage
 from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
 from chat_app.flows import images as image_files
-from chat_app.flows import reply
+from chat_app.flows import orgs, reply
 from chat_app.ids import new_id
 from chat_app.llm import cache, catalogue
 from chat_app.llm.engine import (
@@ -121,6 +121,7 @@ class _Order:
     temperature: float | None
     spend_limit: int | None
     images: tuple[bytes, ...] = ()
+    org_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,11 @@ async def quote(
     conversation_id: str | None = None,
     max_tokens: int | None = None,
     images: int = 0,
+    org_id: int | None = None,
 ) -> Quote:
     """What the message would cost with so many images. Exact where tokens do not matter.
 
+    With `org_id` that organisation would pay; OrgNotFound when the user is no member of it.
     For prices by token the prompt is counted by the model when it is loaded; before that its
     bytes bound it from above, so the maximum still holds. What is likely follows from the
     lengths of the user's last answers with the model, or is a quarter of the longest.
@@ -172,16 +175,20 @@ async def quote(
         max_tokens=max_tokens,
         images=(b"",) * images,
     )
+    order = replace(order, org_id=org_id)
     now = app.clock.micros()
 
     def look() -> tuple[_Terms, int, int | None]:
         with app.db.read() as session:
             terms = _terms(app, session, order, now)
-            balance = ledger.balance(session, user_id=user_id)
+            if org_id is None:
+                available = ledger.balance(session, user_id=user_id).available
+            else:
+                available = orgs.available(session, org_id=org_id, user_id=user_id, now=now)
             length = None
             if terms.price.output_per_million:
                 length = usage.usual_length(session, user_id=user_id, model=model)
-            return terms, balance.available, length
+            return terms, available, length
 
     terms, available, length = await asyncio.to_thread(look)
     prompt_tokens = await _prompt_tokens(app, model, terms.price, terms.told)
@@ -217,11 +224,13 @@ async def start(
     idempotency_key: str | None = None,
     spend_limit: int | None = None,
     images: Sequence[bytes] = (),
+    org_id: int | None = None,
 ) -> Started:
     """Hold the most the message may cost, store it with its images, and have it answered.
 
     Everything that can refuse does so here, before any stream exists, and costs nothing. The
-    same `idempotency_key` with the same request returns the first reply, charged once.
+    same `idempotency_key` with the same request returns the first reply, charged once. With
+    `org_id` that organisation pays, within the member's monthly limit.
     """
     order = _checked(
         app,
@@ -234,6 +243,7 @@ async def start(
         spend_limit=spend_limit,
         images=tuple(images),
     )
+    order = replace(order, org_id=org_id)
     # Shielded: a caller that goes away between the commit and the job must not orphan a hold.
     return await asyncio.shield(
         asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
@@ -247,6 +257,7 @@ async def retry(
     conversation_id: str,
     idempotency_key: str | None = None,
     model: str | None = None,
+    org_id: int | None = None,
 ) -> Started:
     """Answer the last question of the conversation again; the new answer replaces the old.
 
@@ -274,7 +285,7 @@ async def retry(
         conversation_id=conversation_id,
         images=(b"",) * shown,
     )
-    order = replace(order, question_id=question.id)
+    order = replace(order, question_id=question.id, org_id=org_id)
     return await asyncio.shield(
         asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
     )
@@ -409,7 +420,7 @@ def _replayed(app: App, order: _Order, key: str) -> Started | None:
 
 
 def _request_of(order: _Order) -> dict[str, Any]:
-    return {
+    request = {
         "model": order.entry.id,
         "text": order.text,
         "conversation_id": order.conversation_id,
@@ -423,6 +434,8 @@ def _request_of(order: _Order) -> dict[str, Any]:
             else {}
         ),
     }
+    # Only then: keys of messages that people pay for themselves stay what they were.
+    return request if order.org_id is None else {**request, "org_id": order.org_id}
 
 
 def _place(
@@ -490,16 +503,24 @@ def _place(
         )
     )
     session.flush()
-    guards.check(
-        session,
-        user_id=order.user_id,
-        micro=maximum,
-        conversation_spent=lambda: conversations.spent(session, conversation_id=conversation_id),
-        now=now,
-    )
+    limit = None
+    if order.org_id is not None:
+        limit = orgs.spender(session, org_id=order.org_id, user_id=order.user_id)
+    else:  # what an organisation pays is bounded by its budgets
+        guards.check(
+            session,
+            user_id=order.user_id,
+            micro=maximum,
+            conversation_spent=lambda: conversations.spent(
+                session, conversation_id=conversation_id
+            ),
+            now=now,
+        )
     hold = holds.place(
         session,
         user_id=order.user_id,
+        org_id=order.org_id,
+        limit_micro=limit,
         micro=maximum,
         ttl_seconds=app.settings.llm.answer_seconds
         + app.settings.llm.load_seconds
@@ -546,7 +567,9 @@ def _terms(
 ) -> _Terms:
     return _Terms(
         price=pricing.for_user(session, order.entry.id, user_id=order.user_id, now=now),
-        per_answer=guards.per_answer(session, user_id=order.user_id),
+        per_answer=(
+            guards.per_answer(session, user_id=order.user_id) if order.org_id is None else None
+        ),
         told=_told(app, session, order, shown),
     )
 

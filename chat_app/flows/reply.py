@@ -62,6 +62,8 @@ class ReplyView:
     receipt_id: str | None
     created_at: int
     cached: bool = False
+    # The organisation that paid; None: the user did.
+    org_id: int | None = None
 
 
 async def follow(
@@ -390,6 +392,7 @@ def _view(session: Session, reply: Reply) -> ReplyView:
         receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
         created_at=reply.created_at,
         cached=reply.cached,
+        org_id=holds.paid_by(session, hold_id=reply.hold_id),
     )
 
 

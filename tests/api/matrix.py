@@ -66,6 +66,21 @@ MATRIX: dict[str, Row] = {
         REFUSED, body={"current": "wrong", "new": "another horse battery"}
     ),
     "GET /api/chat/models": member(OK),
+    "POST /api/billing/transfer": member(
+        HIDDEN, body={"to_username": "nobody.of.this.name", "credits": 1}
+    ),
+    "POST /api/orgs": member(CREATED, body={"name": "Harbour Ltd"}),
+    "GET /api/orgs": member(OK),
+    "GET /api/orgs/{id}": owned(OK),
+    "PATCH /api/orgs/{id}": owned(OK, body={"name": "Another name"}),
+    "DELETE /api/orgs/{id}": owned(EMPTY),
+    "POST /api/orgs/{id}/members": owned(CREATED, body={"username": "matrix-extra"}),
+    "PATCH /api/orgs/{id}/members/{user}": owned(OK, body={"monthly_limit": 5}),
+    "DELETE /api/orgs/{id}/members/{user}": owned(EMPTY),
+    "POST /api/orgs/{id}/fund": owned(OK, body={"credits": 2}),
+    "POST /api/orgs/{id}/allocate": owned(OK, body={"username": "matrix-mate", "credits": 1}),
+    "POST /api/orgs/{id}/transfer-ownership": owned(OK, body={"username": "matrix-mate"}),
+    "GET /api/orgs/{id}/usage": owned(OK),
     "POST /api/chat/quote": member(OK, body=QUESTION),
     "POST /api/chat/message": member(OK, body=QUESTION),
     "POST /api/chat/conversations/{id}/retry": owned(OK, body={}),

@@ -80,6 +80,23 @@ def own_image(owner: Person) -> str:
     return str(messages[0]["images"][0]["id"])
 
 
+@pytest.fixture(scope="module")
+def mates(server: Server) -> tuple[Person, Person]:
+    """A member of every organisation here, and somebody who may be added."""
+    return server.person("matrix-mate"), server.person("matrix-extra")
+
+
+def own_org(server: Server, root: Person, owner: Person) -> str:
+    """An organisation with a member and credits in its pool."""
+    org: str = owner.client.post("/api/orgs", json={"name": "Matrix"}).json()["id"]
+    gift = {"credits": 10, "reason": "for the matrix"}
+    root.client.post(f"/api/admin/users/{owner.id}/credits", json=gift).raise_for_status()
+    for path, body in (("members", {"username": "matrix-mate"}), ("fund", {"credits": 5})):
+        owner.client.post(f"/api/orgs/{org}/{path}", json=body).raise_for_status()
+    return org
+
+
+@pytest.mark.usefixtures("mates")
 @pytest.mark.parametrize("route", MATRIX)
 def test_the_route_answers_each_caller_as_written(server: Server, root: Person, route: str) -> None:
     method, path = route.split(" ")
@@ -89,6 +106,9 @@ def test_the_route_answers_each_caller_as_written(server: Server, root: Person, 
     for start, id in ids.items():
         if path.startswith(start):
             path = path.replace("{id}", id)
+    if path.startswith("/api/orgs/"):
+        path = path.replace("{id}", own_org(server, root, owner))
+        path = path.replace("{user}", "matrix-mate")
     assert "{" not in path
     clients = {
         "anonymous": server.client(),

@@ -17,12 +17,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import text
 from sqlmodel import Session
 
-from chat_app.credits import holds, ledger, lots, operations, verify
+from chat_app.credits import budgets, holds, ledger, lots, moves, operations, verify
+from chat_app.credits.accounts import Owner
 from chat_app.db import AFTER_ROLLBACK, Database
 from chat_app.errors import AppError, OutOfCredits
 from chat_app.money import format_credits
 
 USERS = (1, 2, 3)
+# The wallet of an organisation, that users 1 and 2 spend from; the months never change here.
+POOL = -7
+LIMIT = 150
 START = 1_000_000
 reached: Counter[str] = Counter()
 
@@ -61,6 +65,7 @@ class Hold:
     pins: list[tuple[int, int]]
     state: str = "open"
     settled: int = 0
+    member: int | None = None
 
 
 @dataclass
@@ -95,6 +100,8 @@ class Model:
         self.keys: dict[tuple[str, str], tuple[Any, Any]] = {}
         self.system: Counter[str] = Counter()
         self.usage: dict[int, int] = {}
+        # What a member has used and holds of the pool's month.
+        self.months: dict[int, list[int]] = {}
         self.lots_made = 0
 
     def wallet(self, user: int) -> Wallet:
@@ -121,6 +128,9 @@ class Model:
         wallet = self.wallets[hold.user]
         wallet.last = max(wallet.last, now)
         hold.state, hold.settled = state, spent
+        if hold.member is not None:
+            self.months[hold.member][0] += spent
+            self.months[hold.member][1] -= hold.amount
         self.system["consumed"] += spent
         if spent:
             wallet.moves.append(("message", -spent))
@@ -168,22 +178,53 @@ class Model:
         self.system[system] -= amount
         return wallet
 
-    def place(self, user: int, amount: int, ttl: int, now: int) -> Hold:
+    def place(self, user: int, amount: int, ttl: int, now: int, member: int | None = None) -> Hold:
         wallet = self.wallet(user)
         now = max(now, wallet.last)
         self.expire_lots(wallet, now)
         if wallet.available < amount:
-            for _, hold in sorted(self.holds.items()):
-                if hold.user == user and hold.state == "open" and hold.end <= now:
-                    self.end_hold(hold, "expired", 0, now)
-                    reached["an overdue hold made room"] += 1
+            self._end_overdue(user, now)
+        if member is not None:
+            month = self.months.setdefault(member, [0, 0])
+            if sum(month) + amount > LIMIT:
+                self._end_overdue(user, now)
+            if sum(month) + amount > LIMIT:
+                raise Refused("budget_reached")
+            month[1] += amount
         if wallet.available < amount:
             raise Refused("out_of_credits")
         pins = self.take(wallet, amount)
         for number, part in pins:
             next(lot for lot in wallet.lots if lot.number == number).held += part
         wallet.last = now
-        return Hold(user, amount, now + ttl, pins)
+        return Hold(user, amount, now + ttl, pins, member=member)
+
+    def _end_overdue(self, user: int, now: int) -> None:
+        for _, hold in sorted(self.holds.items()):
+            if hold.user == user and hold.state == "open" and hold.end <= now:
+                self.end_hold(hold, "expired", 0, now)
+                reached["an overdue hold made room"] += 1
+
+    def move(self, source: int, target: int, amount: int, shown: str, now: int) -> Wallet:
+        giver, taker = self.wallet(source), self.wallet(target)
+        now = max(now, giver.last, taker.last)
+        self.expire_lots(giver, now)
+        if giver.available < amount:
+            raise Refused("out_of_credits")
+        for number, part in self.take(giver, amount):
+            lot = next(lot for lot in giver.lots if lot.number == number)
+            before = lot.earned
+            lot.remaining -= part
+            if lot.price and lot.remaining:
+                reached["a priced lot was split"] += 1
+            self.lots_made += 1
+            taker.lots.append(
+                Lot(self.lots_made, part, part, lot.earned - before, lot.end, lot.priority)
+            )
+        giver.moves.append((shown, -amount))
+        taker.moves.append((shown, amount))
+        giver.last = taker.last = now
+        return giver
 
     def settle(self, hold: Hold, amount: int, now: int) -> tuple[int, bool, bool, int]:
         """Charged, replayed, late, written off."""
@@ -207,6 +248,8 @@ class Model:
         if charged:
             wallet.moves.append(("message", -charged))
         wallet.last = now
+        if hold.member is not None:
+            self.months[hold.member][0] += charged
         hold.state, hold.settled = "late", charged
         self.system["consumed"] += amount
         self.system["writeoff"] -= amount - charged
@@ -299,6 +342,7 @@ class Machine(RuleBasedStateMachine):
         ]
         for user, amount, source, end, price, name in data:
             self._grant(user, amount, source, end, price, ("a", name))
+        self._move(1, POOL, 400, ("a", "a5"))
 
     def _grant(
         self,
@@ -438,6 +482,63 @@ class Machine(RuleBasedStateMachine):
     def place(self, data: st.DataObject, user: int) -> None:
         self._place(data, user)
 
+    @rule(data=st.data(), member=st.sampled_from((1, 2)))
+    def place_on_the_pool(self, data: st.DataObject, member: int) -> None:
+        """Relative to what the month leaves, or the pool."""
+        left = LIMIT - sum(self.model.months.get(member, (0, 0)))
+        whole = min(left, self.model.wallet(POOL).available)
+        if data.draw(st.integers(0, 3), label="the pool's") == 3:
+            whole = self.model.wallet(POOL).available
+        self._place(data, POOL, self.amount(data, max(0, whole)), member=member)
+
+    @rule(
+        data=st.data(),
+        pair=st.sampled_from(((1, 2), (2, 1), (1, 3), (1, POOL), (2, POOL), (POOL, 2), (POOL, 3))),
+    )
+    def move(self, data: st.DataObject, pair: tuple[int, int]) -> None:
+        source, target = pair
+        wallet = self.model.wallets.get(source, Wallet())
+        amount = self.amount(data, wallet.available, low=1)
+        key = self.key(data, "move")
+        known = self.model.keys.get(key)
+        if known and known[0][0] == "move" and data.draw(st.booleans(), label="same"):
+            _, source, target, amount = known[0]
+        self._move(source, target, amount, key)
+
+    def _move(self, source: int, target: int, amount: int, key: tuple[str, str]) -> None:
+        request = ("move", source, target, amount)
+        shown = "fund" if target == POOL else "allocation" if source == POOL else "transfer"
+        result = self.write(
+            lambda session: moves.move(
+                session,
+                source=owner(source),
+                target=owner(target),
+                micro=amount,
+                code=shown,
+                now=self.clock,
+                scope=key[0],
+                key=key[1],
+                actor="machine",
+            )
+        )
+        if self.seen_before(key, request, result):
+            return
+        before = copy.deepcopy(self.model.__dict__)
+        try:
+            giver = self.model.move(source, target, amount, shown, self.clock)
+        except Refused:
+            reached["a move refused"] += 1
+            had = self.model.wallet(source).available
+            self.model.__dict__.update(before)
+            assert isinstance(result, OutOfCredits), result
+            assert result.facts["available"] == format_credits(had)
+            self.model.keys[key] = (request, ("refused", result.facts))
+            return
+        reached["moved"] += 1
+        assert isinstance(result, moves.Moved), result
+        assert (result.micro, result.balance_after) == (amount, giver.posted)
+        self.model.keys[key] = (request, ("done", result.transfer_id))
+
     @rule(data=st.data(), user=st.sampled_from(USERS))
     def pin_a_part_of_an_ending_lot(self, data: st.DataObject, user: int) -> None:
         """A free and a paid lot with one end, a hold on a part of them that outlives them."""
@@ -468,21 +569,26 @@ class Machine(RuleBasedStateMachine):
         amount: int | None = None,
         *,
         ttl: int | None = None,
+        member: int | None = None,
     ) -> None:
+        if user == POOL and member is None:
+            member = data.draw(st.sampled_from((1, 2)), label="member")
         key = self.key(data, "place")
         wallet = self.model.wallets.get(user, Wallet())
         if amount is None:
             amount = self.amount(data, wallet.available)
         known = self.model.keys.get(key)
         if known and known[0][0] == "place" and data.draw(st.booleans(), label="same"):
-            _, user, amount = known[0]
+            _, user, amount, member = known[0]
         if ttl is None:
             ttl = data.draw(st.sampled_from([1, 5, 20, 60]), label="ttl")
-        request = ("place", user, amount)
+        request = ("place", user, amount, member)
         result = self.write(
             lambda session: holds.place(
                 session,
-                user_id=user,
+                user_id=user if member is None else member,
+                org_id=None if member is None else -POOL,
+                limit_micro=None if member is None else LIMIT,
                 micro=amount,
                 ttl_seconds=ttl / 1_000_000,
                 now=self.clock,
@@ -495,10 +601,15 @@ class Machine(RuleBasedStateMachine):
             return
         before = copy.deepcopy(self.model.__dict__)
         try:
-            hold = self.model.place(user, amount, ttl, self.clock)
-        except Refused:
-            reached["a hold refused"] += 1
+            hold = self.model.place(user, amount, ttl, self.clock, member)
+        except Refused as refusal:
+            over = str(refusal) == "budget_reached"
+            reached["a budget reached" if over else "a hold refused"] += 1
             had = self.model.wallet(user).available
+            if over:
+                assert member is not None
+                had = LIMIT - sum(self.model.months[member])
+                assert isinstance(result, budgets.BudgetReached), result
             self.model.__dict__.update(before)
             assert isinstance(result, OutOfCredits), result
             assert result.facts["needed"] == format_credits(amount)
@@ -506,6 +617,8 @@ class Machine(RuleBasedStateMachine):
             self.model.keys[key] = (request, ("refused", result.facts))
             return
         reached["a hold of nothing" if amount == 0 else "a hold placed"] += 1
+        if member is not None:
+            reached["a hold on the pool"] += 1
         assert isinstance(result, holds.HoldView), result
         assert (result.micro, result.expires_at, result.replayed) == (amount, hold.end, False)
         self.model.holds[result.id] = hold
@@ -533,7 +646,10 @@ class Machine(RuleBasedStateMachine):
         self._sweep()
         wallet = self.model.wallets[hold.user]
         left = data.draw(st.sampled_from([hold.amount, hold.amount // 3, 0]), label="leave")
-        if wallet.available > left:
+        if hold.user == POOL:
+            if wallet.available > left:
+                self._move(POOL, 3, wallet.available - left, self.key(data, "-"))
+        elif wallet.available > left:
             self._take_back(hold.user, wallet.available - left, self.key(data, "-"))
         self._settle(data, name, twice=False)
 
@@ -690,7 +806,8 @@ class Machine(RuleBasedStateMachine):
         found = {
             user: (posted, held, last)
             for user, posted, held, last in self.rows(
-                "SELECT user_id, posted, held, last_at FROM account WHERE kind = 'wallet'"
+                "SELECT COALESCE(user_id, -org_id), posted, held, last_at FROM account"
+                " WHERE kind = 'wallet'"
             )
         }
         for user, wallet in model.wallets.items():
@@ -715,21 +832,36 @@ class Machine(RuleBasedStateMachine):
         assert {name: int(total) for name, total in system if total} == {
             name: total for name, total in model.system.items() if total
         }
+        months = self.rows("SELECT user_id, used, held FROM budget WHERE scope = 'member'")
+        assert sorted(months) == sorted(
+            (member, used, held) for member, (used, held) in model.months.items()
+        )
         used = self.rows("SELECT reply_id, cost FROM usage")
         assert sorted(used) == sorted((f"r{name}", cost) for name, cost in model.usage.items())
         with Session(self.connection, join_transaction_mode="create_savepoint") as session:
             for user, wallet in model.wallets.items():
-                moves, _ = ledger.transactions(session, user_id=user, limit=500)
-                shown = [(move.type, move.credits) for move in reversed(moves)]
+                whose = {"org_id": -user} if user == POOL else {"user_id": user}
+                rows, _ = ledger.transactions(session, **whose, limit=500)
+                shown = [(row.type, row.credits) for row in reversed(rows)]
                 assert sorted(shown) == sorted(wallet.moves), user
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in self.connection.execute(text(query))]
 
 
+def owner(user: int) -> Owner:
+    """Whom a wallet of the model belongs to."""
+    return Owner("org", -user) if user == POOL else Owner("user", user)
+
+
 BRANCHES = {
     *(f"a lot of {source}" for source in ledger.SOURCES),
     "a lot out of turn",
+    "a budget reached",
+    "a hold on the pool",
+    "a move refused",
+    "a priced lot was split",
+    "moved",
     "a hold of nothing",
     "a hold placed",
     "a hold refused",

@@ -16,15 +16,17 @@ from chat_app.app import build
 from chat_app.chat.tables import Message, Reply
 from chat_app.credits import ledger, verify
 from chat_app.credits.tables import Hold, Transfer
-from chat_app.flows import sweep
+from chat_app.flows import orgs, sweep
 from chat_app.money import MICRO
 from tests.apps import ask, person, script_settings
 
 KILLS = 50
 LEASE_SECONDS = 0.4
 CREDITS = 5000
+POOL = 2000
 OVER = {
     "accounts": {"welcome_credits": CREDITS},
+    "transfers": {"sources": "welcome"},
     "script": {"tokens": 20, "tokens_per_second": 100},
     "chat": {"lease_seconds": LEASE_SECONDS, "progress_seconds": 0.05},
 }
@@ -38,11 +40,15 @@ def _victim(data_dir: Path, url: str, ready: Connection) -> None:
         await app.start()
         with app.db.read() as session:
             alice = session.exec(select(User.id).where(User.username == "alice")).first()
-        alice = alice or await person(app)
+        if alice is None:
+            alice = await person(app)
+            made = await orgs.create(app, user_id=alice, name="Pool", key="k")
+            await orgs.fund(app, user_id=alice, org_id=made.id, micro=POOL * MICRO, key="k")
+        (pool,) = orgs.mine(app, user_id=alice)
         ready.send("going")
         while True:
-            for _ in range(3):
-                await ask(app, alice)
+            for payer in (None, pool.id, None):
+                await ask(app, alice, org_id=payer)
             for turn in range(10):
                 await asyncio.sleep(0.03)
                 await sweep.save_progress(app)
@@ -55,7 +61,10 @@ def _victim(data_dir: Path, url: str, ready: Connection) -> None:
 
 
 def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) -> None:
-    """T5, T7: each hold is settled or released once, by the job or by the sweeper."""
+    """T5, T7: each hold is settled or released once, by the job or by the sweeper.
+
+    Every third answer is paid by an organisation's pool.
+    """
     chance = random.Random(20261121)
     # Each victim is forked from a server that has imported everything and runs no thread.
     fork = multiprocessing.get_context("forkserver")
@@ -96,7 +105,11 @@ def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) 
             alice = session.exec(select(User.id)).one()
             assert alice is not None
             balance = ledger.balance(session, user_id=alice)
-            assert (balance.total, balance.held) == (CREDITS * MICRO - charged, 0)
+            (org,) = orgs.mine(app, user_id=alice)
+            assert balance.total + org.balance.total == CREDITS * MICRO - charged
+            assert balance.held == org.balance.held == org.members[0].held == 0
+            paid = POOL * MICRO - org.balance.total
+            assert org.members[0].used == paid > 0
             settlements = session.exec(
                 select(func.count())
                 .select_from(Transfer)

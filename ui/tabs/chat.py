@@ -6,6 +6,7 @@ The conversation id in the page is only a wish: every call checks that it is the
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,15 @@ from chat_app.chat.images import BadImage
 from chat_app.credits import ledger, pricing
 from chat_app.credits.pricing import Price
 from chat_app.errors import AppError
-from chat_app.flows import message, reply, shelf
+from chat_app.flows import message, orgs, reply, shelf
 from chat_app.flows.shelf import ModelView
 from chat_app.money import show_credits
 from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
 
+OWN_CREDITS = ("Paid by me", "")
+_NUMBER = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
 LISTED = 40
 # So long the list waits for the model's title of a new conversation.
@@ -79,6 +82,7 @@ class Chat:
     nonce: gr.Textbox
     images: gr.Textbox
     requote: gr.Button
+    payer: gr.Dropdown
 
     @property
     def live(self) -> list[Any]:
@@ -111,6 +115,15 @@ def build() -> Chat:
                     gr.Button("Chats", elem_id="chat-menu", size="sm", scale=0)
                     model = gr.Dropdown(
                         choices=[], label="Model", elem_id="chat-model", filterable=False, scale=0
+                    )
+                    payer = gr.Dropdown(
+                        choices=[OWN_CREDITS],
+                        value="",
+                        label="Paid by",
+                        elem_id="chat-payer",
+                        filterable=False,
+                        scale=0,
+                        visible=False,
                     )
                     note = gr.HTML(elem_id="chat-note")
                 log = gr.Chatbot(
@@ -165,6 +178,7 @@ def build() -> Chat:
         nonce,
         images,
         requote,
+        payer,
     )
 
 
@@ -192,6 +206,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         conversation: str | None,
         nonce: str,
         images: str,
+        payer: str | None,
     ) -> dict[Any, Any]:
         """Send a message. Its answer is followed by the next event, `write`."""
         started = await message.start(
@@ -202,17 +217,24 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             conversation_id=conversation,
             idempotency_key=_words(nonce)[:64] or None,
             images=_files(images),
+            org_id=_org(payer),
         )
         before = await asyncio.to_thread(_before, app, user, started)
         return {**begun(user, started, before), c.text: ""}
 
     @guard(app, "user")
-    async def retry(user: User, model: str | None, conversation: str | None) -> dict[Any, Any]:
+    async def retry(
+        user: User, model: str | None, conversation: str | None, payer: str | None
+    ) -> dict[Any, Any]:
         """Answer the last message again, in place of the answer that is there."""
         if conversation is None:
             raise message.NothingToRetry
         started = await message.retry(
-            app, user_id=_id(user), conversation_id=conversation, model=_words(model) or None
+            app,
+            user_id=_id(user),
+            conversation_id=conversation,
+            model=_words(model) or None,
+            org_id=_org(payer),
         )
         return begun(user, started, await asyncio.to_thread(_before, app, user, started))
 
@@ -301,13 +323,18 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
 
     @guard(app, "user")
     async def quote(
-        user: User, text: str, model: str | None, conversation: str | None, images: object
+        user: User,
+        text: str,
+        model: str | None,
+        conversation: str | None,
+        images: object,
+        payer: str | None,
     ) -> dict[Any, Any]:
         """The price of what is written so far, or of any message when nothing is."""
         views = await asyncio.to_thread(_models, app)
         picked = next((view for view in views if view.id == model), None)
         shown = images if isinstance(images, int) and 0 <= images <= MOST_IMAGES else 0
-        line = await _quote(app, user, text, picked, conversation, images=shown)
+        line = await _quote(app, user, text, picked, conversation, images=shown, org_id=_org(payer))
         return {c.note: _note(picked), c.quote: line + _sees(app, picked)}
 
     quiet = {
@@ -333,18 +360,19 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         streams.append(written)
 
     nonce_js = (
-        "(text, model, chat, nonce, images) => "
-        "[text, model, chat, window.chatKey('send'), window.chatImages()]"
+        "(text, model, chat, nonce, images, by) => "
+        "[text, model, chat, window.chatKey('send'), window.chatImages(), by]"
     )
     done_js = "() => { window.chatDone('send'); window.chatShown(); }"
-    inputs = [c.text, c.model, c.conversation, c.nonce, c.images]
+    inputs = [c.text, c.model, c.conversation, c.nonce, c.images, c.payer]
     for trigger in (c.send.click, c.text.submit):
         sent = trigger(
             send, inputs, live, js=nonce_js, concurrency_limit=None, trigger_mode="once", **quiet
         )
         sent.then(None, js=done_js, api_visibility="private")
         follow(sent)
-    follow(c.log.retry(retry, [c.model, c.conversation], live, concurrency_limit=None, **quiet))
+    again = [c.model, c.conversation, c.payer]
+    follow(c.log.retry(retry, again, live, concurrency_limit=None, **quiet))
     c.log.example_select(
         None,
         None,
@@ -369,12 +397,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         api_visibility="private",
     )
     c.stop.click(stop, [c.conversation], None, concurrency_limit=None, **quiet)
-    for trigger in (c.text.change, c.model.change, c.requote.click):
+    for trigger in (c.text.change, c.model.change, c.requote.click, c.payer.input):
         trigger(
             quote,
-            [c.text, c.model, c.conversation, c.images],
+            [c.text, c.model, c.conversation, c.images, c.payer],
             [c.note, c.quote],
-            js="(text, model, chat, images) => [text, model, chat, window.chatImageCount()]",
+            js="(text, model, chat, shots, by) => [text, model, chat, window.chatImageCount(), by]",
             trigger_mode="always_last",
             **quiet,
         )
@@ -402,6 +430,9 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
         newest = next((row.id for row in rows if row.id in running), None)
         newest = newest or (rows[0].id if rows else None)
         opened = await open_chat(user, newest)
+        pools = await asyncio.to_thread(orgs.mine, app, user_id=_id(user))
+        if pools:  # others never see the picker
+            opened[c.payer] = gr.update(choices=payers(pools), value="", visible=True)
         return {
             **opened,
             c.model: gr.update(
@@ -416,7 +447,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
     loaded = after.then(
         load,
         None,
-        [*c.live, c.model, c.note, c.quote, shell.pill],
+        [*c.live, c.model, c.note, c.quote, shell.pill, c.payer],
         concurrency_limit=None,
         show_progress="hidden",
         api_visibility="private",
@@ -455,6 +486,16 @@ def _before(
             session, user_id=_id(user), conversation_id=following.conversation_id
         )
     return stream.shown([row for row in rows if row.reply_id != following.reply_id])
+
+
+def payers(pools: list[orgs.OrgView]) -> list[tuple[str, str]]:
+    """What the picker of payers offers."""
+    return [OWN_CREDITS, *((f"Paid by {pool.name}", str(pool.id)) for pool in pools)]
+
+
+def _org(payer: object) -> int | None:
+    """The organisation that the picker names. Whether the user may spend from it is asked later."""
+    return int(payer) if isinstance(payer, str) and _NUMBER.fullmatch(payer) else None
 
 
 def _words(value: object) -> str:
@@ -545,6 +586,7 @@ async def _quote(
     conversation: str | None,
     *,
     images: int = 0,
+    org_id: int | None = None,
 ) -> str:
     if view is None:
         return "Ask an administrator to download a model."
@@ -560,6 +602,7 @@ async def _quote(
             model=view.id,
             conversation_id=conversation,
             images=images,
+            org_id=org_id,
         )
     except AppError as error:
         return f'<span class="bad">{parts.esc(error)}</span>'
@@ -568,7 +611,8 @@ async def _quote(
         which = "the image" if images == 1 else f"{images} images"
         words += f", {show_credits(images * view.price.per_image)} of them for {which}"
     if offer.maximum > offer.available:
-        return f'<span class="bad">{words}. You have {show_credits(offer.available)}.</span>'
+        whose = "You have" if org_id is None else "The organisation lets you spend"
+        return f'<span class="bad">{words}. {whose} {show_credits(offer.available)}.</span>'
     return words
 
 
@@ -585,7 +629,10 @@ def _meter(snapshot: stream.Snapshot, price: Price | None) -> str:
 def _cost(view: reply.ReplyView) -> str:
     charged = f"Charged {parts.amount(view.charged)}" if view.charged else "Nothing charged"
     cached = " for a cached answer" if view.cached else ""
-    return _line(f"{charged}{cached}, {show_credits(view.balance.available)} left")
+    left = f"{show_credits(view.balance.available)} left"
+    if view.org_id is not None:
+        left = "paid by the organisation"
+    return _line(f"{charged}{cached}, {left}")
 
 
 def _line(words: str, *, busy: bool = False) -> str:

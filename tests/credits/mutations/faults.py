@@ -1,4 +1,4 @@
-"""Twenty faults that somebody could make in the ledger, each one small change of its text.
+"""Twenty-five faults that somebody could make in the ledger, each one small change of its text.
 
 `KEPT` says which module, what is there and what it becomes. A text that is no longer there is
 an error, so the list follows the code.
@@ -107,5 +107,30 @@ KEPT = [
         "operations",
         "if stored_hash != hashed:",
         "if False:",
+    ),
+    Fault(
+        "moved credits lose their price",
+        "moves",
+        "price_minor = lot.revenue_of(part)",
+        "price_minor = 0",
+    ),
+    Fault("moved credits lose their end", "moves", "expires_at=lot.expires_at", "expires_at=None"),
+    Fault(
+        "a hold does not count for the month",
+        "budgets",
+        "SET held = held + :micro",
+        "SET held = held + 0 * :micro",
+    ),
+    Fault(
+        "what is used does not count for the month",
+        "budgets",
+        "used = used + :spent",
+        "used = used + 0 * :spent",
+    ),
+    Fault(
+        "a late answer does not count for the month",
+        "holds",
+        "budget_id=hold.budget_id, held=0, spent=charged",
+        "budget_id=hold.budget_id, held=0, spent=0",
     ),
 ]

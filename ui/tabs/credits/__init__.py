@@ -7,10 +7,10 @@ import gradio as gr
 
 from chat_app.app import App
 from ui.shell import Shell
-from ui.tabs.credits import overview, plan, redeem
+from ui.tabs.credits import organisation, overview, plan, redeem, send
 
 # In the order in which they stand; each has `build()` and `bind(c, app, shell, tab)`.
-SECTIONS: tuple[Any, ...] = (plan, redeem)
+SECTIONS: tuple[Any, ...] = (plan, redeem, send, organisation)
 
 
 @dataclass
