@@ -36,10 +36,12 @@ class Estimate:
 
     `days` the available credits last, None when they are not used up. `package` is the smallest
     one that pays for the month, else the largest; `packages` how many of it are needed.
-    `affordable` messages a day keep the month within the budget, None without a budget.
+    `affordable` messages a day keep the month within the budget, None without a budget. `price`
+    is the user's now, `base` that of everybody at the beginning of a month.
     """
 
     price: Price
+    base: Price
     per_message: int
     per_day: int
     per_month: int
@@ -86,6 +88,7 @@ def of_chatting(
     package, count = _fitting(packages.list_packages(session), per_month)
     return Estimate(
         price=mine,
+        base=base,
         per_message=pricing.cost(mine, **tokens),
         per_day=per_day,
         per_month=per_month,

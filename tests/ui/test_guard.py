@@ -65,6 +65,16 @@ MATRIX = {
     "shop_save": "admin",
     "codes_make": "admin",
     "codes_act": "admin",
+    "limits_show": "user",
+    "limits_save": "user",
+    "calculator_show": "user",
+    "calculator_count": "user",
+    "prices_show": "admin",
+    "prices_choose": "admin",
+    "prices_look": "admin",
+    "prices_publish": "admin",
+    "prices_offer": "admin",
+    "prices_close": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
 

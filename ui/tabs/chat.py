@@ -18,7 +18,7 @@ from chat_app.app import App
 from chat_app.chat import conversations
 from chat_app.chat.images import BadImage
 from chat_app.credits import ledger, pricing
-from chat_app.credits.pricing import Price
+from chat_app.credits.pricing import Price, Tier
 from chat_app.errors import AppError
 from chat_app.flows import message, orgs, reply, shelf
 from chat_app.flows.shelf import ModelView
@@ -248,7 +248,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             return
         view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
         before = await asyncio.to_thread(_before, app, user, view)
-        price = await asyncio.to_thread(_price, app, view.model)
+        price = await asyncio.to_thread(_price, app, user, view.model)
         writing = stream.text_message("assistant", "")
         source = reply.follow(app, user_id=_id(user), reply_id=reply_id)
         try:
@@ -532,12 +532,13 @@ def _preferred(app: App, views: list[ModelView]) -> ModelView | None:
     return next((view for view in able if view.id == wanted), able[0] if able else None)
 
 
-def _price(app: App, model: str | None) -> Price | None:
+def _price(app: App, user: User, model: str | None) -> Price | None:
     if model is None:
         return None
     try:
         with app.db.read() as session:
-            return pricing.current(session, model, app.clock.micros())
+            now = app.clock.micros()
+            return pricing.for_user(session, model, user_id=_id(user), now=now)
     except AppError:
         return None
 
@@ -547,7 +548,7 @@ def _pill(app: App, user: User) -> str:
         return parts.pill(ledger.balance(session, user_id=_id(user)))
 
 
-def price_words(price: Price) -> str:
+def price_words(price: Price | Tier) -> str:
     """`10 credits a message`, `2 / 6 credits per million tokens`."""
     words = []
     if price.per_message is not None:
@@ -555,6 +556,8 @@ def price_words(price: Price) -> str:
     if price.input_per_million is not None or price.output_per_million is not None:
         given, made = price.input_per_million or 0, price.output_per_million or 0
         words.append(f"{show_credits(given)} in, {show_credits(made)} out per million tokens")
+    if price.per_image:
+        words.append(f"{parts.amount(price.per_image)} an image")
     return " + ".join(words) or "free"
 
 

@@ -8,8 +8,9 @@ import gradio as gr
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.credits import ledger, lots, packages
+from chat_app.credits import ledger, lots, packages, usage
 from chat_app.credits.ledger import Balance, Transaction
+from chat_app.credits.usage import Runout
 from chat_app.flows import free, purchase
 from chat_app.money import Money, parse_credits, show_credits
 from ui import parts
@@ -125,17 +126,18 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
             coming = free.next_grant(app, session, user=user, now=now)
             own = lots.list_open(session, user_id=_id(user), now=now)
             balance = ledger.balance(session, user_id=_id(user))
-            return balance, own, coming, rows, following
+            end = usage.runout(session, user_id=_id(user), available=balance.available, now=now)
+            return balance, end, own, coming, rows, following
 
     async def listed(
         user: User, kind: str, period: str, cursor: str | None = None, before: Any = ()
     ) -> dict[Any, Any]:
-        balance, own, coming, rows, following = await asyncio.to_thread(
+        balance, end, own, coming, rows, following = await asyncio.to_thread(
             look, user, kind, period, cursor
         )
         cells = [*before, *(_row(row) for row in rows)]
         return {
-            c.cards: _cards(balance),
+            c.cards: _cards(balance, end),
             c.lots: origins.sheet(own, coming),
             c.table: _table(cells),
             c.rows: cells,
@@ -223,15 +225,27 @@ def _offer(offer: packages.Package) -> str:
     return f"{offer.name}\n{show_credits(offer.credits)} credits{bonus}\n{offer.price}"
 
 
-def _cards(balance: Balance) -> str:
+def _cards(balance: Balance, end: Runout) -> str:
     items = [
         Card("Available", show_credits(balance.available), "ready to spend"),
         Card("Held", show_credits(balance.held), "set aside for running answers"),
         Card("Total", show_credits(balance.total), "available and held"),
+        _lasting(end),
     ]
     if balance.debt:
         items.append(Card("Owed", show_credits(balance.debt), "taken from the next top-up"))
     return parts.cards(items)
+
+
+def _lasting(end: Runout) -> Card:
+    """When the credits are used up at the usual rate, as far as that is known."""
+    if end.per_day is None:
+        return Card("Runs out", "unknown", "known after three days of use")
+    burn = show_credits(round(end.per_day, -4))
+    if end.days is None:
+        return Card("Runs out", "never", f"at {burn} credits a day")
+    days = f"{end.days:,.0f}" if end.days >= 10 else f"{end.days:.1f}"
+    return Card("Runs out", f"in {days} days", f"at {burn} credits a day")
 
 
 def _row(row: Transaction) -> list[str]:
