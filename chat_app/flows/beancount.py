@@ -24,7 +24,8 @@ from chat_app.money import MICRO
 CHUNK = 5_000
 _TRANSFERS = """SELECT t.id, t.code, t.debit_id, t.credit_id, t.amount, t.debit_after,
   t.credit_after, t.description, t.created_at, p.provider, p.amount_minor, p.currency
- FROM transfer t LEFT JOIN payment p ON t.code = 'purchase' AND p.id = t.reference
+ FROM transfer t LEFT JOIN operation o ON o.transfer_id = t.id
+ LEFT JOIN payment p ON p.fulfilled_op_id = o.id
  WHERE t.id > :after AND t.kind IN ('direct', 'post') AND t.amount > 0
  ORDER BY t.id LIMIT :limit"""
 _USES = """SELECT u.transfer_id, u.lot_id, u.amount, u.kind, u.revenue_minor, l.currency
@@ -39,7 +40,12 @@ _SYSTEM = {
     "sys:expired": "Income:Credits:Expired",
     "sys:writeoff": "Expenses:Credits:Writeoff",
 }
-_EARNED = {"use": "Income:Usage", "expire": "Income:Breakage", "refund": "Equity:Refunded"}
+_EARNED = {
+    "use": "Income:Usage",
+    "expire": "Income:Breakage",
+    "refund": "Equity:Refunded",
+    "move": "Equity:Moved",
+}
 DEFERRED = "Liabilities:Deferred"
 _HEADER = """option "title" "Credits and what was paid for them"
 option "tolerance_multiplier" "0.1"
@@ -163,11 +169,14 @@ def _transaction(row: Any, uses: list[Any], made: list[Any], names: _Names, seen
 def _money_legs(row: Any, uses: list[Any], made: list[Any]) -> list[tuple[str, str, str]]:
     """What was paid is owed as credits until they are used."""
     legs = []
+    # Credits that go to another wallet take their price along.
+    moved = any(use.kind == "move" for use in uses)
     for lot in made:
         if lot.price_minor:
             legs.append((DEFERRED, _money(-lot.price_minor, lot.currency), ""))
             if row.provider is None:
-                legs.append(("Equity:Granted", _money(lot.price_minor, lot.currency), ""))
+                origin = "Equity:Moved" if moved else "Equity:Granted"
+                legs.append((origin, _money(lot.price_minor, lot.currency), ""))
     if row.provider is not None and row.amount_minor:
         paid = f"Assets:Payments:{_word(row.provider)}"
         legs.append((paid, _money(row.amount_minor, row.currency), ""))

@@ -129,13 +129,14 @@ CHECKS = [
         "credits_without_lot",
         "transfer",
         "lot",
-        "Credits came into a wallet and are not in a lot of the same amount.",
+        "Credits came into a wallet and are not in its lots.",
         "Compare the lot with the order or gift behind the transfer; correct by an adjustment.",
-        """SELECT t.id AS left_id, l.id AS right_id, t.amount, l.granted
+        """SELECT t.id AS left_id, MIN(l.id) AS right_id, t.amount,
+         COALESCE(SUM(l.granted), 0) AS granted
         FROM transfer t JOIN account a ON a.id = t.credit_id AND a.kind = 'wallet'
-        LEFT JOIN lot l ON l.transfer_id = t.id
-        WHERE t.kind IN ('direct', 'post') AND t.amount > 0
-         AND (l.id IS NULL OR l.account_id <> a.id OR l.granted <> t.amount)""",
+        LEFT JOIN lot l ON l.transfer_id = t.id AND l.account_id = t.credit_id
+        WHERE t.kind IN ('direct', 'post')
+        GROUP BY t.id, t.amount HAVING t.amount <> COALESCE(SUM(l.granted), 0)""",
     ),
     Check(
         "lot_without_credits",
@@ -171,7 +172,7 @@ CHECKS = [
          t.amount AS granted, p.user_id
         FROM payment p LEFT JOIN operation o ON o.id = p.fulfilled_op_id
         LEFT JOIN transfer t ON t.id = o.transfer_id LEFT JOIN account a ON a.id = t.credit_id
-        WHERE p.fulfilled_op_id IS NOT NULL AND (t.id IS NULL OR t.code <> 'purchase'
+        WHERE p.fulfilled_op_id IS NOT NULL AND (t.id IS NULL
          OR t.amount <> p.credits + p.bonus_credits OR t.reference <> p.id
          OR a.user_id <> p.user_id)""",
     ),
