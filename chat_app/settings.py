@@ -76,6 +76,20 @@ class Payments(Section):
     provider: Literal["offline"] = "offline"
 
 
+class Business(Section):
+    name: Annotated[str, Field(max_length=120)] = "ML Chat Billing"
+    address: Annotated[str, Field(max_length=400)] = ""
+    country: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""
+    registration: Annotated[str, Field(max_length=60)] = ""
+    vat_id: Annotated[str, Field(max_length=32)] = ""
+    email: Annotated[str, Field(max_length=254)] = ""
+    note: Annotated[str, Field(max_length=400)] = ""
+    tax: Literal["off", "seller", "destination"] = "off"
+    invoice_prefix: Annotated[str, Field(pattern=r"^[A-Z0-9]{1,12}$")] = "INV"
+    credit_note_prefix: Annotated[str, Field(pattern=r"^[A-Z0-9]{1,12}$")] = "CN"
+    payment_days: Annotated[int, Field(ge=0, le=365)] = 14
+
+
 class AnswerCache(Section):
     entries: Count = 500
     max_mib: Annotated[int, Field(ge=1)] = 16
@@ -157,6 +171,7 @@ class Settings(BaseSettings):
     mail: Mail = Mail()
     payments: Payments = Payments()
     pricing: Pricing = Pricing()
+    business: Business = Business()
     llm: Llm = Llm()
     chat: Chat = Chat()
     limits: Limits = Limits()

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, FastAPI
 
 from chat_app import __version__
-from chat_app.api import admin, auth, billing, chat, docs, errors, monitoring
+from chat_app.api import admin, auth, billing, chat, docs, errors, invoices, monitoring
 from chat_app.app import App
 from chat_app.monitor.health import Probe
 
@@ -25,8 +25,9 @@ def create(app: App) -> FastAPI:
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     rooms = APIRouter(prefix=PREFIX)
-    for room in (auth, chat, billing, monitoring, admin, docs):
+    for room in (auth, chat, billing, invoices, monitoring, admin, docs):
         rooms.include_router(room.router)
+    rooms.include_router(invoices.admin_router)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

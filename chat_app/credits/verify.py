@@ -13,6 +13,8 @@ from sqlmodel import Session
 from chat_app.audit import seal
 from chat_app.audit.seal import Problem
 from chat_app.clock import MICROS_PER_SECOND
+from chat_app.credits.invoices import proof as invoices
+from chat_app.credits.receipts import receipts
 from chat_app.migrations import triggers
 
 __all__ = ["Problem", "run"]
@@ -327,6 +329,8 @@ def run(
         Problem("I13", "An append-only trigger is missing.", {"trigger": name})
         for name in triggers.missing(session.connection())
     ]
+    problems += invoices.run(session)
+    problems += receipts.problems(session)
     if audit_key is not None:
         problems += seal.verify(session, key=audit_key, published=published)
     return problems

@@ -6,7 +6,10 @@ looked for at the start.
 
 from sqlalchemy import Connection, inspect, text
 
-TABLES = ("transfer", "operation", "lot_use", "usage", "event_log", "event_seal")
+TABLES = (
+    "transfer", "operation", "lot_use", "usage", "event_log", "event_seal",
+    "seller", "invoice_line", "invoice_tax", "invoice_file", "receipt",
+)  # fmt: skip
 _FUNCTION = """CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = '23514'; END $$"""
 

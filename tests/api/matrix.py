@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OK, CREATED, EMPTY = 200, 201, 204
-ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED = 401, 403, 404, 422
+ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED, CONFLICT = 401, 403, 404, 422, 409
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,18 @@ MATRIX: dict[str, Row] = {
     "POST /api/billing/payments/{id}/confirm": owned(OK),
     "GET /api/billing/transactions": member(OK),
     "GET /api/billing/usage": member(OK),
+    "GET /api/billing/invoices": member(OK),
+    "GET /api/billing/invoices/{id}": owned(OK),
+    "GET /api/billing/invoices/{id}/pdf": owned(OK),
+    "POST /api/billing/invoices/{id}/generate": owned(OK),
+    # The id is the secret of the link: whoever has it may look.
+    "GET /api/billing/hosted/{id}": public(OK),
+    "GET /api/billing/hosted/{id}/pdf": public(OK),
+    "GET /api/billing/details": member(OK),
+    "PUT /api/billing/details": member(OK, body={"name": "Ada", "country": "EE"}),
+    "GET /api/billing/statement": member(OK),
+    "GET /api/billing/receipt-keys": public(OK),
+    "GET /api/billing/receipts/{id}": owned(OK),
     "GET /api/monitoring/health": member(OK),
     "GET /api/monitoring/metrics": admins(OK),
     "GET /api/admin/dashboard": admins(OK),
@@ -94,4 +106,8 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/admin/users/{id}": admins(OK, body={"suspended": False}),
     "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
     "POST /api/admin/users/{id}/logout": admins(EMPTY),
+    "GET /api/admin/invoices": admins(OK),
+    "POST /api/admin/invoices/{id}/open": admins(CONFLICT),  # it is paid
+    "POST /api/admin/invoices/{id}/void": admins(CONFLICT, body={"reason": "a mistake"}),
+    "POST /api/admin/invoices/{id}/uncollectible": admins(CONFLICT, body={"reason": "no answer"}),
 }

@@ -37,15 +37,29 @@ def test_the_matrix_names_every_route(server: Server) -> None:
     assert routes(server) == set(MATRIX)
 
 
+def own_invoice(owner: Person) -> tuple[str, str]:
+    """The id of a paid invoice and the secret of its link."""
+    payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    owner.client.post(f"/api/billing/payments/{payment['payment_id']}/confirm")
+    invoice = owner.client.get("/api/billing/invoices").json()["items"][0]["id"]
+    ready = owner.client.post(f"/api/billing/invoices/{invoice}/generate").json()
+    return invoice, ready["hosted_url"].rpartition("/")[2]
+
+
 def own_ids(owner: Person) -> dict[str, str]:
     """Something of the owner's for each kind of path."""
     answer = owner.ask().json()
     payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    invoice, token = own_invoice(owner)
     sessions = owner.client.get("/api/auth/sessions").json()["items"]
     return {
         "/api/chat/conversations/": answer["conversation_id"],
         "/api/chat/replies/": answer["reply_id"],
         "/api/billing/payments/": payment["payment_id"],
+        "/api/billing/invoices/": invoice,
+        "/api/admin/invoices/": invoice,
+        "/api/billing/hosted/": token,
+        "/api/billing/receipts/": answer["receipt_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sqlmodel import Session, col, select, update
 
 from chat_app.credits import ledger, operations, packages
+from chat_app.credits.invoices import register
 from chat_app.credits.tables import PaymentRow
 from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.ids import new_id
@@ -129,6 +130,7 @@ def fulfil(session: Session, *, payment_id: str, now: int) -> Payment:
     )
     assert changed.rowcount == 1, "an order is paid once"  # type: ignore[attr-defined]
     session.refresh(row)
+    register.for_payment(session, payment_id=row.id, now=now)
     return _payment(row)
 
 
