@@ -109,7 +109,12 @@ def foot_of(row: MessageRow) -> str:
     if row.role != "assistant":
         return ""
     return unread(row.dropped_messages) + foot(
-        row.charged or 0, row.model, row.finish_reason, row.error_message, cached=row.cached
+        row.charged or 0,
+        row.model,
+        row.finish_reason,
+        row.error_message,
+        cached=row.cached,
+        receipt=row.receipt_id,
     )
 
 
@@ -133,6 +138,7 @@ def foot(
     balance: int | None = None,
     *,
     cached: bool = False,
+    receipt: str | None = None,
 ) -> str:
     """What an answer cost, which model wrote it, and why it ended if that needs saying."""
     parts = [f"<b>{amount(charged)}</b>" if charged else "<b>no charge</b>", esc(model)]
@@ -144,6 +150,9 @@ def foot(
         parts.append(f'<span class="bad">{esc(trouble)}</span>')
     if balance is not None:
         parts.append(f"balance {show_credits(balance)}")
+    if receipt and charged:
+        path = f"/api/billing/receipts/{esc(receipt)}"
+        parts.append(f'<a href="{path}" download title="Signed, for your records">receipt</a>')
     copy = ' <button type="button" data-copy aria-label="Copy this answer">Copy</button>'
     return '<div class="foot">' + " · ".join(parts) + copy + "</div>"
 
@@ -166,5 +175,6 @@ def ended(view: ReplyView) -> Message:
             view.error_message,
             view.balance.available,
             cached=view.cached,
+            receipt=view.receipt_id,
         ),
     )

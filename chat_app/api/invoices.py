@@ -352,6 +352,18 @@ def search_invoices(
     return Page(items=[InvoiceOut.of(row) for row in rows], next_cursor=following)
 
 
+@admin_router.get(
+    "/invoices/{id}/pdf",
+    response_class=Response,
+    responses={**_PDF, **errors_in(401, 403, 404, 409, 503)},
+)
+async def admin_invoice_pdf(app: deps.App, _who: deps.Admin, id: deps.Id) -> Response:
+    """The file of anybody's invoice."""
+    with app.db.read() as session:
+        invoice = register.get(session, invoice_id=id)
+    return _file(invoice, await paperwork.file(app, invoice=invoice))
+
+
 @admin_router.post("/invoices/{id}/open", responses=errors_in(401, 403, 404, 409))
 async def open_draft(app: deps.App, who: deps.Admin, id: deps.Id) -> InvoiceOut:
     """Issue a draft before it is paid: it gets a number and a day on which it is due."""

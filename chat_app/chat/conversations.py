@@ -57,6 +57,7 @@ class MessageRow:
     state: str | None = None
     dropped_messages: int = 0
     cached: bool = False
+    receipt_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,7 @@ def _row(message: Message, reply: Reply | None) -> MessageRow:
         state=reply.state,
         dropped_messages=reply.dropped_messages,
         cached=reply.cached,
+        receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
     )
 
 

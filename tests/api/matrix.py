@@ -107,6 +107,7 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
     "POST /api/admin/users/{id}/logout": admins(EMPTY),
     "GET /api/admin/invoices": admins(OK),
+    "GET /api/admin/invoices/{id}/pdf": admins(OK),
     "POST /api/admin/invoices/{id}/open": admins(CONFLICT),  # it is paid
     "POST /api/admin/invoices/{id}/void": admins(CONFLICT, body={"reason": "a mistake"}),
     "POST /api/admin/invoices/{id}/uncollectible": admins(CONFLICT, body={"reason": "no answer"}),

@@ -34,6 +34,17 @@ MATRIX = {
     "suspend": "admin",
     "sign_out": "admin",
     "back": "admin",
+    "invoices_open": "user",
+    "invoices_older": "user",
+    "invoices_share": "user",
+    "statement_period": "user",
+    "details_save": "user",
+    "admin_invoices_show": "admin",
+    "admin_invoices_choose": "admin",
+    "admin_invoices_issue": "admin",
+    "admin_invoices_review": "admin",
+    "admin_invoices_confirm": "admin",
+    "admin_invoices_back": "admin",
     "close": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}

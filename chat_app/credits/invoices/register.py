@@ -431,7 +431,7 @@ def _credit(session: Session, *, payment_id: str, amount_minor: int, reason: str
         net_minor=0,
         tax_minor=0,
         total_minor=0,
-        reason=_reason(reason),
+        reason=clean_reason(reason),
         document="",
         document_sha256="",
         created_at=now,
@@ -493,7 +493,7 @@ def _end(
     now: int,
 ) -> Invoice:
     row = _row(session, invoice_id)
-    _move(session, row, to=to, of=of, now=now, reason=_reason(reason))
+    _move(session, row, to=to, of=of, now=now, reason=clean_reason(reason))
     _record(session, f"invoice_{to}", row, actor=actor, now=now)
     return _invoice(session, row)
 
@@ -521,7 +521,8 @@ def _move(
     session.refresh(row)
 
 
-def _reason(text: str) -> str:
+def clean_reason(text: str) -> str:
+    """A reason as it is kept; raises InvoiceReasonMissing."""
     cleaned = " ".join(text.split())
     if not 3 <= len(cleaned) <= REASON_LENGTH:
         raise InvoiceReasonMissing

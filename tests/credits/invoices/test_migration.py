@@ -8,7 +8,7 @@ from chat_app import migrations
 from chat_app.credits.invoices import files
 from chat_app.db import Database
 from tests.credits.books import NOON
-from tests.credits.invoices.test_register import credit, problems, seller, sell
+from tests.credits.invoices.test_register import credit, problems, sell, seller
 
 
 def test_down_and_up_with_invoices_in_it(database: Database) -> None:
