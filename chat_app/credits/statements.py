@@ -196,8 +196,8 @@ def as_pdf(db: Database, head: Head, *, owner: str, seller: str) -> bytes:
     paper.pair(page, "Closing balance", f"{show_credits(head.closing)} credits", bold=True, **box)
     page.ln(5)
     columns: list[paper.Column] = [
-        ("Time (UTC)", 36, "L"), ("Type", 22, "L"), ("What", 54, "L"), ("Credits", 26, "R"),
-        ("Balance", 28, "R"),
+        ("Time (UTC)", 32, "L"), ("Type", 20, "L"), ("What", 64, "L"), ("Credits", 24, "R"),
+        ("Balance", 26, "R"),
     ]  # fmt: skip
     paper.heads(page, columns)
     for row in movements(db, head):

@@ -3,8 +3,8 @@ transaction, so a number is taken if and only if its document exists.
 
     draft -> open -> paid | void | uncollectible -> paid
 
-A paid invoice is corrected by credit notes alone, up to its total. What `reasons` and states say
-may change; what was issued never does.
+A paid invoice is corrected by credit notes alone, up to its total. Its state may change, with a
+reason; what was issued never does.
 """
 
 from dataclasses import dataclass, replace
@@ -117,7 +117,7 @@ def for_payment(session: Session, *, payment_id: str, now: int) -> Invoice:
         _move(session, row, to="paid", now=now, of=("open", "uncollectible"))
         _record(session, "invoice_paid", row, actor="system", now=now)
         return _invoice(session, row)
-    paid = Paid(payment.provider, payment.provider_ref, payment.paid_at or now)
+    paid = Paid(payment.provider, payment.id, payment.paid_at or now)
     row = row or _draft(session, payment, now=now)
     return _issue(session, row, payment, status="paid", paid=paid, now=now)
 
@@ -431,7 +431,7 @@ def _credit(session: Session, *, payment_id: str, amount_minor: int, reason: str
         net_minor=0,
         tax_minor=0,
         total_minor=0,
-        reason=clean_reason(reason),
+        reason=" ".join(reason.split())[:REASON_LENGTH] or None,
         document="",
         document_sha256="",
         created_at=now,

@@ -114,8 +114,13 @@ def test_each_year_begins_with_one_and_time_never_goes_back(database: Database) 
     from datetime import UTC, datetime
 
     eve = to_micros(datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
-    numbers = [sell(database, now=now, user=n).number for n, now in enumerate((eve, eve + 1, eve))]
-    assert numbers == ["INV-2026-000001", "INV-2027-000001", "INV-2027-000002"]
+    made = [sell(database, now=now, user=n) for n, now in enumerate((eve, eve + 1, eve))]
+    assert [invoice.issued_at for invoice in made] == [eve, eve + 1, eve + 1]
+    assert [invoice.number for invoice in made] == [
+        "INV-2026-000001",
+        "INV-2027-000001",
+        "INV-2027-000002",
+    ]
     assert problems(database) == []
 
 
