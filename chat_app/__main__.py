@@ -74,6 +74,24 @@ def parser() -> argparse.ArgumentParser:
     shown = _command(commands, "prices", prices, "every model's price in force and those to come")
     shown.add_argument("--json", action="store_true", help="print one JSON document")
     _price_options(_command(commands, "set-price", set_price, "publish a price, or look at one"))
+    paper = _command(
+        commands,
+        "verify-receipt",
+        verify_receipt,
+        "check a receipt's signature, without a database",
+    )
+    paper.add_argument("file", type=Path, help="the receipt, as the API gave it")
+    paper.add_argument(
+        "--key",
+        help="the public key in base64url, or a file with the answer of /api/billing/receipt-keys; "
+        "without it the keys of the data directory are taken",
+    )
+    _command(
+        commands,
+        "rotate-receipt-key",
+        rotate_receipt_key,
+        "add a key that signs the receipts of what is settled from now on",
+    )
     models = commands.add_parser("models", help="models: list, pull, verify, convert-openvino")
     actions = models.add_subparsers(metavar="ACTION", required=True)
     _command(actions, "list", models_list, "every model, its state, its licence and how it runs")
@@ -373,6 +391,53 @@ def _draft(options: argparse.Namespace) -> "Draft":
         per_image=amounts["per_image"],
         valid_from=start,
     )
+
+
+def verify_receipt(options: argparse.Namespace, settings: Settings) -> int:
+    """Check a receipt against a public key; print what it says."""
+    from chat_app.credits.receipts import receipts
+
+    try:
+        signed = json.loads(options.file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WrongUse(f"{options.file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise receipts.BadReceipt(why="not JSON") from error
+    said = receipts.check(signed, public=_public_keys(options.key, settings))
+    for name, value in said.items():
+        print(f"{name:<18} {value}")
+    print("The signature is right.")
+    return OK
+
+
+def _public_keys(given: str | None, settings: Settings) -> dict[str, bytes]:
+    from chat_app.credits.receipts import keys
+
+    if given is None:
+        if not (settings.data_dir / keys.FILE).exists():
+            raise WrongUse("There are no keys in the data directory. Give one with --key.")
+        return {key.id: key.public for key in keys.load_or_create(settings.data_dir)}
+    texts = [given]
+    if Path(given).is_file():
+        texts = [item["public"] for item in json.loads(Path(given).read_text())["items"]]
+    try:
+        found = [keys.decode(text) for text in texts]
+    except ValueError:
+        found = []
+    if not found or any(len(public) != 32 for public in found):
+        raise WrongUse("--key is neither a file nor a public key of 32 bytes in base64url.")
+    return {keys.key_id(public): public for public in found}
+
+
+def rotate_receipt_key(_options: argparse.Namespace, settings: Settings) -> int:
+    """Add a receipt key."""
+    from chat_app.clock import Clock
+    from chat_app.credits.receipts import keys
+
+    fresh = keys.rotate(settings.data_dir, now=Clock().micros())
+    print(f"Key {fresh.id} signs from now on. Restart the server, so that it reads the key.")
+    print(f"Its public half: {keys.encode(fresh.public)}")
+    return OK
 
 
 @contextmanager

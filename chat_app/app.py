@@ -11,6 +11,8 @@ from chat_app.accounts import limits, passwords
 from chat_app.chat.live import Replies
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
+from chat_app.credits.invoices import sellers, tax
+from chat_app.credits.receipts import keys as receipt_keys
 from chat_app.db import Database
 from chat_app.llm import catalogue
 from chat_app.llm.build import create
@@ -38,6 +40,7 @@ class App:
     limits: limits.Limits
     passwords: passwords.Passwords
     cache: Cache
+    receipt_keys: list[receipt_keys.ReceiptKey]
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     draining: bool = False
@@ -74,7 +77,7 @@ class App:
 
 
 def build(settings: Settings, *, clock: Clock | None = None) -> App:
-    """Join the parts: secrets, a migrated database with prices and packages, the engine.
+    """Join the parts: secrets, a migrated database with prices, packages and rates, the engine.
 
     Reaches no network and loads no model.
     """
@@ -91,6 +94,9 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     }
     db.write(lambda session: pricing.seed(session, prices=prices, images=images, now=now))
     db.write(lambda session: packages.seed(session, now=now))
+    seller = sellers.of(settings.business)
+    db.write(lambda session: tax.seed(session, now=now))
+    db.write(lambda session: sellers.keep(session, seller=seller, now=now))
     return App(
         settings=settings,
         clock=clock,
@@ -100,4 +106,5 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         limits=limits.Limits(settings.limits),
         passwords=passwords.Passwords(keys.pepper),
         cache=Cache(settings.llm.cache),
+        receipt_keys=receipt_keys.load_or_create(settings.data_dir),
     )

@@ -90,13 +90,18 @@ class Payments(Section):
     provider: Literal["offline"] = "offline"
 
 
-class AnswerCache(Section):
-    entries: Count = 500
-    max_mib: Annotated[int, Field(ge=1)] = 16
-    ttl_seconds: Seconds = 3600
-
-
 class Business(Section):
+    name: Annotated[str, Field(max_length=120)] = "ML Chat Billing"
+    address: Annotated[str, Field(max_length=400)] = ""
+    country: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""
+    registration: Annotated[str, Field(max_length=60)] = ""
+    vat_id: Annotated[str, Field(max_length=32)] = ""
+    email: Annotated[str, Field(max_length=254)] = ""
+    note: Annotated[str, Field(max_length=400)] = ""
+    tax: Literal["off", "seller", "destination"] = "off"
+    invoice_prefix: Annotated[str, Field(pattern=r"^[A-Z0-9]{1,12}$")] = "INV"
+    credit_note_prefix: Annotated[str, Field(pattern=r"^[A-Z0-9]{1,12}$")] = "CN"
+    payment_days: Annotated[int, Field(ge=0, le=365)] = 14
     timezone: str = "UTC"
 
     @field_validator("timezone")
@@ -109,6 +114,12 @@ class Business(Section):
     def zone(self) -> tzinfo:
         """The time zone itself."""
         return zone(self.timezone)
+
+
+class AnswerCache(Section):
+    entries: Count = 500
+    max_mib: Annotated[int, Field(ge=1)] = 16
+    ttl_seconds: Seconds = 3600
 
 
 class Credits(Section):
@@ -217,11 +228,11 @@ class Settings(BaseSettings):
     accounts: Accounts = Accounts()
     mail: Mail = Mail()
     payments: Payments = Payments()
-    business: Business = Business()
     credits: Credits = Credits()
     transfers: Transfers = Transfers()
     orgs: Orgs = Orgs()
     pricing: Pricing = Pricing()
+    business: Business = Business()
     llm: Llm = Llm()
     chat: Chat = Chat()
     limits: Limits = Limits()

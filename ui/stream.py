@@ -128,7 +128,12 @@ def foot_of(row: MessageRow) -> str:
     if row.role != "assistant":
         return ""
     return unread(row.dropped_messages) + foot(
-        row.charged or 0, row.model, row.finish_reason, row.error_message, cached=row.cached
+        row.charged or 0,
+        row.model,
+        row.finish_reason,
+        row.error_message,
+        cached=row.cached,
+        receipt=row.receipt_id,
     )
 
 
@@ -152,6 +157,7 @@ def foot(
     balance: int | None = None,
     *,
     cached: bool = False,
+    receipt: str | None = None,
 ) -> str:
     """What an answer cost, which model wrote it, and why it ended if that needs saying."""
     parts = [f"<b>{amount(charged)}</b>" if charged else "<b>no charge</b>", esc(model)]
@@ -163,6 +169,9 @@ def foot(
         parts.append(f'<span class="bad">{esc(trouble)}</span>')
     if balance is not None:
         parts.append(f"balance {show_credits(balance)}")
+    if receipt and charged:
+        path = f"/api/billing/receipts/{esc(receipt)}"
+        parts.append(f'<a href="{path}" download title="Signed, for your records">receipt</a>')
     copy = ' <button type="button" data-copy aria-label="Copy this answer">Copy</button>'
     return '<div class="foot">' + " · ".join(parts) + copy + "</div>"
 
@@ -185,5 +194,6 @@ def ended(view: ReplyView) -> Message:
             view.error_message,
             view.balance.available if view.org_id is None else None,
             cached=view.cached,
+            receipt=view.receipt_id,
         ),
     )

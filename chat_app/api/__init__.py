@@ -12,6 +12,7 @@ from chat_app.api import (
     docs,
     errors,
     images,
+    invoices,
     monitoring,
     orgs,
     prices,
@@ -52,11 +53,13 @@ def create(app: App) -> FastAPI:
         shop,
         shelves,
         images,
+        invoices,
         docs,
     ):
         rooms.include_router(room.router)
     rooms.include_router(orgs.router)
     rooms.include_router(orgs.billing)
+    rooms.include_router(invoices.admin_router)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

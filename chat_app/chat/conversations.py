@@ -59,6 +59,7 @@ class MessageRow:
     dropped_messages: int = 0
     cached: bool = False
     images: tuple[MessageImage, ...] = ()
+    receipt_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -326,6 +327,7 @@ def _row(message: Message, reply: Reply | None) -> MessageRow:
         state=reply.state,
         dropped_messages=reply.dropped_messages,
         cached=reply.cached,
+        receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
     )
 
 

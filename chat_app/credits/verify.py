@@ -15,6 +15,8 @@ from chat_app.audit import seal
 from chat_app.audit.seal import Problem
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import rollups
+from chat_app.credits.invoices import proof as invoices
+from chat_app.credits.receipts import receipts
 from chat_app.migrations import triggers
 
 __all__ = ["Problem", "run"]
@@ -398,6 +400,8 @@ def run(
         for name in triggers.missing(session.connection())
     ]
     problems += rollups.check(session)
+    problems += invoices.run(session)
+    problems += receipts.problems(session)
     if audit_key is not None:
         problems += seal.verify(session, key=audit_key, published=published)
     return problems

@@ -17,6 +17,11 @@ TABLES = (
     "price_tier",
     "redemption",
     "periodic_grant",
+    "seller",
+    "invoice_line",
+    "invoice_tax",
+    "invoice_file",
+    "receipt",
 )
 _FUNCTION = """CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = '23514'; END $$"""

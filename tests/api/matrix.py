@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OK, CREATED, EMPTY = 200, 201, 204
-ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED = 401, 403, 404, 422
+ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED, CONFLICT = 401, 403, 404, 422, 409
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,18 @@ MATRIX: dict[str, Row] = {
     "GET /api/billing/auto-topup": member(HIDDEN),
     "PUT /api/billing/auto-topup": member(OK, body={"threshold": 1, "package_id": "starter"}),
     "DELETE /api/billing/auto-topup": member(EMPTY),
+    "GET /api/billing/invoices": member(OK),
+    "GET /api/billing/invoices/{id}": owned(OK),
+    "GET /api/billing/invoices/{id}/pdf": owned(OK),
+    "POST /api/billing/invoices/{id}/generate": owned(OK),
+    # The id is the secret of the link: whoever has it may look.
+    "GET /api/billing/hosted/{id}": public(OK),
+    "GET /api/billing/hosted/{id}/pdf": public(OK),
+    "GET /api/billing/details": member(OK),
+    "PUT /api/billing/details": member(OK, body={"name": "Ada", "country": "EE"}),
+    "GET /api/billing/statement": member(OK),
+    "GET /api/billing/receipt-keys": public(OK),
+    "GET /api/billing/receipts/{id}": owned(OK),
     "GET /api/monitoring/health": member(OK),
     "GET /api/monitoring/metrics": admins(OK),
     "GET /api/admin/dashboard": admins(OK),
@@ -144,4 +156,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/codes": admins(CREATED, body={"credits": 5}),
     "POST /api/admin/codes/csv": admins(CREATED, body={"credits": 5}),
     "DELETE /api/admin/codes/{id}": admins(OK),
+    "GET /api/admin/invoices": admins(OK),
+    "GET /api/admin/invoices/{id}/pdf": admins(OK),
+    "POST /api/admin/invoices/{id}/open": admins(CONFLICT),  # it is paid
+    "POST /api/admin/invoices/{id}/void": admins(CONFLICT, body={"reason": "a mistake"}),
+    "POST /api/admin/invoices/{id}/uncollectible": admins(CONFLICT, body={"reason": "no answer"}),
 }

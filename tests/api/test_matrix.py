@@ -56,16 +56,30 @@ def of_the_shop(server: Server, admin: Person) -> dict[str, str]:
     }
 
 
+def own_invoice(owner: Person) -> tuple[str, str]:
+    """The id of a paid invoice and the secret of its link."""
+    payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    owner.client.post(f"/api/billing/payments/{payment['payment_id']}/confirm")
+    invoice = owner.client.get("/api/billing/invoices").json()["items"][0]["id"]
+    ready = owner.client.post(f"/api/billing/invoices/{invoice}/generate").json()
+    return invoice, ready["hosted_url"].rpartition("/")[2]
+
+
 def own_ids(owner: Person, path: str) -> dict[str, str]:
     """Something of the owner's for each kind of path."""
     answer = owner.ask().json()
     payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    invoice, token = own_invoice(owner)
     sessions = owner.client.get("/api/auth/sessions").json()["items"]
     return {
         "/api/chat/conversations/": answer["conversation_id"],
         "/api/chat/replies/": answer["reply_id"],
         "/api/chat/images/": own_image(owner) if path.startswith("/api/chat/images/") else "",
         "/api/billing/payments/": payment["payment_id"],
+        "/api/billing/invoices/": invoice,
+        "/api/admin/invoices/": invoice,
+        "/api/billing/hosted/": token,
+        "/api/billing/receipts/": answer["receipt_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
         "/api/admin/models/": "gemma-3-1b-it",

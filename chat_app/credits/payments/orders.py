@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sqlmodel import Session, col, select, update
 
 from chat_app.credits import ledger, operations, packages, plans
+from chat_app.credits.invoices import register
 from chat_app.credits.tables import PaymentRow
 from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.ids import new_id
@@ -185,6 +186,7 @@ def fulfil(session: Session, *, payment_id: str, now: int) -> Payment:
             session, subscription_id=row.subscription_id, number=row.period, payment_id=row.id
         )
     session.refresh(row)
+    register.for_payment(session, payment_id=row.id, now=now)
     return _payment(row)
 
 
