@@ -17,6 +17,8 @@ from chat_app.llm.build import create
 from chat_app.llm.cache import Cache
 from chat_app.llm.engine import Engine
 from chat_app.money import MICRO
+from chat_app.notify import wire
+from chat_app.notify.wire import Wire
 from chat_app.secrets import Secrets
 from chat_app.settings import Settings
 
@@ -38,6 +40,7 @@ class App:
     limits: limits.Limits
     passwords: passwords.Passwords
     cache: Cache
+    wire: Wire
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     draining: bool = False
@@ -95,4 +98,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         limits=limits.Limits(settings.limits),
         passwords=passwords.Passwords(keys.pepper),
         cache=Cache(settings.llm.cache),
+        wire=Wire(
+            allowed=wire.allow(settings.notifications.webhook_allow),
+            seconds=settings.notifications.webhook_seconds,
+        ),
     )

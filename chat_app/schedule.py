@@ -4,7 +4,7 @@ from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.audit import seal
 from chat_app.credits import holds, lots
-from chat_app.flows import sweep
+from chat_app.flows import alerts, deliver, notices, summaries, sweep
 from chat_app.jobs import Job
 
 
@@ -37,4 +37,15 @@ def jobs(app: App) -> list[Job]:
                 )
             ),
         ),
+    ]
+
+
+def errands(app: App) -> list[Job]:
+    """The jobs that talk to other machines, on a thread of their own: they may be slow."""
+    return [
+        Job("look at changed balances", 5, lambda: alerts.look(app)),
+        Job("deliver messages", 5, lambda: deliver.deliver_due(app)),
+        Job("hand out announcements", 30, lambda: notices.spread(app)),
+        Job("write usage summaries", 900, lambda: summaries.send_due(app)),
+        Job("forget old messages", 3600, lambda: deliver.forget_old(app)),
     ]
