@@ -3,7 +3,7 @@
 from fastapi import APIRouter, FastAPI
 
 from chat_app import __version__
-from chat_app.api import admin, auth, billing, chat, docs, errors, monitoring
+from chat_app.api import admin, auth, billing, chat, docs, errors, monitoring, notifications
 from chat_app.app import App
 from chat_app.monitor.health import Probe
 
@@ -25,8 +25,15 @@ def create(app: App) -> FastAPI:
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     rooms = APIRouter(prefix=PREFIX)
-    for room in (auth, chat, billing, monitoring, admin, docs):
+    for room in (auth, chat, billing, monitoring, admin, docs, notifications):
         rooms.include_router(room.router)
+    for more in (
+        notifications.hooks,
+        notifications.billing,
+        notifications.admin,
+        notifications.monitoring,
+    ):
+        rooms.include_router(more)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

@@ -18,6 +18,7 @@ from chat_app.errors import Invalid
 from chat_app.money import Money, format_credits
 from chat_app.notify import announcements, inbox, kinds, outbox, preferences, webhooks
 from chat_app.notify.announcements import Announcement
+from chat_app.notify.tables import OutboxRow
 
 PEOPLE_AT_ONCE = 200
 MAX_KEY = 100
@@ -131,6 +132,20 @@ async def announce(
         made = announcements.add(session, kind=kind, title=title, text=text, actor=actor, now=now)
         log.record(session, type="announced", actor=actor, now=now, id=made.id, title=title)
         return made
+
+    return await app.db.awrite(story)
+
+
+async def resend(app: App, *, admin_id: int, message_id: str) -> OutboxRow:
+    """Let a dead message be tried again; on the record. Raises UnknownMessage."""
+
+    def story(session: Session) -> OutboxRow:
+        now = app.clock.micros()
+        row = outbox.resend(session, message_id=message_id, now=now)
+        log.record(
+            session, type="message_resent", actor=f"user:{admin_id}", now=now, message=message_id
+        )
+        return row
 
     return await app.db.awrite(story)
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlmodel import Session
 
+from chat_app.notify import inbox, kinds, outbox
 from tests.api.conftest import Person, Server
-from tests.api.matrix import MATRIX, Row
+from tests.api.matrix import MATRIX, WEBHOOK, Row
 
 
 def routes(server: Server) -> set[str]:
@@ -37,7 +39,7 @@ def test_the_matrix_names_every_route(server: Server) -> None:
     assert routes(server) == set(MATRIX)
 
 
-def own_ids(owner: Person) -> dict[str, str]:
+def own_ids(server: Server, owner: Person) -> dict[str, str]:
     """Something of the owner's for each kind of path."""
     answer = owner.ask().json()
     payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
@@ -48,6 +50,44 @@ def own_ids(owner: Person) -> dict[str, str]:
         "/api/billing/payments/": payment["payment_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
+        **_told(server, owner),
+    }
+
+
+def _told(server: Server, owner: Person) -> dict[str, str]:
+    """A notification, a webhook that leads nowhere, and a message that was given up."""
+    server.app.wire.resolver = lambda _host, _port: []
+    letter = kinds.letter("announcement", {"title": "Hi", "text": "There."})
+
+    def story(session: Session) -> str:
+        inbox.put(
+            session,
+            user_id=int(owner.id),
+            kind="announcement",
+            letter=letter,
+            dedupe_key=f"matrix:{owner.id}",
+            now=1,
+        )
+        outbox.put(
+            session,
+            kind="mail_test",
+            channel="mail",
+            target="a@b.cd",
+            dedupe_key=f"matrix:{owner.id}",
+            data={},
+            now=1,
+        )
+        row = outbox.by_key(session, f"matrix:{owner.id}")
+        row.state, row.ended_at = "dead", 1
+        session.add(row)
+        return row.message_id
+
+    dead = server.app.db.write(story)
+    told = owner.client.get("/api/notifications").json()["items"]
+    return {
+        "/api/notifications/": told[0]["id"],
+        "/api/webhooks/": owner.client.post("/api/webhooks", json=WEBHOOK).json()["id"],
+        "/api/admin/messages/": dead,
     }
 
 
@@ -56,7 +96,7 @@ def test_the_route_answers_each_caller_as_written(server: Server, root: Person, 
     method, path = route.split(" ")
     row: Row = MATRIX[route]
     owner, other, admin = server.person(), server.person(), server.person(admin=True)
-    ids = own_ids(owner)
+    ids = own_ids(server, owner)
     for start, id in ids.items():
         if path.startswith(start):
             path = path.replace("{id}", id)
