@@ -188,7 +188,9 @@ class Settings(BaseSettings):
     @property
     def site(self) -> str:
         """The address of this installation in links that leave it, without a slash at the end."""
-        local = f"http://{self.server.host}:{self.server.port}"
+        everywhere = self.server.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        host = "localhost" if everywhere else self.server.host
+        local = f"http://{host}:{self.server.port}"
         return (self.server.public_url or local).rstrip("/")
 
 

@@ -14,7 +14,7 @@ from chat_app.clock import from_micros, to_micros
 from chat_app.credits import ledger, usage
 from chat_app.flows import notices
 from chat_app.money import format_credits
-from chat_app.notify import preferences, summaries
+from chat_app.notify import preferences, summaries, webhooks
 
 
 def periods(now: datetime) -> list[tuple[str, str, datetime, datetime]]:
@@ -37,8 +37,9 @@ def send_due(app: App) -> int:
     for topic, name, begin, end in periods(from_micros(app.clock.micros())):
         since, until = to_micros(begin), to_micros(end)
         with app.db.read() as session:
-            people = preferences.who_wants(session, topic=topic, since=until)
-            waiting = summaries.without(session, user_ids=people, period=name)
+            people = set(preferences.who_wants(session, topic=topic, since=until))
+            people |= set(webhooks.listeners(session, event=f"usage.{topic}", since=until))
+            waiting = summaries.without(session, user_ids=sorted(people), period=name)
         for user_id in waiting:
             told += app.db.write(
                 partial(_send, app, user_id=user_id, topic=topic, name=name, since=since,

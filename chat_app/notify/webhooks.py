@@ -100,6 +100,20 @@ def of(session: Session, *, user_id: int) -> list[Endpoint]:
     return [_endpoint(row) for row in rows]
 
 
+def listeners(session: Session, *, event: str, since: int) -> list[int]:
+    """Who had a webhook for this event before `since` (µs)."""
+    rows = session.exec(
+        select(WebhookRow.user_id)
+        .where(
+            col(WebhookRow.enabled).is_(True),
+            col(WebhookRow.created_at) < since,
+            col(WebhookRow.events).contains(f'"{event}"', autoescape=True),
+        )
+        .distinct()
+    )
+    return list(rows)
+
+
 def get(session: Session, *, user_id: int, webhook_id: str) -> Endpoint:
     """One endpoint of the person; raises UnknownWebhook."""
     return _endpoint(_row(session, user_id, webhook_id))

@@ -9,7 +9,7 @@ import pytest
 from chat_app.app import App
 from chat_app.clock import ManualClock
 from chat_app.flows import summaries
-from chat_app.notify import inbox, preferences
+from chat_app.notify import inbox, outbox, preferences, webhooks
 from tests.apps import answer, ask, in_loop, person, running_app
 
 
@@ -55,15 +55,25 @@ async def test_a_summary_comes_once_for_each_period(tmp_path: Path, database_url
         ann, bob = await person(app, "ann"), await person(app, "bob")
         want(app, ann, "weekly")
         want(app, ann, "monthly")
-        for user_id in (ann, bob):
+        eve = await person(app, "eve")
+        app.db.write(
+            lambda s: webhooks.add(
+                s, user_id=eve, url="https://example.org/", events=["usage.weekly"], key=b"k" * 32,
+                most=5, allowed=frozenset(), now=app.clock.micros(),
+            )
+        )  # fmt: skip
+        for user_id in (ann, bob, eve):
             await answer(app, user_id, await ask(app, user_id))
         # Asked for in the middle of a period: the ones before are not sent.
         assert summaries.send_due(app) == 0
         clock.moment = datetime(2026, 3, 9, tzinfo=UTC)
         both = await asyncio.gather(*(asyncio.to_thread(summaries.send_due, app) for _ in range(2)))
-        assert sum(both) == 1
+        assert sum(both) == 2
         assert summaries.send_due(app) == 0
         assert titles(app, ann) == ["Your week: 1 credit"]
+        with app.db.read() as session:
+            calls, _ = outbox.page(session, limit=9)
+        assert [(row.kind, row.user_id) for row in calls] == [("usage_weekly", eve)]
         assert titles(app, bob) == []
         # A week without a message is silent; the clock set back repeats nothing.
         clock.moment = datetime(2026, 3, 20, tzinfo=UTC)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from chat_app.app import App
 from ui.shell import Shell
-from ui.tabs.credits import overview
+from ui.tabs.credits import alerts, overview
 
 
 @dataclass
@@ -15,6 +15,7 @@ class Credits:
 
     tab: gr.Tab
     overview: overview.Overview
+    alerts: alerts.Alerts
 
 
 def build() -> Credits:
@@ -22,11 +23,14 @@ def build() -> Credits:
     with gr.Tab("Credits", id="credits", visible=False, elem_id="credits-tab") as tab:
         gr.HTML("<h1>Credits</h1>", elem_classes="page-title")
         sections = gr.Tabs(elem_id="credits-sections", elem_classes="sections")
-        with sections, gr.Tab("Overview", id="credits-overview"):
-            first = overview.build()
-    return Credits(tab, first)
+        with sections:
+            with gr.Tab("Overview", id="credits-overview"):
+                first = overview.build()
+            warnings = alerts.build()
+    return Credits(tab, first, warnings)
 
 
 def bind(c: Credits, app: App, shell: Shell) -> None:
     """Wire each section."""
     overview.bind(c.overview, app, shell, c.tab)
+    alerts.bind(c.alerts, app, shell)
