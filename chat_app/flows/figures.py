@@ -62,16 +62,17 @@ def troubles(app: App, machine: SystemStats, engine: dict[str, Any]) -> list[Tro
 
 def _of_messages(app: App) -> list[Trouble]:
     with app.db.read() as session:
-        dead = outbox.counts(session)["dead"]
-        oldest = outbox.oldest_due(session)
+        # A webhook that fails is its owner's to mend.
+        dead = outbox.counts(session, channel="mail")["dead"]
+        oldest = outbox.oldest_mail(session)
     found = []
     if dead:
-        words = "message was" if dead == 1 else "messages were"
+        words = "mail was" if dead == 1 else "mails were"
         sentence = f"{dead} {words} given up. Look under Messages and send again."
         found.append(Trouble("warn", sentence))
     if oldest is not None and app.clock.micros() - oldest > LATE_MESSAGE_MICROS:
         found.append(
-            Trouble("warn", "Messages wait for over an hour. Check the mail settings and the log.")
+            Trouble("warn", "Mails wait for over an hour. Check the mail settings and the log.")
         )
     return found
 

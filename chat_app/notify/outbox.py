@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, text
+from sqlalchemy import func, or_, text
 from sqlmodel import Session, col, delete, select, update
 
 from chat_app.clock import MICROS_PER_SECOND
@@ -208,23 +208,34 @@ def page(
     return rows[:limit], following
 
 
-def counts(session: Session) -> dict[str, int]:
-    """How many messages are in each state."""
-    rows = session.exec(select(OutboxRow.state, func.count()).group_by(OutboxRow.state)).all()
+def counts(session: Session, *, channel: str = "") -> dict[str, int]:
+    """How many messages are in each state, of one channel or of all."""
+    query = select(OutboxRow.state, func.count()).group_by(OutboxRow.state)
+    if channel:
+        query = query.where(OutboxRow.channel == channel)
+    rows = session.exec(query).all()
     return dict.fromkeys(STATES, 0) | {state: int(count) for state, count in rows}
 
 
-def oldest_due(session: Session) -> int | None:
-    """Since when (µs) the oldest waiting message has been waiting."""
+def oldest_mail(session: Session) -> int | None:
+    """Since when (µs) the oldest waiting mail has been waiting."""
     return session.exec(
-        select(func.min(OutboxRow.created_at)).where(OutboxRow.state == "waiting")
+        select(func.min(OutboxRow.created_at)).where(
+            OutboxRow.state == "waiting", OutboxRow.channel == "mail"
+        )
     ).one()
 
 
 def forget(session: Session, *, before: int) -> int:
-    """Delete what was sent before then; dead ones stay until somebody has looked."""
+    """Delete what was sent before then, and calls that were given up.
+
+    Mails that were given up stay until an operator has sent them again.
+    """
     done = session.execute(
-        delete(OutboxRow).where(col(OutboxRow.state) == "sent", col(OutboxRow.ended_at) < before)
+        delete(OutboxRow).where(
+            col(OutboxRow.ended_at) < before,
+            or_(col(OutboxRow.state) == "sent", col(OutboxRow.channel) == "webhook"),
+        )
     )
     return int(done.rowcount)  # type: ignore[attr-defined]
 

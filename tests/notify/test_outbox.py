@@ -152,7 +152,7 @@ def test_pages_follow_each_other(database: Database) -> None:
     assert seen == ["k4", "k3", "k2", "k1", "k0"]
 
 
-def test_only_what_was_sent_is_forgotten(database: Database) -> None:
+def test_only_what_was_sent_is_forgotten_of_mails(database: Database) -> None:
     for key in ("sent", "dead", "waiting"):
         put(database, key)
     for message in claim(database):
