@@ -65,15 +65,19 @@ def build_web(app: "App") -> Any:
     @asynccontextmanager
     async def lifespan(_web: object) -> AsyncIterator[None]:
         await app.start()
-        runner = Runner(app.db, app.clock, schedule.jobs(app))
-        runner.start()
+        runners = [
+            Runner(app.db, app.clock, jobs) for jobs in (schedule.jobs(app), schedule.errands(app))
+        ]
+        for runner in runners:
+            runner.start()
         keeper = asyncio.create_task(keep_progress(app))
         try:
             yield
         finally:
             await app.drain()
             keeper.cancel()
-            await asyncio.to_thread(runner.stop)
+            for runner in runners:
+                await asyncio.to_thread(runner.stop)
             await app.stop()
 
     web.router.lifespan_context = lifespan

@@ -56,6 +56,22 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     _command(commands, "migrate", migrate, "bring the database to the newest schema")
+    _books(commands)
+    _shop(commands)
+    _models(commands)
+    admin = _command(commands, "create-admin", create_admin, "create an administrator")
+    admin.description = (
+        "Create an administrator. The password is asked for, or taken from "
+        "CHAT_APP_ADMIN__PASSWORD; it is never an argument, because others can see those."
+    )
+    admin.add_argument("--username", required=True, help="the user name")
+    admin.add_argument("--email", required=True, help="the e-mail address")
+    _messages(commands)
+    _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
+    return root
+
+
+def _books(commands: Any) -> None:
     proof = _command(commands, "verify", verify, "prove the books; prints every discrepancy")
     proof.add_argument("--json", action="store_true", help="print one JSON document")
     compared = _command(
@@ -70,10 +86,6 @@ def parser() -> argparse.ArgumentParser:
         commands, "copy-to", copy_to, "copy everything into an empty PostgreSQL database"
     )
     copied.add_argument("url", metavar="URL", help="postgresql+psycopg://…, an empty database")
-    _command(commands, "rebuild-usage", rebuild_usage, "make the sums of usage anew from its rows")
-    shown = _command(commands, "prices", prices, "every model's price in force and those to come")
-    shown.add_argument("--json", action="store_true", help="print one JSON document")
-    _price_options(_command(commands, "set-price", set_price, "publish a price, or look at one"))
     paper = _command(
         commands,
         "verify-receipt",
@@ -92,6 +104,28 @@ def parser() -> argparse.ArgumentParser:
         rotate_receipt_key,
         "add a key that signs the receipts of what is settled from now on",
     )
+
+
+def _shop(commands: Any) -> None:
+    _command(commands, "rebuild-usage", rebuild_usage, "make the sums of usage anew from its rows")
+    shown = _command(commands, "prices", prices, "every model's price in force and those to come")
+    shown.add_argument("--json", action="store_true", help="print one JSON document")
+    _price_options(_command(commands, "set-price", set_price, "publish a price, or look at one"))
+    codes = commands.add_parser("codes", help="redemption codes: make")
+    actions = codes.add_subparsers(metavar="ACTION", required=True)
+    make = _command(
+        actions, "make", codes_make, "make redemption codes and print them as CSV, this once"
+    )
+    make.add_argument("--credits", required=True, help="what each is worth, for example 50")
+    make.add_argument("--count", type=int, default=1, help="how many (default: 1)")
+    make.add_argument("--uses", type=int, default=1, help="how often each works (default: 1)")
+    make.add_argument("--per-user", type=int, default=1, help="and for one user (default: 1)")
+    make.add_argument("--days", type=int, help="they end after so many days (default: never)")
+    make.add_argument("--valid-days", type=int, help="their credits end so long after redeeming")
+    make.add_argument("--name", default="", help="a name for your lists")
+
+
+def _models(commands: Any) -> None:
     models = commands.add_parser("models", help="models: list, pull, verify, convert-openvino")
     actions = models.add_subparsers(metavar="ACTION", required=True)
     _command(actions, "list", models_list, "every model, its state, its licence and how it runs")
@@ -118,27 +152,17 @@ def parser() -> argparse.ArgumentParser:
         default="int8",
         help="int4 is smaller and faster, costs quality, and needs 1 billion parameters or more",
     )
-    codes = commands.add_parser("codes", help="redemption codes: make")
-    actions = codes.add_subparsers(metavar="ACTION", required=True)
-    make = _command(
-        actions, "make", codes_make, "make redemption codes and print them as CSV, this once"
-    )
-    make.add_argument("--credits", required=True, help="what each is worth, for example 50")
-    make.add_argument("--count", type=int, default=1, help="how many (default: 1)")
-    make.add_argument("--uses", type=int, default=1, help="how often each works (default: 1)")
-    make.add_argument("--per-user", type=int, default=1, help="and for one user (default: 1)")
-    make.add_argument("--days", type=int, help="they end after so many days (default: never)")
-    make.add_argument("--valid-days", type=int, help="their credits end so long after redeeming")
-    make.add_argument("--name", default="", help="a name for your lists")
-    admin = _command(commands, "create-admin", create_admin, "create an administrator")
-    admin.description = (
-        "Create an administrator. The password is asked for, or taken from "
-        "CHAT_APP_ADMIN__PASSWORD; it is never an argument, because others can see those."
-    )
-    admin.add_argument("--username", required=True, help="the user name")
-    admin.add_argument("--email", required=True, help="the e-mail address")
-    _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
-    return root
+
+
+def _messages(commands: Any) -> None:
+    mails = commands.add_parser("messages", help="mails and webhooks: list, resend, test")
+    deeds = mails.add_subparsers(metavar="ACTION", required=True)
+    listed = _command(deeds, "list", messages_list, "the newest messages and what went wrong")
+    listed.add_argument("--state", choices=("waiting", "sent", "dead"), help="only these")
+    again = _command(deeds, "resend", messages_resend, "let messages that were given up be tried")
+    again.add_argument("id", nargs="*", help="their ids, see: messages list; none: all of them")
+    tried = _command(deeds, "test", messages_test, "send a test mail now, by the [mail] settings")
+    tried.add_argument("address", help="where to")
 
 
 def _price_options(command: argparse.ArgumentParser) -> None:
@@ -579,6 +603,62 @@ def _ask_password() -> str:
     if getpass.getpass("Once more: ") != password:
         raise WrongUse("The two passwords differ. Start again.")
     return password
+
+
+def messages_list(options: argparse.Namespace, settings: Settings) -> int:
+    """The newest hundred messages; found problems if one of them was given up."""
+    from chat_app.clock import rfc3339
+    from chat_app.notify import outbox
+
+    with _existing_database(settings) as db, db.read() as session:
+        rows, _ = outbox.page(session, state=options.state or "", limit=100)
+    for row in rows:
+        error = f" ({row.error})" if row.error and row.state != "sent" else ""
+        print(
+            f"{row.message_id}  {rfc3339(row.created_at)[:19]}  {row.state:<7}  {row.channel:<7}  "
+            f"{row.kind:<18}  {row.target}  tries {row.attempts}{error}"
+        )
+    print(f"{len(rows)} messages.")
+    return PROBLEMS if any(row.state == "dead" for row in rows) else OK
+
+
+def messages_resend(options: argparse.Namespace, settings: Settings) -> int:
+    """Let messages that were given up be tried again by the running program."""
+    from chat_app.clock import Clock
+    from chat_app.notify import outbox
+
+    with _existing_database(settings) as db:
+        with db.read() as session:
+            dead, _ = outbox.page(session, state="dead", limit=10_000)
+        ids: list[str] = options.id or [row.message_id for row in dead]
+        now = Clock().micros()
+        db.write(lambda session: [outbox.resend(session, message_id=one, now=now) for one in ids])
+    print(f"{len(ids)} messages will be tried again.")
+    return OK
+
+
+def messages_test(options: argparse.Namespace, settings: Settings) -> int:
+    """Send a test mail, past the outbox, so that a wrong setting shows at once."""
+    from chat_app.clock import Clock
+    from chat_app.ids import new_id
+    from chat_app.notify import kinds, mail
+
+    folder = settings.data_dir / "outbox"
+    try:
+        message = mail.compose(
+            kinds.letter("mail_test", {"url": f"the mail settings of {settings.site}"}),
+            settings=settings.mail,
+            to=options.address,
+            message_id=new_id("ntf"),
+            at=Clock().now(),
+            site=settings.site,
+        )
+        mail.send(message, settings=settings.mail, outbox=folder)
+    except (mail.MailRefused, mail.MailDelayed) as error:
+        print(f"The mail did not leave: {error}. Check the [mail] settings.", file=sys.stderr)
+        return PROBLEMS
+    print(f"Written to {folder}." if settings.mail.kind == "outbox" else "The mail server took it.")
+    return OK
 
 
 def selfcheck(_options: argparse.Namespace, settings: Settings) -> int:

@@ -19,6 +19,8 @@ from chat_app.llm.build import create
 from chat_app.llm.cache import Cache
 from chat_app.llm.engine import Engine
 from chat_app.money import MICRO
+from chat_app.notify import wire
+from chat_app.notify.wire import Wire
 from chat_app.secrets import Secrets
 from chat_app.settings import Settings
 
@@ -41,6 +43,7 @@ class App:
     passwords: passwords.Passwords
     cache: Cache
     receipt_keys: list[receipt_keys.ReceiptKey]
+    wire: Wire
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     draining: bool = False
@@ -107,4 +110,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         passwords=passwords.Passwords(keys.pepper),
         cache=Cache(settings.llm.cache),
         receipt_keys=receipt_keys.load_or_create(settings.data_dir),
+        wire=Wire(
+            allowed=wire.allow(settings.notifications.webhook_allow),
+            seconds=settings.notifications.webhook_seconds,
+        ),
     )

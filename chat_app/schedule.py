@@ -3,7 +3,19 @@
 from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.credits import checkpoints, holds, lots
-from chat_app.flows import books, free, images, plans, reconcile, sweep, topup
+from chat_app.flows import (
+    alerts,
+    books,
+    deliver,
+    free,
+    images,
+    notices,
+    plans,
+    reconcile,
+    summaries,
+    sweep,
+    topup,
+)
 from chat_app.jobs import Job
 
 
@@ -38,4 +50,15 @@ def jobs(app: App) -> list[Job]:
             24 * 3600,
             lambda: app.db.write(lambda session: checkpoints.take(session, now=app.clock.micros())),
         ),
+    ]
+
+
+def errands(app: App) -> list[Job]:
+    """The jobs that talk to other machines, on a thread of their own: they may be slow."""
+    return [
+        Job("look at changed balances", 5, lambda: alerts.look(app)),
+        Job("deliver messages", 5, lambda: deliver.deliver_due(app)),
+        Job("hand out announcements", 30, lambda: notices.spread(app)),
+        Job("write usage summaries", 900, lambda: summaries.send_due(app)),
+        Job("forget old messages", 3600, lambda: deliver.forget_old(app)),
     ]

@@ -83,7 +83,25 @@ class Accounts(Section):
 
 
 class Mail(Section):
-    kind: Literal["outbox"] = "outbox"
+    kind: Literal["outbox", "smtp"] = "outbox"
+    sender: str = "ML Chat Billing <chat@localhost.localdomain>"
+    host: str = "localhost"
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    username: str = ""
+    password: SecretStr = SecretStr("")
+
+
+class Notifications(Section):
+    low_credits: Count = 20
+    critical_credits: Count = 5
+    runout_days: Annotated[int, Field(ge=0, le=90)] = 3
+    attempts: Annotated[int, Field(ge=1, le=50)] = 10
+    retry_seconds: Seconds = 30
+    keep_days: Annotated[int, Field(ge=7)] = 90
+    webhooks_per_user: Count = 5
+    webhook_seconds: Annotated[float, Field(gt=0, le=30)] = 5
+    webhook_allow: str = ""
 
 
 class Payments(Section):
@@ -227,6 +245,7 @@ class Settings(BaseSettings):
     admin: Admin = Admin()
     accounts: Accounts = Accounts()
     mail: Mail = Mail()
+    notifications: Notifications = Notifications()
     payments: Payments = Payments()
     credits: Credits = Credits()
     transfers: Transfers = Transfers()
@@ -241,6 +260,14 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The SQLAlchemy URL; SQLite in the data dir when none is set."""
         return self.database.url or f"sqlite:///{self.data_dir / 'chat.db'}"
+
+    @property
+    def site(self) -> str:
+        """The address of this installation in links that leave it, without a slash at the end."""
+        everywhere = self.server.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        host = "localhost" if everywhere else self.server.host
+        local = f"http://{host}:{self.server.port}"
+        return (self.server.public_url or local).rstrip("/")
 
 
 def load(path: Path = DEFAULT_FILE, **overrides: Any) -> Settings:

@@ -1,7 +1,9 @@
 """Apps, people and messages for tests: the real parts, the script engine, a real file."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,13 @@ async def follow(
 def credits(micro: int) -> float:
     """Microcredits as credits, for readable assertions on whole numbers."""
     return micro / MICRO
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that is a coroutine, run in an event loop of its own."""
+
+    @wraps(test)
+    def run(*given: Any, **named: Any) -> None:
+        asyncio.run(test(*given, **named))
+
+    return run

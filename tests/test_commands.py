@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlmodel import Session
 
 from chat_app import __main__ as commands
 from chat_app import secrets
@@ -16,7 +17,9 @@ from chat_app.accounts import users
 from chat_app.db import Database
 from chat_app.llm import catalogue, loader
 from chat_app.llm.engine import ModelState
+from chat_app.notify import outbox
 from tests.house import tree
+from tests.notify import receivers
 
 ADMIN = ["create-admin", "--username", "root", "--email", "root@example.org"]
 PASSWORD = "a long enough phrase"
@@ -327,3 +330,49 @@ def test_wrong_use_ends_with_two(arguments: list[str]) -> None:
 def test_wrong_settings_end_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["migrate", "--settings", str(tmp_path / "no.toml")]) == 2
     assert "no.toml" in capsys.readouterr().err
+
+
+def test_messages_are_listed_sent_again_and_tested(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data_dir, "migrate")
+    db = Database(f"sqlite:///{data_dir / 'chat.db'}")
+
+    def story(session: Session) -> str:
+        outbox.put(
+            session,
+            kind="mail_test",
+            channel="mail",
+            target="ann@example.org",
+            dedupe_key="k",
+            data={},
+            now=1,
+        )
+        row = outbox.by_key(session, "k")
+        row.state, row.ended_at, row.error = "dead", 2, "550 no such user"
+        session.add(row)
+        return row.message_id
+
+    message_id = db.write(story)
+    db.close()
+    assert run(data_dir, "messages", "list", "--state", "dead") == commands.PROBLEMS
+    shown = capsys.readouterr().out
+    assert message_id in shown
+    assert "550 no such user" in shown
+    assert run(data_dir, "messages", "resend") == commands.OK
+    assert run(data_dir, "messages", "list") == commands.OK
+    assert run(data_dir, "messages", "resend", message_id) == commands.PROBLEMS
+    assert run(data_dir, "messages", "test", "ann@example.org") == commands.OK
+    assert len(list((data_dir / "outbox").glob("*.eml"))) == 1
+    assert run(data_dir, "messages", "test", "not an address") == commands.PROBLEMS
+    with receivers.post() as post:
+        for name, value in (
+            ("KIND", "smtp"),
+            ("HOST", "127.0.0.1"),
+            ("TLS", "none"),
+            ("PORT", str(post.port)),
+        ):
+            monkeypatch.setenv(f"CHAT_APP_MAIL__{name}", value)
+        assert run(data_dir, "messages", "test", "ann@example.org") == commands.OK
+        assert [mail["To"] for mail in post.mails] == ["ann@example.org"]
+    assert run(data_dir, "messages", "test", "ann@example.org") == commands.PROBLEMS

@@ -11,7 +11,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from ui import parts
 from ui.guard import guard
-from ui.shell import BRAND, Shell, pill
+from ui.shell import BRAND, Shell, bell, pill
 from ui.tabs import admin, analytics, chat, credits, history, login
 
 HIDDEN = "hidden"  # visible=False would leave the button of a tab that was shown once
@@ -24,6 +24,7 @@ def build(app: App) -> gr.Blocks:
         with gr.Row(elem_id="topbar"):
             gr.HTML(BRAND, elem_id="brand")
             pill_part = gr.HTML(visible=HIDDEN, elem_id="credits-pill")
+            bell_part = gr.HTML(visible=HIDDEN, elem_id="bell")
             who = gr.HTML(visible=HIDDEN, elem_id="who")
             gr.Button("◐", elem_id="theme-toggle", size="sm", scale=0)
             sign_out = gr.Button("Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0)
@@ -62,6 +63,7 @@ def build(app: App) -> gr.Blocks:
                 return shown
             assert user.id is not None
             shown[pill_part] = gr.update(value=pill(app, user.id), visible=True)
+            shown[bell_part] = gr.update(value=bell(app, user.id), visible=True)
             shown[who] = gr.update(value=f"<span>{parts.esc(user.username)}</span>", visible=True)
             for room in (chat_room, credits_room, history_room, analytics_room):
                 shown[room.tab] = gr.update(visible=True)
@@ -71,7 +73,15 @@ def build(app: App) -> gr.Blocks:
 
         opened = demo.load(
             open_page,
-            outputs=[wait, tabs, sign_out, pill_part, who, *(room.tab for room in rooms)],
+            outputs=[
+                wait,
+                tabs,
+                sign_out,
+                pill_part,
+                bell_part,
+                who,
+                *(room.tab for room in rooms),
+            ],
             show_progress="hidden",
             queue=True,
             api_visibility="private",

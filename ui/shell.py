@@ -8,6 +8,7 @@ import gradio as gr
 
 from chat_app.app import App
 from chat_app.credits import ledger
+from chat_app.notify import inbox
 from ui import parts
 
 BRAND = (
@@ -36,3 +37,21 @@ def pill(app: App, user_id: int) -> str:
     """The pill with the balance as it is now."""
     with app.db.read() as session:
         return parts.pill(ledger.balance(session, user_id=user_id))
+
+
+def bell(app: App, user_id: int) -> str:
+    """The bell with the number of unread notifications.
+
+    The script opens it and looks for new ones when the balance beside it has changed, so it
+    costs no event and no timer.
+    """
+    with app.db.read() as session:
+        count = inbox.unread(session, user_id=user_id)
+    return (
+        '<button id="bell-open" aria-label="Notifications" aria-expanded="false" '
+        'aria-controls="bell-panel"><svg viewBox="0 0 24 24" width="18" height="18" fill="none" '
+        'stroke="currentColor" stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round" '
+        'aria-hidden="true"><path d="M6 9a6 6 0 0 1 12 0c0 6 2.5 7 2.5 7h-17S6 15 6 9"/>'
+        f'<path d="M10 20a2.2 2.2 0 0 0 4 0"/></svg><b id="bell-count">{count or ""}</b></button>'
+        '<div id="bell-panel" role="region" aria-label="Notifications" hidden></div>'
+    )

@@ -14,6 +14,7 @@ from chat_app.api import (
     images,
     invoices,
     monitoring,
+    notifications,
     orgs,
     prices,
     shelves,
@@ -24,6 +25,29 @@ from chat_app.app import App
 from chat_app.monitor.health import Probe
 
 PREFIX = "/api"
+ROUTERS = (
+    auth.router,
+    chat.router,
+    images.router,
+    billing.router,
+    shop.router,
+    spending.router,
+    invoices.router,
+    notifications.billing,
+    orgs.billing,
+    orgs.router,
+    notifications.router,
+    notifications.hooks,
+    monitoring.router,
+    notifications.monitoring,
+    admin.router,
+    prices.router,
+    shelves.router,
+    invoices.admin_router,
+    notifications.admin,
+    books.router,
+    docs.router,
+)
 
 
 def create(app: App) -> FastAPI:
@@ -41,25 +65,8 @@ def create(app: App) -> FastAPI:
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     rooms = APIRouter(prefix=PREFIX)
-    for room in (
-        auth,
-        chat,
-        billing,
-        monitoring,
-        admin,
-        books,
-        spending,
-        prices,
-        shop,
-        shelves,
-        images,
-        invoices,
-        docs,
-    ):
-        rooms.include_router(room.router)
-    rooms.include_router(orgs.router)
-    rooms.include_router(orgs.billing)
-    rooms.include_router(invoices.admin_router)
+    for router in ROUTERS:
+        rooms.include_router(router)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

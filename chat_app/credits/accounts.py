@@ -45,6 +45,12 @@ _CLOSE = Statement(
 )
 
 
+_MARK = Statement(
+    """INSERT INTO wallet_change (account_id, marks) VALUES (:id, 1)
+    ON CONFLICT (account_id) DO UPDATE SET marks = wallet_change.marks + 1"""
+)
+
+
 class WalletClosed(Conflict):
     """The wallet takes no new credits and places no holds."""
 
@@ -161,6 +167,7 @@ def post(books: Books, wallet: Wallet, *, micro: int, now: int) -> bool:
     """Add signed microcredits, if what is not held stays at or above the floor."""
     if books.change(_POST, id=wallet.id, micro=micro, now=now) != 1:
         return False
+    books.change(_MARK, id=wallet.id)
     wallet.posted += micro
     wallet.last_at = now
     return True
@@ -179,6 +186,8 @@ def release(books: Books, wallet: Wallet, *, held: int, spent: int, now: int) ->
     """End a hold of `held` microcredits, of which `spent` leave the wallet."""
     changed = books.change(_RELEASE, id=wallet.id, held=held, spent=spent, now=now)
     assert changed == 1, "a hold is part of what its wallet holds"
+    if spent:
+        books.change(_MARK, id=wallet.id)
     wallet.held -= held
     wallet.posted -= spent
     wallet.last_at = now

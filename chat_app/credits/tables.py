@@ -314,6 +314,18 @@ class BalanceCheckpoint(SQLModel, table=True):
     created_at: int = _big()
 
 
+class WalletChange(SQLModel, table=True):
+    """A wallet whose balance changed since somebody last looked; `marks` counts the changes."""
+
+    __tablename__ = "wallet_change"
+    __table_args__ = (CheckConstraint(_whole("marks", "1"), name="marks"),)
+
+    account_id: int = Field(
+        sa_column=Column(BigInt, ForeignKey("account.id"), primary_key=True, autoincrement=False)
+    )
+    marks: int = _big()
+
+
 class PriceRow(SQLModel, table=True):
     """One version of a model's price. Old versions stay: holds and receipts name them."""
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chat_app.app import App
+from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import holds
 from chat_app.monitor import prometheus
 from chat_app.monitor.health import MIN_FREE_BYTES
 from chat_app.monitor.prometheus import Metric
 from chat_app.monitor.system import SystemStats
+from chat_app.notify import outbox
 
 PREFIX = "chat_app"
 FULL_MEMORY_SHARE = 0.92
 SLOW_QUEUE_MS = 10_000.0
 BUSY_QUEUE_SHARE = 0.8
+LATE_MESSAGE_MICROS = 3600 * MICROS_PER_SECOND
 MIN_FAILURES = 3
 MANY_FAILURES_SHARE = 0.1
 
@@ -53,7 +56,25 @@ def troubles(app: App, machine: SystemStats, engine: dict[str, Any]) -> list[Tro
         found.append(Trouble("warn", f"{places} of {limit} places are taken. It is getting full."))
     for model, figures in engine.get("recent", {}).items():
         found += _of_model(model, figures)
+    found += _of_messages(app)
     return sorted(found, key=lambda item: item.level != "bad")
+
+
+def _of_messages(app: App) -> list[Trouble]:
+    with app.db.read() as session:
+        # A webhook that fails is its owner's to mend.
+        dead = outbox.counts(session, channel="mail")["dead"]
+        oldest = outbox.oldest_mail(session)
+    found = []
+    if dead:
+        words = "mail was" if dead == 1 else "mails were"
+        sentence = f"{dead} {words} given up. Look under Messages and send again."
+        found.append(Trouble("warn", sentence))
+    if oldest is not None and app.clock.micros() - oldest > LATE_MESSAGE_MICROS:
+        found.append(
+            Trouble("warn", "Mails wait for over an hour. Check the mail settings and the log.")
+        )
+    return found
 
 
 def _of_model(model: str, figures: dict[str, Any]) -> list[Trouble]:
@@ -95,8 +116,12 @@ def _of_program(app: App) -> list[Metric]:
     running, waiting = app.limits.counts()
     with app.db.read() as session:
         open_holds = holds.count_open(session)
+        messages = _gauge("messages", "Mails and calls of webhooks, by state.")
+        for state, count in outbox.counts(session).items():
+            messages.add(count, state=state)
     kept = app.cache.stats()
     return [
+        messages,
         _gauge("uptime_seconds", "Seconds since the program was started.").add(
             round(time.monotonic() - app.started_monotonic, 3)
         ),

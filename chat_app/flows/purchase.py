@@ -7,6 +7,7 @@ from chat_app.audit import log
 from chat_app.credits import operations
 from chat_app.credits.payments import offline, orders
 from chat_app.credits.payments.orders import Payment
+from chat_app.flows import notices
 from chat_app.money import format_credits
 
 
@@ -64,6 +65,7 @@ async def confirm(app: App, *, user_id: int, payment_id: str, key: str | None = 
                 credits=format_credits(payment.credits + payment.bonus_credits),
                 amount_minor=payment.amount_minor,
             )
+            notices.paid(session, payment, now=now)
         return payment
 
     return await app.db.awrite(story)

@@ -21,6 +21,7 @@ from chat_app.errors import AppError
 from chat_app.llm import catalogue, loader
 from chat_app.monitor import system
 from chat_app.monitor.health import MIN_FREE_BYTES, beat
+from chat_app.notify import mail
 from chat_app.settings import Settings
 
 MIN_MEMORY_BYTES = 2_000_000_000
@@ -45,6 +46,7 @@ def run(settings: Settings, *, clock: Clock | None = None) -> Iterator[Finding]:
     yield _disk(settings.data_dir)
     yield _secrets(settings.data_dir / secrets.FILE)
     yield _database(settings, clock)
+    yield _mail(settings)
     yield from _models(settings)
 
 
@@ -93,6 +95,22 @@ def _secrets(path: Path) -> Finding:
         sentence = f"Others can read {path}. Run: chmod 600 {path}"
         return Finding("secrets", ok=False, sentence=sentence)
     return Finding("secrets", ok=True, sentence="They are there, for their owner alone.")
+
+
+def _mail(settings: Settings) -> Finding:
+    if settings.mail.kind == "outbox":
+        sentence = (
+            f"Mails are written to {settings.data_dir / 'outbox'} and not sent. "
+            "Set mail.kind to smtp to send them."
+        )
+        return Finding("mail", ok=True, sentence=sentence)
+    place = f"{settings.mail.host}:{settings.mail.port}"
+    try:
+        mail.look(settings.mail)
+    except (mail.MailDelayed, mail.MailRefused) as error:
+        sentence = f"The mail server {place} cannot be used ({error}). Check the [mail] settings."
+        return Finding("mail", ok=False, sentence=sentence)
+    return Finding("mail", ok=True, sentence=f"The mail server {place} answers.")
 
 
 def _database(settings: Settings, clock: Clock) -> Finding:

@@ -17,6 +17,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import AppError, Invalid, NotAllowed, NotSignedIn
+from chat_app.flows import notices
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,14 @@ async def change_password(
         session.expire_all()
         now = app.clock.micros()
         audit.record(session, type="password_changed", actor=f"user:{user_id}", now=now)
+        notices.security(
+            session,
+            user_id=user_id,
+            key=f"password:{now}",
+            title="Your password was changed",
+            text="All earlier sign-ins have ended. If it was not you, ask the operator at once.",
+            now=now,
+        )
         return _open(app, session, user_id=user_id, stored=hashed, ip=ip, agent=agent)
 
     return await app.db.awrite(story)

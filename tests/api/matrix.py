@@ -45,6 +45,8 @@ def admins(status: int, **more: Any) -> Row:
 
 QUESTION = {"model": "smollm2-135m-instruct", "message": "hello there"}
 
+WEBHOOK = {"url": "https://hooks.example.org/in", "events": ["balance.low"]}
+
 MATRIX: dict[str, Row] = {
     "GET /livez": public(OK),
     "GET /readyz": public(OK),
@@ -161,4 +163,29 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/invoices/{id}/open": admins(CONFLICT),  # it is paid
     "POST /api/admin/invoices/{id}/void": admins(CONFLICT, body={"reason": "a mistake"}),
     "POST /api/admin/invoices/{id}/uncollectible": admins(CONFLICT, body={"reason": "no answer"}),
+    "GET /api/notifications": member(OK),
+    "GET /api/notifications/unread": member(OK),
+    "POST /api/notifications/read": member(OK),
+    "POST /api/notifications/{id}/read": owned(OK),
+    "GET /api/notifications/preferences": member(OK),
+    "PUT /api/notifications/preferences": member(OK, body={"topics": {"news": {"mail": False}}}),
+    # With a signed link in place of a sign-in: test_notifications.py.
+    "GET /api/notifications/unsubscribe": public(HIDDEN),
+    "POST /api/notifications/unsubscribe": public(HIDDEN),
+    "GET /api/billing/alerts": member(OK),
+    "PUT /api/billing/alerts": member(OK, body={"low": "30"}),
+    "GET /api/webhooks": member(OK),
+    "POST /api/webhooks": member(CREATED, body=WEBHOOK),
+    "PATCH /api/webhooks/{id}": owned(OK, body={"enabled": False}),
+    "DELETE /api/webhooks/{id}": owned(EMPTY),
+    "POST /api/webhooks/{id}/rotate": owned(OK),
+    "POST /api/webhooks/{id}/test": owned(OK),
+    "GET /api/webhooks/{id}/deliveries": owned(OK),
+    "GET /api/monitoring/alerts": admins(OK),
+    "GET /api/admin/messages": admins(OK),
+    "POST /api/admin/messages/{id}/resend": admins(OK),
+    "GET /api/admin/announcements": admins(OK),
+    "POST /api/admin/announcements": admins(
+        CREATED, body={"title": "Maintenance", "text": "On Monday at noon."}
+    ),
 }

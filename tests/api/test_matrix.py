@@ -1,15 +1,18 @@
 """Every route against every kind of caller: the written matrix is the truth (bar 4)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from sqlmodel import Session
 
 from chat_app.credits import plans
 from chat_app.credits.plans import Plan
 from chat_app.money import MICRO, Money
+from chat_app.notify import inbox, kinds, outbox
 from tests.api.conftest import Person, Server
-from tests.api.matrix import MATRIX, Row
+from tests.api.matrix import MATRIX, WEBHOOK, Row
 from tests.api.test_images import sent
 
 
@@ -41,57 +44,147 @@ def test_the_matrix_names_every_route(server: Server) -> None:
     assert routes(server) == set(MATRIX)
 
 
-def of_the_shop(server: Server, admin: Person) -> dict[str, str]:
-    """What an administrator has put on the shelves."""
+@dataclass
+class Scene:
+    """Whose things a route is about, and who made the shelves."""
+
+    server: Server
+    root: Person
+    owner: Person
+    admin: Person
+
+
+def answer(scene: Scene) -> dict[str, Any]:
+    """An answer that the owner got."""
+    answered: dict[str, Any] = scene.owner.ask().json()
+    return answered
+
+
+def payment(scene: Scene, *, paid: bool = False) -> str:
+    """An order of the owner's."""
+    order = scene.owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    id: str = order["payment_id"]
+    if paid:
+        scene.owner.client.post(f"/api/billing/payments/{id}/confirm").raise_for_status()
+    return id
+
+
+def invoice(scene: Scene) -> str:
+    """A paid invoice of the owner's."""
+    payment(scene, paid=True)
+    id: str = scene.owner.client.get("/api/billing/invoices").json()["items"][0]["id"]
+    return id
+
+
+def hosted(scene: Scene) -> str:
+    """The secret of the link to an invoice of the owner's."""
+    ready = scene.owner.client.post(f"/api/billing/invoices/{invoice(scene)}/generate").json()
+    return str(ready["hosted_url"].rpartition("/")[2])
+
+
+def image(scene: Scene) -> str:
+    """An image that the owner showed to a model."""
+    shown = scene.owner.ask(model="gemma-3-4b-it", images=[sent()]).json()
+    talk = scene.owner.client.get(f"/api/chat/conversations/{shown['conversation_id']}").json()
+    return str(talk["messages"][0]["images"][0]["id"])
+
+
+def plan(scene: Scene) -> str:
+    """A plan on the shelf."""
     offer = Plan("basic", "Basic", Money(900), 1000 * MICRO)
-    with server.app.db.read() as session:
+    with scene.server.app.db.read() as session:
         offered = plans.list_plans(session)
     if not offered:
-        server.app.db.write(lambda session: plans.create(session, offer, now=1))
-    made = admin.client.post("/api/admin/codes", json={"credits": 5}).json()["items"]
-    return {
-        "/api/admin/packages/": "starter",
-        "/api/admin/plans/": "basic",
-        "/api/admin/codes/": made[0]["id"],
-    }
+        scene.server.app.db.write(lambda session: plans.create(session, offer, now=1))
+    return "basic"
 
 
-def own_invoice(owner: Person) -> tuple[str, str]:
-    """The id of a paid invoice and the secret of its link."""
-    payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
-    owner.client.post(f"/api/billing/payments/{payment['payment_id']}/confirm")
-    invoice = owner.client.get("/api/billing/invoices").json()["items"][0]["id"]
-    ready = owner.client.post(f"/api/billing/invoices/{invoice}/generate").json()
-    return invoice, ready["hosted_url"].rpartition("/")[2]
+def code(scene: Scene) -> str:
+    """A redemption code."""
+    made = scene.admin.client.post("/api/admin/codes", json={"credits": 5}).json()
+    return str(made["items"][0]["id"])
 
 
-def own_ids(owner: Person, path: str) -> dict[str, str]:
-    """Something of the owner's for each kind of path."""
-    answer = owner.ask().json()
-    payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
-    invoice, token = own_invoice(owner)
-    sessions = owner.client.get("/api/auth/sessions").json()["items"]
-    return {
-        "/api/chat/conversations/": answer["conversation_id"],
-        "/api/chat/replies/": answer["reply_id"],
-        "/api/chat/images/": own_image(owner) if path.startswith("/api/chat/images/") else "",
-        "/api/billing/payments/": payment["payment_id"],
-        "/api/billing/invoices/": invoice,
-        "/api/admin/invoices/": invoice,
-        "/api/billing/hosted/": token,
-        "/api/billing/receipts/": answer["receipt_id"],
-        "/api/auth/sessions/": sessions[0]["id"],
-        "/api/admin/users/": owner.id,
-        "/api/admin/models/": "gemma-3-1b-it",
-    }
+def notification(scene: Scene) -> str:
+    """Something that the owner was told."""
+    scene.server.app.db.write(
+        lambda session: inbox.put(
+            session,
+            user_id=int(scene.owner.id),
+            kind="announcement",
+            letter=kinds.letter("announcement", {"title": "Hi", "text": "There."}),
+            dedupe_key=f"matrix:{scene.owner.id}",
+            now=1,
+        )
+    )
+    return str(scene.owner.client.get("/api/notifications").json()["items"][0]["id"])
 
 
-def own_image(owner: Person) -> str:
-    """An image that the owner showed to a model."""
-    more = {"model": "gemma-3-4b-it", "images": [sent()]}
-    talk = owner.ask(**more).json()["conversation_id"]
-    messages = owner.client.get(f"/api/chat/conversations/{talk}").json()["messages"]
-    return str(messages[0]["images"][0]["id"])
+def webhook(scene: Scene) -> str:
+    """A webhook of the owner's that leads nowhere."""
+    scene.server.app.wire.resolver = lambda _host, _port: []
+    return str(scene.owner.client.post("/api/webhooks", json=WEBHOOK).json()["id"])
+
+
+def dead_message(scene: Scene) -> str:
+    """A mail that was given up."""
+
+    def story(session: Session) -> str:
+        key = f"matrix:{scene.owner.id}"
+        outbox.put(
+            session,
+            kind="mail_test",
+            channel="mail",
+            target="a@b.cd",
+            dedupe_key=key,
+            data={},
+            now=1,
+        )
+        row = outbox.by_key(session, key)
+        row.state, row.ended_at = "dead", 1
+        session.add(row)
+        return row.message_id
+
+    return scene.server.app.db.write(story)
+
+
+def org(scene: Scene) -> str:
+    """An organisation of the owner's with a member and credits in its pool."""
+    made: str = scene.owner.client.post("/api/orgs", json={"name": "Matrix"}).json()["id"]
+    gift = {"credits": 10, "reason": "for the matrix"}
+    path = f"/api/admin/users/{scene.owner.id}/credits"
+    scene.root.client.post(path, json=gift).raise_for_status()
+    for path, body in (("members", {"username": "matrix-mate"}), ("fund", {"credits": 5})):
+        scene.owner.client.post(f"/api/orgs/{made}/{path}", json=body).raise_for_status()
+    return made
+
+
+def session_id(scene: Scene) -> str:
+    """A session of the owner's."""
+    return str(scene.owner.client.get("/api/auth/sessions").json()["items"][0]["id"])
+
+
+# What `{id}` stands for, by the beginning of the path.
+THINGS: dict[str, Callable[[Scene], str]] = {
+    "/api/chat/conversations/": lambda scene: str(answer(scene)["conversation_id"]),
+    "/api/chat/replies/": lambda scene: str(answer(scene)["reply_id"]),
+    "/api/chat/images/": image,
+    "/api/billing/payments/": payment,
+    "/api/billing/invoices/": invoice,
+    "/api/billing/hosted/": hosted,
+    "/api/billing/receipts/": lambda scene: str(answer(scene)["receipt_id"]),
+    "/api/auth/sessions/": session_id,
+    "/api/notifications/": notification,
+    "/api/webhooks/": webhook,
+    "/api/orgs/": org,
+    "/api/admin/users/": lambda scene: scene.owner.id,
+    "/api/admin/models/": lambda _scene: "gemma-3-1b-it",
+    "/api/admin/packages/": lambda _scene: "starter",
+    "/api/admin/plans/": plan,
+    "/api/admin/codes/": code,
+    "/api/admin/invoices/": invoice,
+    "/api/admin/messages/": dead_message,
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,29 +193,16 @@ def mates(server: Server) -> tuple[Person, Person]:
     return server.person("matrix-mate"), server.person("matrix-extra")
 
 
-def own_org(server: Server, root: Person, owner: Person) -> str:
-    """An organisation with a member and credits in its pool."""
-    org: str = owner.client.post("/api/orgs", json={"name": "Matrix"}).json()["id"]
-    gift = {"credits": 10, "reason": "for the matrix"}
-    root.client.post(f"/api/admin/users/{owner.id}/credits", json=gift).raise_for_status()
-    for path, body in (("members", {"username": "matrix-mate"}), ("fund", {"credits": 5})):
-        owner.client.post(f"/api/orgs/{org}/{path}", json=body).raise_for_status()
-    return org
-
-
 @pytest.mark.usefixtures("mates")
 @pytest.mark.parametrize("route", MATRIX)
 def test_the_route_answers_each_caller_as_written(server: Server, root: Person, route: str) -> None:
     method, path = route.split(" ")
     row: Row = MATRIX[route]
     owner, other, admin = server.person(), server.person(), server.person(admin=True)
-    ids = own_ids(owner, path) | of_the_shop(server, admin)
-    for start, id in ids.items():
-        if path.startswith(start):
-            path = path.replace("{id}", id)
-    if path.startswith("/api/orgs/"):
-        path = path.replace("{id}", own_org(server, root, owner))
-        path = path.replace("{user}", "matrix-mate")
+    scene = Scene(server, root, owner, admin)
+    if "{id}" in path:
+        thing = next(make for start, make in THINGS.items() if path.startswith(start))
+        path = path.replace("{id}", thing(scene)).replace("{user}", "matrix-mate")
     assert "{" not in path
     clients = {
         "anonymous": server.client(),
@@ -133,10 +213,10 @@ def test_the_route_answers_each_caller_as_written(server: Server, root: Person, 
     # Whoever may act comes last, because the act may end what the others would be refused.
     last = "owner" if row.owner < 400 else "admin"
     for caller in sorted(clients, key=lambda name: name == last):
-        answer = clients[caller].request(method, path, json=row.body, params=row.query)
-        assert answer.status_code == getattr(row, caller), (caller, answer.text)
-        if answer.status_code >= 400:
-            assert set(answer.json()["error"]) >= {"message", "type", "code", "param"}
+        response = clients[caller].request(method, path, json=row.body, params=row.query)
+        assert response.status_code == getattr(row, caller), (caller, response.text)
+        if response.status_code >= 400:
+            assert set(response.json()["error"]) >= {"message", "type", "code", "param"}
 
 
 @pytest.mark.parametrize("route", [route for route in MATRIX if "{id}" in route])

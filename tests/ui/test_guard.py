@@ -86,6 +86,15 @@ MATRIX = {
     "prices_publish": "admin",
     "prices_offer": "admin",
     "prices_close": "admin",
+    "alerts_open": "user",
+    "alerts_save": "user",
+    "hooks_add": "user",
+    "hooks_act": "user",
+    "messages_show": "admin",
+    "messages_act": "admin",
+    "announce_review": "admin",
+    "announce_send": "admin",
+    "announce_back": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
 

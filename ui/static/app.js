@@ -66,6 +66,60 @@
       button.disabled = false; button.classList.remove("busy");
     }
   });
+  // The bell. It looks when the balance changed or the page is looked at again, never by a timer.
+  const told = async (path, method = "GET") => {
+    const answer = await plainFetch("/api/notifications" + path, { method, credentials: "same-origin" });
+    if (!answer.ok) throw new Error("not signed in");
+    return answer.json();
+  };
+  const count = (unread) => { const part = $("bell-count"); if (part) part.textContent = unread > 99 ? "99+" : unread || ""; };
+  const lookAgain = () => { if ($("bell-count")) told("/unread").then((seen) => count(seen.unread)).catch(() => {}); };
+  const piece = (tag, name, text) => { const made = document.createElement(tag); made.className = name; made.textContent = text; return made; };
+  const ring = async (open) => {
+    const button = $("bell-open"), list = $("bell-panel");
+    if (!button || list.hidden === !open) return;
+    // Out of the bar: the tabs beside it lie on a layer above its own.
+    if (open) document.querySelector(".gradio-container").append(list);
+    list.hidden = !open;
+    button.setAttribute("aria-expanded", String(open));
+    if (!open) return;
+    list.replaceChildren(piece("p", "hint", "Loading…"));
+    try {
+      const page = await told("?limit=30");
+      const head = piece("div", "bell-head", "");
+      head.append(piece("h2", "", "Notifications"));
+      if (page.items.some((item) => !item.read)) {
+        const all = piece("button", "", "Mark all as read");
+        all.dataset.bell = "all";
+        head.append(all);
+      }
+      const rows = page.items.map((item) => {
+        const row = piece("button", item.read ? "note" : "note new", "");
+        row.dataset.bell = item.id;
+        const at = document.createElement("time");
+        at.setAttribute("datetime", item.created_at); at.textContent = item.created_at;
+        row.append(piece("b", "", item.title), piece("span", "", item.text), at);
+        return row;
+      });
+      list.replaceChildren(head, ...(rows.length ? rows : [piece("p", "hint", "Nothing to read. Alerts and confirmations arrive here.")]));
+    } catch { list.replaceChildren(piece("p", "hint", "The list could not be loaded. Try again.")); }
+  };
+  const read = async (id) => {
+    try { count((await told(id === "all" ? "/read" : `/${id}/read`, "POST")).unread); } catch { return; }
+    document.querySelectorAll(id === "all" ? "#bell-panel .note" : `#bell-panel [data-bell="${id}"]`).forEach((row) => row.classList.remove("new"));
+    const all = document.querySelector('#bell-panel [data-bell="all"]');
+    if (all && !document.querySelector("#bell-panel .new")) all.remove();
+  };
+  let balance = null;
+  const watchBalance = () => {
+    const part = document.querySelector("#credits-pill b");
+    const now = part && part.textContent;
+    if (now === balance) return;
+    const first = balance === null;
+    balance = now;
+    if (!first) [1500, 9000].forEach((after) => setTimeout(lookAgain, after));
+  };
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) lookAgain(); });
   const side = (open) => { const part = $("chat-side"); if (part) part.toggleAttribute("data-open", open); };
   const pickTheme = (dark) => {
     document.body.classList.toggle("dark", dark);
@@ -83,6 +137,10 @@
       localStorage.setItem("look", dark ? "dark" : "light");
       pickTheme(dark);
     }
+    const note = target.closest("[data-bell]");
+    if (note) { read(note.dataset.bell); return; }
+    if (target.closest("#bell-open")) ring($("bell-panel").hidden);
+    else if (!target.closest("#bell-panel")) ring(false);
     if (target.closest("#chat-menu")) side(!$("chat-side").hasAttribute("data-open"));
     else if (target.closest("#conversation-list label, #new-chat") || !target.closest("#chat-side")) side(false);
     const copy = target.closest("[data-copy]");
@@ -109,7 +167,7 @@
     if (event.target.closest("#credits-packages, #credits-amount")) window.chatDone("buy");
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") side(false);
+    if (event.key === "Escape") { side(false); ring(false); }
   });
   // Images wait here, made small in the browser, until they are sent with a message.
   const shots = [], SIDE = 1344, MOST_BYTES = 340000;
@@ -181,6 +239,7 @@
   let due = false;
   const polish = () => {
     due = false;
+    watchBalance();
     document.querySelectorAll("time[datetime]:not([data-local])").forEach((node) => {
       const at = new Date(node.getAttribute("datetime"));
       if (!isNaN(at)) { node.title = node.textContent; node.textContent = format.format(at); }

@@ -37,8 +37,8 @@ class Seller:
 def of(business: Business) -> Seller:
     """The seller of the settings."""
     lines = [line.strip() for line in business.address.split(";")]
-    facts = business.model_dump() | {"address": "\n".join(line for line in lines if line)}
-    return Seller(**facts)
+    facts = business.model_dump(exclude={"timezone"})
+    return Seller(**facts | {"address": "\n".join(line for line in lines if line)})
 
 
 def keep(session: Session, *, seller: Seller, now: int) -> int:

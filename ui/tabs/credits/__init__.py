@@ -7,10 +7,20 @@ import gradio as gr
 
 from chat_app.app import App
 from ui.shell import Shell
-from ui.tabs.credits import calculator, invoices, limits, organisation, overview, plan, redeem, send
+from ui.tabs.credits import (
+    alerts,
+    calculator,
+    invoices,
+    limits,
+    organisation,
+    overview,
+    plan,
+    redeem,
+    send,
+)
 
 # In the order in which they stand; each has `build()` and `bind(c, app, shell, tab)`.
-SECTIONS: tuple[Any, ...] = (plan, redeem, invoices, send, organisation, limits, calculator)
+SECTIONS: tuple[Any, ...] = (plan, redeem, invoices, send, organisation, limits, calculator, alerts)
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Notify: what people are told, by mail, in the app and by webhook, at least once and in order."""

@@ -1,0 +1,185 @@
+"""Kinds: everything that people can be told, the topic it belongs to, and the words for it.
+
+Another part of the program that has something to tell adds a kind here and calls
+`flows/notices.tell`. Data are JSON values: credits as decimal texts, times as RFC 3339.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chat_app.errors import AppError
+from chat_app.money import parse_credits, show_credits
+
+Data = Mapping[str, Any]
+CHANNELS = ("mail", "app")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """Words for a person. `action` is a button's label and a path of this site."""
+
+    title: str
+    lines: tuple[str, ...]
+    rows: tuple[tuple[str, str], ...] = ()
+    action: tuple[str, str] | None = None
+
+    @property
+    def text(self) -> str:
+        """The letter in one paragraph, for the app."""
+        facts = "; ".join(f"{name}: {value}" for name, value in self.rows)
+        return " ".join([*self.lines, f"{facts}." if facts else ""]).strip()
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a person can choose about. A fixed one cannot be switched off."""
+
+    name: str
+    sentence: str
+    mail: bool = True
+    app: bool = True
+    fixed: bool = False
+
+    def usual(self, channel: str) -> bool:
+        """Whether it is told on this channel to somebody who has chosen nothing."""
+        return self.mail if channel == "mail" else self.app
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that can be told. `event` is its name for webhooks; None: they do not get it."""
+
+    topic: str
+    letter: Callable[[Data], Letter]
+    event: str | None = None
+    channels: tuple[str, ...] = CHANNELS
+
+
+TOPICS = {
+    "balance": Topic("Balance alerts", "Low, critical, and running out soon"),
+    "purchases": Topic("Purchases", "Confirmations of payments and refunds"),
+    "weekly": Topic("Weekly summary", "What last week's messages cost", mail=False, app=False),
+    "monthly": Topic("Monthly summary", "What last month's messages cost", mail=False, app=False),
+    "prices": Topic("Price changes", "A model's price is about to change"),
+    "news": Topic("Announcements", "Words from the operator"),
+    "security": Topic("Security", "Sign-in, password and webhooks", fixed=True),
+}
+
+
+def credits(value: object) -> str:
+    """A decimal text of credits for a sentence: `1,000.5 credits`."""
+    try:
+        micro = parse_credits(value)
+    except AppError:
+        return "some credits"
+    return f"{show_credits(micro)} {'credit' if abs(micro) == 1_000_000 else 'credits'}"
+
+
+_BUY = ("Add credits", "/")
+
+
+def _low(data: Data) -> Letter:
+    return Letter(
+        f"{credits(data['total'])} left",
+        (f"Your balance has fallen to {credits(data['total'])}, which is at or below the "
+         f"{credits(data['threshold'])} at which you want to be told.",),
+        action=_BUY,
+    )  # fmt: skip
+
+
+def _critical(data: Data) -> Letter:
+    return Letter(
+        f"Almost out of credits: {credits(data['total'])} left",
+        (f"Your balance has fallen to {credits(data['total'])}. Messages that could cost more "
+         "than this are refused.",),
+        action=_BUY,
+    )  # fmt: skip
+
+
+def _runout(data: Data) -> Letter:
+    return Letter(
+        f"Your credits last about {data['days']} more days",
+        (f"At the pace of the last weeks your {credits(data['total'])} last about "
+         f"{data['days']} more days.",),
+        action=_BUY,
+    )  # fmt: skip
+
+
+def _paid(data: Data) -> Letter:
+    rows = [("Credits", credits(data["credits"]))]
+    if data.get("bonus") not in (None, "0"):
+        rows.append(("of which bonus", credits(data["bonus"])))
+    rows += [("Paid", str(data["amount"])), ("Order", str(data["payment"]))]
+    demo = ("No real money moved: this is a demonstration shop.",) if data.get("demo") else ()
+    return Letter(
+        f"{credits(data['credits'])} added",
+        ("Thank you. Your payment has arrived and the credits are in your balance.", *demo),
+        tuple(rows),
+    )
+
+
+def _refunded(data: Data) -> Letter:
+    return Letter(
+        f"Refund of {data['amount']}",
+        ("A payment of yours was refunded. The credits it bought have left your balance.",),
+        (("Refunded", str(data["amount"])), ("Order", str(data["payment"]))),
+    )
+
+
+def _summary(data: Data) -> Letter:
+    answers = int(data["messages"])
+    rows = [(str(line["model"]), credits(line["credits"])) for line in data["models"]]
+    return Letter(
+        f"{data['title']}: {credits(data['credits'])}",
+        (f"{answers:,} {'answer' if answers == 1 else 'answers'} used {credits(data['credits'])} "
+         f"from {data['from']} to {data['to']} (UTC). Your balance is {credits(data['total'])}.",),
+        tuple(rows),
+    )  # fmt: skip
+
+
+def _plain(data: Data) -> Letter:
+    """Title and text as they were given: announcements, price notices."""
+    return Letter(str(data["title"]), (str(data["text"]),))
+
+
+def _link(data: Data) -> Letter:
+    """The same with a button: verification and reset of the accounts room."""
+    action = (str(data["label"]), str(data["path"])) if "path" in data else None
+    return Letter(str(data["title"]), (str(data["text"]),), action=action)
+
+
+def _stopped(data: Data) -> Letter:
+    return Letter(
+        "A webhook was switched off",
+        (f"Calls of {data['url']} kept failing, so no more are made. The newest reason: "
+         f"{data['reason']}. Mend it and switch the webhook on again under Credits, Alerts.",),
+    )  # fmt: skip
+
+
+def _test(data: Data) -> Letter:
+    return Letter("A test", (f"A test of {data.get('url', 'this channel')}.",))
+
+
+KINDS = {
+    "balance_low": Kind("balance", _low, "balance.low"),
+    "balance_critical": Kind("balance", _critical, "balance.critical"),
+    "balance_runout": Kind("balance", _runout, "balance.runout"),
+    "payment_paid": Kind("purchases", _paid, "payment.paid"),
+    "payment_refunded": Kind("purchases", _refunded, "payment.refunded"),
+    "usage_weekly": Kind("weekly", _summary, "usage.weekly"),
+    "usage_monthly": Kind("monthly", _summary, "usage.monthly"),
+    "price_notice": Kind("prices", _plain, "price.notice"),
+    "announcement": Kind("news", _plain),
+    "webhook_stopped": Kind("security", _stopped),
+    "webhook_test": Kind("security", _test, "test", channels=()),
+    "mail_test": Kind("security", _test, channels=("mail",)),
+    "security_notice": Kind("security", _plain),
+    "security_link": Kind("security", _link, channels=("mail",)),
+}
+EVENTS = tuple(sorted(kind.event for kind in KINDS.values() if kind.event and kind.channels))
+
+
+def letter(kind: str, data: Data) -> Letter:
+    """The words of a message."""
+    return KINDS[kind].letter(data)
