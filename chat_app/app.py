@@ -11,6 +11,8 @@ from chat_app.accounts import limits, passwords
 from chat_app.chat.live import Replies
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
+from chat_app.credits.payments import choose
+from chat_app.credits.payments.provider import Provider
 from chat_app.db import Database
 from chat_app.llm import catalogue
 from chat_app.llm.build import create
@@ -38,6 +40,7 @@ class App:
     limits: limits.Limits
     passwords: passwords.Passwords
     cache: Cache
+    payments: Provider
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     draining: bool = False
@@ -79,6 +82,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     Reaches no network and loads no model.
     """
     clock = clock or Clock()
+    provider = choose.create(settings.payments)
     keys = secrets.load_or_create(settings.data_dir)
     db = Database(settings.database_url)
     database.migrate(db)
@@ -95,4 +99,5 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         limits=limits.Limits(settings.limits),
         passwords=passwords.Passwords(keys.pepper),
         cache=Cache(settings.llm.cache),
+        payments=provider,
     )

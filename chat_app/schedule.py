@@ -4,7 +4,7 @@ from chat_app.accounts import sessions
 from chat_app.app import App
 from chat_app.audit import seal
 from chat_app.credits import holds, lots
-from chat_app.flows import sweep
+from chat_app.flows import payments, refund, sweep
 from chat_app.jobs import Job
 
 
@@ -23,6 +23,10 @@ def jobs(app: App) -> list[Job]:
             60,
             lambda: app.db.write(lambda session: lots.expire_due(session, now=app.clock.micros())),
         ),
+        Job("try announced payments again", 15, lambda: payments.retry_events(app)),
+        Job("ask about open orders", 60, lambda: payments.poll(app)),
+        Job("send refunds", 30, lambda: refund.send_due(app)),
+        Job("collect debts", 60, lambda: refund.collect(app)),
         Job(
             "forget old sign-ins",
             3600,

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, FastAPI
 
 from chat_app import __version__
-from chat_app.api import admin, auth, billing, chat, docs, errors, monitoring
+from chat_app.api import admin, auth, billing, chat, docs, errors, monitoring, payments
 from chat_app.app import App
 from chat_app.monitor.health import Probe
 
@@ -27,6 +27,8 @@ def create(app: App) -> FastAPI:
     rooms = APIRouter(prefix=PREFIX)
     for room in (auth, chat, billing, monitoring, admin, docs):
         rooms.include_router(room.router)
+    for made in (payments.billing, payments.router):
+        rooms.include_router(made)
     web.include_router(rooms)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

@@ -73,6 +73,16 @@ class Overrun(Conflict):
     message = "This costs more than was reserved for it. Send it again with a higher limit."
 
 
+class DebtUnpaid(OutOfCredits):
+    """Credits that were spent have been charged back since."""
+
+    code = "debt_unpaid"
+    message = (
+        "A payment for credits that you have used was taken back. "
+        "Buy credits to settle what is owed, then send the message again."
+    )
+
+
 @dataclass(frozen=True)
 class HoldView:
     """A hold as it was placed. `replayed` when an earlier request with the key placed it."""
@@ -142,7 +152,8 @@ def place(
     """Set `micro` microcredits aside for `ttl_seconds`; 0 is a hold too.
 
     The same (scope, key) gives the same hold. Raises OutOfCredits with what was needed and
-    available, WalletClosed, or IdempotencyConflict when the key was used for another amount.
+    available, DebtUnpaid, WalletClosed, or IdempotencyConflict when the key was used for another
+    amount.
     """
     assert 0 <= micro <= MAX_MICROCREDITS
     books = Books(session)
@@ -158,7 +169,7 @@ def place(
     if wallet.available < micro and _expire_due_of(books, wallet, now=now):
         found = lots.free(books, wallet, now=now)
     if not accounts.hold(books, wallet, micro=micro, now=now):
-        error = out_of_credits(needed=micro, available=wallet.available)
+        error = _refusal(wallet, needed=micro)
         operations.refuse(
             session, books, scope=scope, key=key, hashed=hashed, now=now, actor=actor, why=error
         )
@@ -279,6 +290,19 @@ def out_of_credits(*, needed: int, available: int) -> OutOfCredits:
         needed=format_credits(needed),
         available=format_credits(max(0, available)),
         hint="Add credits, or choose a cheaper model.",
+    )
+
+
+def _refusal(wallet: Wallet, *, needed: int) -> OutOfCredits:
+    if not wallet.owed:
+        return out_of_credits(needed=needed, available=wallet.available)
+    return DebtUnpaid(
+        reason="debt",
+        limit_source="wallet",
+        needed=format_credits(wallet.owed),
+        available=format_credits(max(0, wallet.available)),
+        debt=format_credits(wallet.owed),
+        hint="Buy credits: the debt is paid first, the rest is yours.",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from chat_app.credits import accounts, holds, lots, operations, transfers
+from chat_app.credits import accounts, debts, holds, lots, operations, transfers
 from chat_app.credits.sql import Books, Statement
 from chat_app.errors import Invalid
 from chat_app.money import MAX_MICROCREDITS
@@ -21,8 +21,10 @@ SOURCES = {
     "promo": ("promo", "promo"),
     "refund": ("refund", "adjusted"),
     "adjust": ("adjustment", "adjusted"),
+    "reinstated": ("reinstatement", "refunded"),
 }
-TYPES = ("message", "expiry", *(shown for shown, _ in SOURCES.values()))
+_OUT_TYPES = ("message", "expiry", "chargeback", "repayment")
+TYPES = (*_OUT_TYPES, *(shown for shown, _ in SOURCES.values()))
 MAX_PAGE = 500
 
 _FIRST, _LAST = 0, 2**63 - 1
@@ -119,6 +121,7 @@ def grant(
 ) -> Outcome:
     """Add a lot of credits to a user's wallet, once for each (scope, key).
 
+    Credits that cost money pay what the user owes first; that is a movement of its own.
     `source` is a key of SOURCES; `price_minor` is what all of the lot cost. Raises BadGrant,
     WalletClosed, or IdempotencyConflict when the key was used for another grant.
     """
@@ -158,7 +161,7 @@ def grant(
         description=description,
         reference=reference,
     )
-    lots.add(
+    lot_id = lots.add(
         books,
         account_id=owner.id,
         transfer_id=transfer_id,
@@ -181,7 +184,9 @@ def grant(
         outcome=done,
         transfer_id=transfer_id,
     )
-    return Outcome(operation_id, transfer_id, micro, owner.posted)
+    if owner.owed and price_minor:
+        debts.repay_from(books, owner, lot_id=lot_id, now=now, cause_id=transfer_id)
+    return Outcome(operation_id, transfer_id, micro, done["balance_after"])
 
 
 def adjust(
@@ -260,7 +265,7 @@ def balance(session: Session, *, user_id: int) -> Balance:
         total=found.posted,
         held=found.held,
         available=found.available,
-        debt=max(0, -found.posted),
+        debt=found.owed,
     )
 
 

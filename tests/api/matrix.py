@@ -84,6 +84,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/billing/add": member(CREATED, body={"package_id": "starter"}),
     "GET /api/billing/payments/{id}": owned(OK),
     "POST /api/billing/payments/{id}/confirm": owned(OK),
+    # The matrix runs with the offline provider, which sends no events.
+    "POST /api/billing/webhooks/stripe": public(HIDDEN, body={}),
+    "GET /api/billing/payments/{id}/return": public(303),
     "GET /api/billing/transactions": member(OK),
     "GET /api/billing/usage": member(OK),
     "GET /api/monitoring/health": member(OK),
@@ -94,4 +97,8 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/admin/users/{id}": admins(OK, body={"suspended": False}),
     "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
     "POST /api/admin/users/{id}/logout": admins(EMPTY),
+    "GET /api/admin/payments": admins(OK),
+    "GET /api/admin/payments/{id}": admins(OK),
+    "POST /api/admin/payments/{id}/refund": admins(409, body={"reason": "not paid yet"}),
+    "GET /api/admin/payment-events": admins(OK),
 }

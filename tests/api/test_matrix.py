@@ -46,6 +46,7 @@ def own_ids(owner: Person) -> dict[str, str]:
         "/api/chat/conversations/": answer["conversation_id"],
         "/api/chat/replies/": answer["reply_id"],
         "/api/billing/payments/": payment["payment_id"],
+        "/api/admin/payments/": payment["payment_id"],
         "/api/auth/sessions/": sessions[0]["id"],
         "/api/admin/users/": owner.id,
     }
