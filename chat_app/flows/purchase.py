@@ -42,7 +42,8 @@ async def buy(
     order = await app.db.awrite(story)
     if not app.payments.hosted or order.checkout_url or order.status != "pending":
         return order
-    base = (app.settings.server.public_url or base).rstrip("/")
+    server = app.settings.server
+    base = (server.public_url or base or f"http://{server.host}:{server.port}").rstrip("/")
     back = f"{base}/api/billing/payments/{order.id}/return"
     checkout = await asyncio.to_thread(app.payments.start, order, success_url=back, cancel_url=back)
     return await app.db.awrite(

@@ -35,6 +35,12 @@ MATRIX = {
     "sign_out": "admin",
     "back": "admin",
     "close": "admin",
+    "payments_show": "admin",
+    "payments_open": "admin",
+    "payments_review": "admin",
+    "payments_refund": "admin",
+    "payments_back": "admin",
+    "payments_close": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
 

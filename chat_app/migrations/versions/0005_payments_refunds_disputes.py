@@ -223,7 +223,14 @@ def upgrade() -> None:
     op.execute(
         "INSERT INTO account (ledger, code, kind, created_at) "
         "SELECT 'CREDIT', 'sys:refunded', 'system', created_at FROM account "
-        "WHERE code = 'sys:issued'"
+        "WHERE code = 'sys:issued' ON CONFLICT (code) DO NOTHING"
+    )
+    # After a way down and up again the debts are still on their accounts.
+    moved = "(SELECT COALESCE(SUM(t.amount), 0) FROM transfer t WHERE t.{side} = d.id)"
+    op.execute(
+        "UPDATE account SET owed = COALESCE((SELECT "
+        f"{moved.format(side='debit_id')} - {moved.format(side='credit_id')} "
+        "FROM account d WHERE d.code = 'debt:' || account.id), 0) WHERE kind = 'wallet'"
     )
 
 

@@ -1,4 +1,4 @@
-"""Twenty faults that somebody could make in the ledger, each one small change of its text.
+"""Twenty-five faults that somebody could make in the ledger, each one small change of its text.
 
 `KEPT` says which module, what is there and what it becomes. A text that is no longer there is
 an error, so the list follows the code.
@@ -108,4 +108,24 @@ KEPT = [
         "if stored_hash != hashed:",
         "if False:",
     ),
+    Fault("who owes may go on", "accounts", " AND owed = 0", ""),
+    Fault(
+        "held credits are refunded",
+        "refunds",
+        "free = lot.remaining - lot.held",
+        "free = lot.remaining",
+    ),
+    Fault(
+        "what was spent is forgiven",
+        "refunds",
+        "owed = sum(lot.held + lots.spent(books, lot) for lot in found)",
+        "owed = 0",
+    ),
+    Fault(
+        "a debt that was paid does not come back",
+        "refunds",
+        "micro, transfer_id = taken.micro + taken.owed - cancelled, None",
+        "micro, transfer_id = taken.micro, None",
+    ),
+    Fault("a purchase pays no debt", "ledger", "if owner.owed and price_minor:", "if False:"),
 ]

@@ -261,25 +261,31 @@ def application(fake: Fake) -> Starlette:
 
 
 @contextmanager
-def running(port: int = 0, **options: Any) -> Iterator[Fake]:
-    """The stand-in on a port of this machine."""
-    fake = Fake(**options)
+def served(application: Starlette, port: int = 0) -> Iterator[str]:
+    """An application on a port of this machine; gives its URL."""
     server = uvicorn.Server(
-        uvicorn.Config(application(fake), host="127.0.0.1", port=port, log_level="error")
+        uvicorn.Config(application, host="127.0.0.1", port=port, log_level="error")
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
-        assert thread.is_alive(), "the stand-in did not start"
+        assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
-    fake.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    fake.account.page_url = fake.url
     try:
-        yield fake
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
-        fake.quiet()
         server.should_exit = True
         thread.join(20)
+
+
+@contextmanager
+def running(port: int = 0, **options: Any) -> Iterator[Fake]:
+    """The stand-in on a port of this machine."""
+    fake = Fake(**options)
+    with served(application(fake), port) as url:
+        fake.url = fake.account.page_url = url
+        yield fake
+        fake.quiet()
 
 
 def main() -> None:
