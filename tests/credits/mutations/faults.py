@@ -99,8 +99,8 @@ KEPT = [
     Fault(
         "a key counts in all scopes",
         "operations",
-        "WHERE scope = :scope AND key = :key",
-        "WHERE key = :key",
+        "outcome FROM operation WHERE scope = :scope AND key = :key",
+        "outcome FROM operation WHERE key = :key",
     ),
     Fault(
         "another request gets the stored answer",
