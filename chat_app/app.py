@@ -12,6 +12,8 @@ from chat_app.chat.live import Replies
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
 from chat_app.credits.invoices import sellers, tax
+from chat_app.credits.payments import choose
+from chat_app.credits.payments.provider import Provider
 from chat_app.credits.receipts import keys as receipt_keys
 from chat_app.db import Database
 from chat_app.llm import catalogue
@@ -44,6 +46,7 @@ class App:
     cache: Cache
     receipt_keys: list[receipt_keys.ReceiptKey]
     wire: Wire
+    payments: Provider
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     draining: bool = False
@@ -85,6 +88,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     Reaches no network and loads no model.
     """
     clock = clock or Clock()
+    provider = choose.create(settings.payments)
     keys = secrets.load_or_create(settings.data_dir)
     db = Database(settings.database_url)
     database.migrate(db)
@@ -114,4 +118,5 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
             allowed=wire.allow(settings.notifications.webhook_allow),
             seconds=settings.notifications.webhook_seconds,
         ),
+        payments=provider,
     )

@@ -105,7 +105,10 @@ class Notifications(Section):
 
 
 class Payments(Section):
-    provider: Literal["offline"] = "offline"
+    provider: Literal["offline", "stripe"] = "offline"
+    stripe_api_key: SecretStr = SecretStr("")
+    stripe_webhook_secret: SecretStr = SecretStr("")
+    stripe_api_base: Annotated[str, Field(pattern=r"^(https?://[^\s@?#]+)?$")] = ""
 
 
 class Business(Section):

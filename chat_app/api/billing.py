@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from chat_app.api import deps
@@ -54,9 +54,12 @@ def list_packages(app: deps.App, who: deps.CurrentUser) -> Page[PackageOut]:
 
 @router.post("/add", status_code=201, responses=errors_in(401, 403, 404, 409, 422, 503))
 async def add(
-    app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Order
+    request: Request, app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Order
 ) -> PaymentOut:
-    """Order a package or an amount of credits. The credits come when it is paid."""
+    """Order a package or an amount of credits. The credits come when it is paid.
+
+    With a `checkout_url` it is paid there, without one it is confirmed here.
+    """
     if (body.package_id is None) == (body.credits is None):
         raise OneOfTwo
     payment = await purchase.buy(
@@ -65,6 +68,7 @@ async def add(
         package_code=body.package_id,
         micro=body.credits,
         key=key,
+        base=str(request.base_url),
     )
     return PaymentOut.of(payment)
 

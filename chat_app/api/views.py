@@ -436,6 +436,7 @@ class PaymentOut(Shown):
 
     payment_id: str
     status: str
+    provider: str
     checkout_url: str | None
     amount: MoneyOut
     package_id: str | None
@@ -448,7 +449,8 @@ class PaymentOut(Shown):
         return cls(
             payment_id=payment.id,
             status=payment.status,
-            checkout_url=None,
+            provider=payment.provider,
+            checkout_url=payment.checkout_url if payment.status == "pending" else None,
             amount=MoneyOut(amount=payment.amount_minor, currency=payment.currency),
             package_id=payment.package_code,
             credits=format_credits(payment.credits),

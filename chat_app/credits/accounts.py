@@ -10,9 +10,9 @@ from chat_app.credits.sql import Books, Statement
 from chat_app.errors import Conflict
 
 # Where credits come from and where they go.
-SYSTEM = ("issued", "promo", "adjusted", "consumed", "expired", "writeoff")
+SYSTEM = ("issued", "promo", "adjusted", "consumed", "expired", "writeoff", "refunded")
 
-_SELECT = "SELECT id, posted, held, floor, last_at, closed_at FROM account "
+_SELECT = "SELECT id, posted, held, floor, last_at, closed_at, owed FROM account "
 _FIND = Statement(_SELECT + "WHERE code = :code")
 _LOCK = Statement(_SELECT + "WHERE code = :code", lock=True)
 _LOCK_ID = Statement(_SELECT + "WHERE id = :id", lock=True)
@@ -34,7 +34,7 @@ _POST = Statement(
 )
 _HOLD = Statement(
     """UPDATE account SET held = held + :micro, last_at = :now
-    WHERE id = :id AND posted - held - :micro >= floor"""
+    WHERE id = :id AND posted - held - :micro >= floor AND owed = 0"""
 )
 _RELEASE = Statement(
     """UPDATE account SET held = held - :held, posted = posted - :spent, last_at = :now
@@ -80,6 +80,7 @@ class Wallet:
     floor: int
     last_at: int
     closed_at: int | None
+    owed: int = 0
 
     @property
     def available(self) -> int:

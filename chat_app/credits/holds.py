@@ -80,6 +80,16 @@ class Overrun(Conflict):
     message = "This costs more than was reserved for it. Send it again with a higher limit."
 
 
+class DebtUnpaid(OutOfCredits):
+    """Credits that were spent have been charged back since."""
+
+    code = "debt_unpaid"
+    message = (
+        "A payment for credits that you have used was taken back. "
+        "Buy credits to settle what is owed, then send the message again."
+    )
+
+
 @dataclass(frozen=True)
 class HoldView:
     """A hold as it was placed. `replayed` when an earlier request with the key placed it."""
@@ -153,9 +163,12 @@ def place(
     """Set `micro` microcredits aside for `ttl_seconds`; 0 is a hold too.
 
     With `org_id` it is that organisation's wallet that pays, and the user's budget of this
-    month, at most `limit_micro`, counts it from now on. The same (scope, key) gives the same
-    hold. Raises OutOfCredits with what was needed and available, BudgetReached, WalletClosed,
-    or IdempotencyConflict when the key was used for another amount.
+    month, at most `limit_micro`, counts it from now on. What a user owes stops only what is paid
+    out of the user's own wallet: a pool is somebody else's money and a debt is not the pool's.
+
+    The same (scope, key) gives the same hold. Raises OutOfCredits with what was needed and
+    available, DebtUnpaid, BudgetReached, WalletClosed, or IdempotencyConflict when the key was
+    used for another amount.
     """
     assert 0 <= micro <= MAX_MICROCREDITS
     books = Books(session)
@@ -181,7 +194,7 @@ def place(
         if not budgets.hold(books, budget, micro=micro, limit=limit_micro):
             error = budgets.reached(budget, needed=micro, limit=limit_micro)
     if error is None and not accounts.hold(books, wallet, micro=micro, now=now):
-        error = out_of_credits(needed=micro, available=wallet.available, pooled=org_id is not None)
+        error = refusal(wallet, needed=micro, pooled=org_id is not None)
     if error is not None:
         operations.refuse(
             session, books, scope=scope, key=key, hashed=hashed, now=now, actor=actor, why=error
@@ -311,6 +324,20 @@ def out_of_credits(*, needed: int, available: int, pooled: bool = False) -> OutO
         needed=format_credits(needed),
         available=format_credits(max(0, available)),
         hint=f"{ways}, or choose a cheaper model.",
+    )
+
+
+def refusal(wallet: Wallet, *, needed: int, pooled: bool = False) -> OutOfCredits:
+    """Why a wallet does not give `needed` microcredits: a debt, or there are not enough."""
+    if not wallet.owed:
+        return out_of_credits(needed=needed, available=wallet.available, pooled=pooled)
+    return DebtUnpaid(
+        reason="debt",
+        limit_source="wallet",
+        needed=format_credits(wallet.owed),
+        available=format_credits(max(0, wallet.available)),
+        debt=format_credits(wallet.owed),
+        hint="Buy credits: the debt is paid first, the rest is yours.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import accounts, holds, lots, operations, transfers
+from chat_app.credits import accounts, debts, holds, lots, operations, transfers
 from chat_app.credits.sql import Books, Statement
 from chat_app.errors import Invalid
 from chat_app.money import MAX_MICROCREDITS
@@ -26,9 +26,11 @@ SOURCES = {
     "plan": ("plan", "issued"),
     "refund": ("refund", "adjusted"),
     "adjust": ("adjustment", "adjusted"),
+    "reinstated": ("reinstatement", "refunded"),
 }
 MOVES = ("transfer", "fund", "allocation")
-TYPES = ("message", "expiry", *MOVES, *(shown for shown, _ in SOURCES.values()))
+_OUT_TYPES = ("message", "expiry", "chargeback", "repayment")
+TYPES = (*_OUT_TYPES, *MOVES, *(shown for shown, _ in SOURCES.values()))
 MAX_PAGE = 500
 DAY = 24 * 3600 * MICROS_PER_SECOND
 
@@ -142,6 +144,7 @@ def grant(
 ) -> Outcome:
     """Add a lot of credits to a user's wallet, once for each (scope, key).
 
+    Credits that cost money pay what the user owes first; that is a movement of its own.
     `source` is a key of SOURCES; `price_minor` is what all of the lot cost. Raises BadGrant,
     WalletClosed, or IdempotencyConflict when the key was used for another grant.
     """
@@ -181,7 +184,7 @@ def grant(
         description=description,
         reference=reference,
     )
-    lots.add(
+    lot_id = lots.add(
         books,
         account_id=owner.id,
         transfer_id=transfer_id,
@@ -204,7 +207,9 @@ def grant(
         outcome=done,
         transfer_id=transfer_id,
     )
-    return Outcome(operation_id, transfer_id, micro, owner.posted)
+    if owner.owed and price_minor:
+        debts.repay_from(books, owner, lot_id=lot_id, now=now, cause_id=transfer_id)
+    return Outcome(operation_id, transfer_id, micro, done["balance_after"])
 
 
 def adjust(
@@ -295,7 +300,7 @@ def _balance(found: accounts.Wallet | None) -> Balance:
         total=found.posted,
         held=found.held,
         available=found.available,
-        debt=max(0, -found.posted),
+        debt=found.owed,
     )
 
 

@@ -36,6 +36,14 @@ _PINNED = Statement(
      l.expires_at, h.amount
     FROM hold_lot h JOIN lot l ON l.id = h.lot_id WHERE h.hold_id = :hold_id ORDER BY h.pos"""
 )
+_OF_GRANT = Statement(
+    """SELECT id, granted, remaining, held, price_minor, recognized_minor, expires_at FROM lot
+    WHERE account_id = :account_id AND transfer_id = :transfer_id"""
+)
+_SPENT = Statement(
+    """SELECT COALESCE(SUM(amount), 0) FROM lot_use
+    WHERE lot_id = :lot_id AND kind IN ('use', 'move')"""
+)
 _ADD = Statement(
     """INSERT INTO lot (account_id, transfer_id, source, priority, granted, remaining, currency,
      price_minor, expires_at, created_at)
@@ -160,6 +168,24 @@ def free(books: Books, wallet: Wallet, *, now: int) -> list[Lot]:
         if lot.ended(now):
             expire(books, wallet, lot, micro=lot.remaining - lot.held, now=now)
     return [lot for lot in found if not lot.ended(now)]
+
+
+def of_grants(books: Books, wallet: Wallet, grants: Sequence[int]) -> list[Lot]:
+    """The wallet's lots that these transfers brought, in the order of use."""
+    found = [
+        Lot(*row)
+        for grant in grants
+        for row in books.rows(_OF_GRANT, account_id=wallet.id, transfer_id=grant)
+    ]
+    never = 2**63
+    return sorted(found, key=lambda lot: (lot.expires_at or never, lot.id))
+
+
+def spent(books: Books, lot: Lot) -> int:
+    """What was used of a lot or handed on; not what expired, was taken or refunded."""
+    row = books.one(_SPENT, lot_id=lot.id)
+    assert row is not None
+    return int(row[0])
 
 
 def choose(found: Sequence[Lot], micro: int) -> list[tuple[Lot, int]]:

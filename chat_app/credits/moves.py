@@ -110,8 +110,8 @@ def move(
     when none are given, in the order of use. Moves of code SENT are counted for the user's
     calendar day (UTC), and stay within `day_limit` microcredits if there is one.
 
-    Raises OutOfCredits, NotTransferable, DayLimit, WalletClosed, OwnWallet, BadMove or
-    IdempotencyConflict.
+    Who owes gives nothing away. Raises OutOfCredits, DebtUnpaid, NotTransferable, DayLimit,
+    WalletClosed, OwnWallet, BadMove or IdempotencyConflict.
     """
     if source == target:
         raise OwnWallet
@@ -237,10 +237,8 @@ def _refusal(
     now: int,
 ) -> OutOfCredits | None:
     """Why this much cannot be moved, or None; then it counts for the day."""
-    if giver.available < micro:
-        return holds.out_of_credits(
-            needed=micro, available=giver.available, pooled=source.kind == "org"
-        )
+    if giver.owed or giver.available < micro:
+        return holds.refusal(giver, needed=micro, pooled=source.kind == "org")
     movable = sum(lot.remaining - lot.held for lot, _ in found)
     if movable < micro:
         return NotTransferable(

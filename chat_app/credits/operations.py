@@ -24,6 +24,7 @@ _LOCK = Statement("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:name AS t
 _FIND = Statement(
     "SELECT request_hash, status, outcome FROM operation WHERE scope = :scope AND key = :key"
 )
+_NUMBER = Statement("SELECT id FROM operation WHERE scope = :scope AND key = :key")
 _KEEP = Statement(
     """INSERT INTO operation
     (scope, key, request_hash, status, outcome, transfer_id, actor, created_at)
@@ -101,6 +102,12 @@ def replay(session: Session, *, scope: str, key: str, request: dict[str, Any]) -
     Raises the remembered refusal, or IdempotencyConflict.
     """
     return _read(Books(session), scope=scope, key=key, hashed=digest(request))
+
+
+def number(session: Session, *, scope: str, key: str) -> int | None:
+    """The id of the operation with this key, or None."""
+    row = Books(session).one(_NUMBER, scope=scope, key=key)
+    return int(row[0]) if row else None
 
 
 def find(books: Books, *, scope: str, key: str, hashed: str) -> Outcome | None:

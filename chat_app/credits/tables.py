@@ -35,8 +35,8 @@ class Account(SQLModel, table=True):
     """A wallet, or one of the system's accounts. Balances are kept on wallets only.
 
     A wallet belongs to a user or to an organisation, whose members spend from it.
-    `posted` is what came in less what went out, `held` is set aside; `last_at` is the time of
-    the newest change, and no later change may be older.
+    `posted` is what came in less what went out, `held` is set aside, `owed` was spent and then
+    charged back; `last_at` is the time of the newest change, and no later change may be older.
     """
 
     __tablename__ = "account"
@@ -49,6 +49,7 @@ class Account(SQLModel, table=True):
         CheckConstraint("posted = CAST(posted AS BIGINT)", name="posted_whole"),
         CheckConstraint(_whole("held"), name="held"),
         CheckConstraint("floor IS NULL OR posted - held >= floor", name="floor"),
+        CheckConstraint(_whole("owed"), name="owed"),
         {"sqlite_autoincrement": True},
     )
 
@@ -61,6 +62,7 @@ class Account(SQLModel, table=True):
     floor: int | None = _big_or_none()
     posted: int = _big(server_default=text("0"))
     held: int = _big(server_default=text("0"))
+    owed: int = _big(server_default=text("0"))
     last_at: int = _big(server_default=text("0"))
     created_at: int = _big()
     closed_at: int | None = _big_or_none()
@@ -181,9 +183,9 @@ class Hold(SQLModel, table=True):
 class Lot(SQLModel, table=True):
     """A grant of credits with its price and its end; what is used comes out of lots in order.
 
-    `recognized_minor` is the part of the price that the used credits have earned, and the part
-    that went with credits that were moved to the wallet of somebody else: their lot there
-    names this one as its parent.
+    `recognized_minor` is the part of the price that went with the credits that left: earned by
+    those that were used, given back with refunds, handed on with credits that were moved to the
+    wallet of somebody else (their lot there names this one as its parent).
     """
 
     __tablename__ = "lot"
@@ -256,7 +258,10 @@ class HoldLot(SQLModel, table=True):
 
 
 class LotUse(SQLModel, table=True):
-    """Credits that left a lot by a transfer, and the price they earned."""
+    """Credits that left a lot by a transfer, and their share of its price.
+
+    The share was earned, or for the kind `refund` given back.
+    """
 
     __tablename__ = "lot_use"
     __table_args__ = (
@@ -472,7 +477,9 @@ class PaymentRow(SQLModel, table=True):
     """An order for credits and what became of it. `fulfilled_op_id` names its one grant.
 
     `source`, `priority`, `valid_days` and `ends_at` are the terms of the lot that it becomes;
-    an order with a `subscription_id` pays for that `period` of a plan.
+    an order with a `subscription_id` pays for that `period` of a plan. `provider_ref` is the
+    provider's checkout (the order's own id until there is one) and `intent_ref` its payment, by
+    which refunds and disputes name it.
     """
 
     __tablename__ = "payment"
@@ -487,6 +494,8 @@ class PaymentRow(SQLModel, table=True):
         CheckConstraint("source IN ('paid', 'plan')", name="source"),
         UniqueConstraint("provider", "provider_ref", name="uq_payment_provider_ref"),
         Index("ix_payment_user_id_created_at", "user_id", "created_at"),
+        Index("ix_payment_status_created_at", "status", "created_at"),
+        Index("ix_payment_intent_ref", "intent_ref", unique=True),
     )
 
     id: str = Field(primary_key=True, max_length=32)
@@ -508,3 +517,6 @@ class PaymentRow(SQLModel, table=True):
     fulfilled_op_id: int | None = _big_or_none("operation.id", unique=True)
     created_at: int = _big()
     paid_at: int | None = _big_or_none()
+    checkout_url: str | None = Field(default=None, sa_column=Column(Text))
+    intent_ref: str | None = Field(default=None, max_length=128)
+    polled_at: int | None = _big_or_none()

@@ -45,14 +45,14 @@ def out(
 ) -> int:
     """From a wallet to a system account; returns the transfer's id.
 
-    `after` is the wallet's balance after it.
+    `system` is a name or, with a colon, a whole code. `after` is the wallet's balance after it.
     """
     return books.insert(
         _OUT,
         kind=kind,
         code=code,
         wallet_id=wallet_id,
-        system=f"sys:{system}",
+        system=system if ":" in system else f"sys:{system}",
         amount=amount,
         after=after,
         now=now,
@@ -94,12 +94,36 @@ def into(
 
 def write_off(books: Books, *, amount: int, now: int, cause_id: int, reference: str | None) -> int:
     """A loss on the record: what was consumed and could not be charged."""
-    return books.insert(
-        _BETWEEN_SYSTEM,
-        kind="direct",
+    return between_system(
+        books,
         code="writeoff",
         debit="sys:writeoff",
         credit="sys:consumed",
+        amount=amount,
+        now=now,
+        cause_id=cause_id,
+        reference=reference,
+    )
+
+
+def between_system(
+    books: Books,
+    *,
+    code: str,
+    debit: str,
+    credit: str,
+    amount: int,
+    now: int,
+    cause_id: int | None,
+    reference: str | None,
+) -> int:
+    """From one system account to another, both by code; returns the transfer's id."""
+    return books.insert(
+        _BETWEEN_SYSTEM,
+        kind="direct",
+        code=code,
+        debit=debit,
+        credit=credit,
         amount=amount,
         now=now,
         pending_id=None,

@@ -96,6 +96,19 @@ _CHECKS = [
     ),
     _Check(
         "I2",
+        "What a wallet owes is not what its debt account says.",
+        """SELECT a.id AS account, a.owed AS stored, COALESCE(o.owed, 0) AS rebuilt
+        FROM account a LEFT JOIN (
+          SELECT d.code, (SELECT COALESCE(SUM(t.amount), 0) FROM transfer t
+            WHERE t.debit_id = d.id AND t.kind IN ('direct', 'post'))
+           - (SELECT COALESCE(SUM(t.amount), 0) FROM transfer t
+            WHERE t.credit_id = d.id AND t.kind IN ('direct', 'post')) AS owed
+          FROM account d WHERE d.code LIKE 'debt:%'
+        ) o ON o.code = 'debt:' || a.id
+        WHERE a.owed <> COALESCE(o.owed, 0)""",
+    ),
+    _Check(
+        "I2",
         "A checkpoint is not what the transfers up to it add up to.",
         """SELECT c.account_id AS account, c.upto_transfer_id AS upto FROM balance_checkpoint c
         WHERE c.credits <> (SELECT COALESCE(SUM(t.amount), 0) FROM transfer t
@@ -356,6 +369,39 @@ _CHECKS = [
         LEFT JOIN transfer t ON t.id = o.transfer_id
         WHERE p.status = 'paid' AND (t.id IS NULL OR t.code NOT IN ('purchase', 'plan')
          OR t.amount <> p.credits + p.bonus_credits OR t.reference <> p.id)""",
+    ),
+    _Check(
+        "I17",
+        "More was refunded than was paid for an order.",
+        """SELECT p.id AS payment, p.amount_minor AS paid, r.back AS refunded
+        FROM payment p JOIN (
+          SELECT payment_id, SUM(amount_minor) AS back FROM refund
+          WHERE state <> 'failed' GROUP BY payment_id
+        ) r ON r.payment_id = p.id
+        WHERE p.status <> 'paid' OR r.back > p.amount_minor""",
+    ),
+    _Check(
+        "I17",
+        "A refund is not worth what left the wallet for it.",
+        """SELECT r.id AS refund, r.credits, r.amount_minor, t.amount AS taken,
+         (SELECT COALESCE(SUM(u.revenue_minor), 0) FROM lot_use u
+          WHERE u.transfer_id = r.transfer_id AND u.kind = 'refund') AS share
+        FROM refund r LEFT JOIN transfer t ON t.id = r.transfer_id
+        WHERE t.id IS NULL OR t.code <> 'refund' OR t.amount <> r.credits
+         OR t.reference <> r.payment_id
+         OR r.amount_minor <> (SELECT COALESCE(SUM(u.revenue_minor), 0) FROM lot_use u
+          WHERE u.transfer_id = r.transfer_id AND u.kind = 'refund')
+         OR (r.state = 'failed' AND r.returned_id IS NULL)""",
+    ),
+    _Check(
+        "I17",
+        "A dispute is not what was taken and owed for it.",
+        """SELECT d.id AS dispute, d.credits, d.owed, t.amount AS taken, o.amount AS booked
+        FROM dispute d LEFT JOIN transfer t ON t.id = d.transfer_id
+        LEFT JOIN transfer o ON o.id = d.debt_id
+        WHERE d.credits <> COALESCE(t.amount, 0) OR d.owed <> COALESCE(o.amount, 0)
+         OR (t.id IS NOT NULL AND (t.code <> 'chargeback' OR t.reference <> d.payment_id))
+         OR (o.id IS NOT NULL AND (o.code <> 'debt' OR o.reference <> d.payment_id))""",
     ),
 ]
 # SQLite gives out keys without gaps here, and takes them back when a story is rolled back.

@@ -33,6 +33,28 @@ _USES = """SELECT u.transfer_id, u.lot_id, u.amount, u.kind, u.revenue_minor, l.
  WHERE u.transfer_id > :after AND u.transfer_id <= :last ORDER BY u.transfer_id, u.lot_id"""
 _LOTS = """SELECT transfer_id, id, granted, price_minor, currency FROM lot
  WHERE transfer_id > :after AND transfer_id <= :last ORDER BY transfer_id, id"""
+# Money that went back with the transfer, or stayed after all: with its price, and beyond it.
+_BACK = """SELECT r.transfer_id, p.provider, r.currency, 0 AS beyond
+ FROM refund r JOIN payment p ON p.id = r.payment_id
+ WHERE r.transfer_id > :after AND r.transfer_id <= :last
+ UNION ALL SELECT r.returned_id, p.provider, r.currency, 0
+ FROM refund r JOIN payment p ON p.id = r.payment_id
+ WHERE r.returned_id > :after AND r.returned_id <= :last
+ UNION ALL SELECT d.transfer_id, p.provider, p.currency,
+  CASE WHEN d.debt_id IS NULL THEN d.disputed_minor - d.amount_minor ELSE 0 END
+ FROM dispute d JOIN payment p ON p.id = d.payment_id
+ WHERE d.transfer_id > :after AND d.transfer_id <= :last
+ UNION ALL SELECT d.debt_id, p.provider, p.currency, d.disputed_minor - d.amount_minor
+ FROM dispute d JOIN payment p ON p.id = d.payment_id
+ WHERE d.debt_id > :after AND d.debt_id <= :last
+ UNION ALL SELECT d.returned_id, p.provider, p.currency, d.amount_minor - d.disputed_minor
+ FROM dispute d JOIN payment p ON p.id = d.payment_id
+ WHERE d.returned_id > :after AND d.returned_id <= :last
+ UNION ALL SELECT t.id, p.provider, p.currency, d.amount_minor - d.disputed_minor
+ FROM dispute d JOIN payment p ON p.id = d.payment_id
+ JOIN transfer t ON t.cause_id = d.debt_id AND t.code = 'debt_cancelled'
+ WHERE d.returned_id IS NULL AND t.id > :after AND t.id <= :last
+ ORDER BY 1"""
 _DEFERRED = """SELECT currency, SUM(price_minor - recognized_minor) FROM lot
  WHERE price_minor > 0 GROUP BY currency ORDER BY currency"""
 _SYSTEM = {
@@ -43,7 +65,6 @@ _SYSTEM = {
 _EARNED = {
     "use": "Income:Usage",
     "expire": "Income:Breakage",
-    "refund": "Equity:Refunded",
     "move": "Equity:Moved",
 }
 DEFERRED = "Liabilities:Deferred"
@@ -58,6 +79,16 @@ class _Names:
 
     name: dict[int, str]
     wallets: set[int]
+
+
+@dataclass
+class _Move:
+    """A transfer with the uses of lots, the new lots and the money back that belong to it."""
+
+    row: Any
+    uses: list[Any]
+    made: list[Any]
+    back: Any
 
 
 @dataclass
@@ -89,9 +120,9 @@ def lines(db: Database) -> Iterator[str]:
         names = _names(session)
         seen = _Seen()
         yield _HEADER
-        for row, uses, made in _moves(session):
-            yield from _month_ends(row, names, seen)
-            yield _transaction(row, uses, made, names, seen)
+        for move in _moves(session):
+            yield from _month_ends(move.row, names, seen)
+            yield _transaction(move, names, seen)
         if seen.first is None or seen.last is None:
             return
         closing = seen.last + timedelta(days=1)
@@ -123,8 +154,8 @@ def _word(text: str) -> str:
     return (kept[:1].upper() + kept[1:]) if kept[:1].isalnum() else f"X{kept}"
 
 
-def _moves(session: Session) -> Iterator[tuple[Any, list[Any], list[Any]]]:
-    """Each transfer with the uses of lots and the new lots that belong to it."""
+def _moves(session: Session) -> Iterator[_Move]:
+    """Each transfer with what belongs to it, the oldest first."""
     after = 0
     while True:
         rows = list(session.execute(text(_TRANSFERS), {"after": after, "limit": CHUNK}))
@@ -133,8 +164,10 @@ def _moves(session: Session) -> Iterator[tuple[Any, list[Any], list[Any]]]:
         span = {"after": after, "last": rows[-1].id}
         uses = _by_transfer(session, _USES, span)
         made = _by_transfer(session, _LOTS, span)
+        back = _by_transfer(session, _BACK, span)
         for row in rows:
-            yield row, uses.get(row.id, []), made.get(row.id, [])
+            money = back.get(row.id, [None])[0]
+            yield _Move(row, uses.get(row.id, []), made.get(row.id, []), money)
         after = rows[-1].id
 
 
@@ -143,7 +176,8 @@ def _by_transfer(session: Session, query: str, span: dict[str, int]) -> dict[int
     return {id: list(rows) for id, rows in groupby(found, key=lambda row: row.transfer_id)}
 
 
-def _transaction(row: Any, uses: list[Any], made: list[Any], names: _Names, seen: _Seen) -> str:
+def _transaction(move: _Move, names: _Names, seen: _Seen) -> str:
+    row, uses, made = move.row, move.uses, move.made
     day = _day(row.created_at)
     seen.first = min(seen.first or day, day)
     seen.last = max(seen.last or day, day)
@@ -155,7 +189,7 @@ def _transaction(row: Any, uses: list[Any], made: list[Any], names: _Names, seen
         legs += [(credit, _credits(-lot.granted), f'    lot: "{lot.id}"') for lot in made]
     else:
         legs.append((credit, _credits(-row.amount), ""))
-    legs += _money_legs(row, uses, made)
+    legs += _money_legs(move)
     seen.used.update(name for name, _, _ in legs)
     entry = [f'{day} * "{_quoted(row.code)}" "{_quoted(row.description or "")}"']
     entry.append(f'  transfer: "{row.id}"')
@@ -166,16 +200,24 @@ def _transaction(row: Any, uses: list[Any], made: list[Any], names: _Names, seen
     return "\n".join(entry) + "\n"
 
 
-def _money_legs(row: Any, uses: list[Any], made: list[Any]) -> list[tuple[str, str, str]]:
-    """What was paid is owed as credits until they are used."""
+def _money_legs(move: _Move) -> list[tuple[str, str, str]]:
+    """What was paid is owed as credits until they are used or the money goes back.
+
+    What a bank takes beyond the price of unused credits is lost, as long as nobody pays the debt.
+    """
+    row, uses, made, back = move.row, move.uses, move.made, move.back
     legs = []
+    till = None if back is None else f"Assets:Payments:{_word(back.provider)}"
+    if till is not None and back.beyond:
+        legs.append(("Expenses:Chargebacks", _money(back.beyond, back.currency), ""))
+        legs.append((till, _money(-back.beyond, back.currency), ""))
     # Credits that go to another wallet take their price along.
     moved = any(use.kind == "move" for use in uses)
     for lot in made:
         if lot.price_minor:
             legs.append((DEFERRED, _money(-lot.price_minor, lot.currency), ""))
             if row.provider is None:
-                origin = "Equity:Moved" if moved else "Equity:Granted"
+                origin = till or ("Equity:Moved" if moved else "Equity:Granted")
                 legs.append((origin, _money(lot.price_minor, lot.currency), ""))
     if row.provider is not None and row.amount_minor:
         paid = f"Assets:Payments:{_word(row.provider)}"
@@ -183,6 +225,8 @@ def _money_legs(row: Any, uses: list[Any], made: list[Any]) -> list[tuple[str, s
     for use in uses:
         if use.revenue_minor:
             earned = _EARNED.get(use.kind, f"Equity:{_word(use.kind)}")
+            if use.kind == "refund" and till is not None:
+                earned = till
             legs.append((DEFERRED, _money(use.revenue_minor, use.currency), ""))
             legs.append((earned, _money(-use.revenue_minor, use.currency), ""))
     return legs

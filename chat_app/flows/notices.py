@@ -13,7 +13,9 @@ from sqlmodel import Session
 from chat_app.accounts import users
 from chat_app.app import App
 from chat_app.audit import log
+from chat_app.credits.payments import orders
 from chat_app.credits.payments.orders import Payment
+from chat_app.credits.payments.returns import Refund
 from chat_app.errors import Invalid
 from chat_app.money import Money, format_credits
 from chat_app.notify import announcements, inbox, kinds, outbox, preferences, webhooks
@@ -108,6 +110,25 @@ def paid(session: Session, payment: Payment, *, now: int) -> None:
             "amount_minor": payment.amount_minor,
             "currency": payment.currency,
             "demo": payment.provider == "offline",
+        },
+        now=now,
+    )
+
+
+def refunded(session: Session, refund: Refund, *, now: int) -> None:
+    """The money of a refund has gone back, and its credits with it."""
+    tell(
+        session,
+        user_id=orders.find(session, refund.payment_id).user_id,
+        kind="payment_refunded",
+        key=refund.id,
+        data={
+            "payment": refund.payment_id,
+            "refund": refund.id,
+            "credits": format_credits(refund.credits),
+            "amount": str(Money(refund.amount_minor, refund.currency)),
+            "amount_minor": refund.amount_minor,
+            "currency": refund.currency,
         },
         now=now,
     )

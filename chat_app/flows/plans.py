@@ -10,9 +10,12 @@ from chat_app.accounts import users
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.credits import operations, plans, renewals
+from chat_app.credits.payments import offline
+from chat_app.credits.payments.orders import Payment
 from chat_app.credits.plans import Subscription
 from chat_app.credits.renewals import Shop
 from chat_app.errors import AppError
+from chat_app.flows import notices
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -21,7 +24,17 @@ log = logging.getLogger(__name__)
 def shop(app: App) -> Shop:
     """How credits are sold here."""
     settings = app.settings
-    return Shop(settings.credits, settings.business.zone, provider=settings.payments.provider)
+    return Shop(
+        settings.credits, settings.business.zone, provider=app.payments.name, charge=_charge
+    )
+
+
+def _charge(session: Session, payment: Payment, now: int) -> Payment:
+    """Paid at once where that is possible, and then its owner is told."""
+    done = offline.charge(session, payment, now=now)
+    if done.status == "paid" and not done.replayed:
+        notices.paid(session, done, now=now)
+    return done
 
 
 def current(app: App, *, user_id: int) -> Subscription | None:

@@ -1,4 +1,6 @@
-"""Buying credits: an order, its payment, and the credits that follow from it."""
+"""Buying credits: an order, its checkout, and the credits that follow from its payment."""
+
+import asyncio
 
 from sqlmodel import Session
 
@@ -18,8 +20,13 @@ async def buy(
     package_code: str | None = None,
     micro: int | None = None,
     key: str,
+    base: str = "",
 ) -> Payment:
-    """Order a package or a custom amount of microcredits. The same key orders once."""
+    """Order a package or a custom amount of microcredits. The same key orders once.
+
+    With a provider that has a page of its own the order has a `checkout_url`, which leads back to
+    `base` (the public URL, if one is set). Raises ProviderUnreachable: the same key goes on then.
+    """
 
     def story(session: Session) -> Payment:
         return orders.create(
@@ -31,9 +38,21 @@ async def buy(
             scope=f"order:{user_id}",
             key=key,
             rules=app.settings.credits,
+            provider=app.payments.name,
         )
 
-    return await app.db.awrite(story)
+    order = await app.db.awrite(story)
+    if not app.payments.hosted or order.checkout_url or order.status != "pending":
+        return order
+    server = app.settings.server
+    base = (server.public_url or base or f"http://{server.host}:{server.port}").rstrip("/")
+    back = f"{base}/api/billing/payments/{order.id}/return"
+    checkout = await asyncio.to_thread(app.payments.start, order, success_url=back, cancel_url=back)
+    return await app.db.awrite(
+        lambda session: orders.opened(
+            session, payment_id=order.id, ref=checkout.ref, url=checkout.url
+        )
+    )
 
 
 async def confirm(app: App, *, user_id: int, payment_id: str, key: str | None = None) -> Payment:

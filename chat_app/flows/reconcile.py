@@ -198,6 +198,114 @@ CHECKS = [
         JOIN lot l ON l.transfer_id = o.transfer_id
         WHERE p.amount_minor <> l.price_minor OR p.currency <> l.currency""",
     ),
+    # The payments and their documents.
+    Check(
+        "payment_and_invoice",
+        "payment",
+        "invoice",
+        "A paid order has no paid invoice over its amount.",
+        "Find out why it was not issued with the payment. Nothing issues it afterwards.",
+        """SELECT p.id AS left_id, i.id AS right_id, p.amount_minor AS paid,
+         i.total_minor AS invoiced
+        FROM payment p LEFT JOIN invoice i ON i.payment_id = p.id AND i.kind = 'invoice'
+         AND i.status <> 'void'
+        WHERE p.paid_at IS NOT NULL AND p.paid_at >= (SELECT MIN(created_at) FROM seller)
+         AND (i.id IS NULL OR i.status <> 'paid' OR i.total_minor <> p.amount_minor)""",
+    ),
+    Check(
+        "money_back_and_credit_notes",
+        "payment",
+        "invoice",
+        "The credit notes of an order do not take off what went back to its buyer.",
+        "If a refund failed after it had succeeded, the next one makes up for it; else ask the "
+        "provider what went back.",
+        """SELECT p.id AS left_id, MIN(n.id) AS right_id, b.gone,
+         COALESCE(SUM(n.total_minor), 0) AS credited
+        FROM payment p JOIN (
+          SELECT payment_id, SUM(gone) AS gone FROM (
+            SELECT payment_id, amount_minor AS gone FROM refund WHERE state = 'succeeded'
+            UNION ALL
+            SELECT payment_id,
+             CASE WHEN amount_minor < disputed_minor THEN amount_minor ELSE disputed_minor END
+            FROM dispute WHERE state = 'lost'
+            UNION ALL
+            SELECT payment_id, 0 FROM invoice WHERE kind = 'credit_note'
+          ) parts GROUP BY payment_id
+        ) b ON b.payment_id = p.id
+        LEFT JOIN invoice n ON n.payment_id = p.id AND n.kind = 'credit_note'
+        GROUP BY p.id, b.gone HAVING b.gone <> COALESCE(SUM(n.total_minor), 0)""",
+    ),
+    # The money that goes back and the credits.
+    Check(
+        "refund_and_credits",
+        "refund",
+        "transfer",
+        "A refund is not worth the credits that left for it.",
+        "Compare with the provider's account of the refund; correct the credits by an adjustment.",
+        """SELECT r.id AS left_id, t.id AS right_id, r.credits, t.amount AS taken,
+         r.amount_minor AS money, COALESCE(SUM(u.revenue_minor), 0) AS share
+        FROM refund r LEFT JOIN transfer t ON t.id = r.transfer_id
+        LEFT JOIN lot_use u ON u.transfer_id = t.id AND u.kind = 'refund'
+        GROUP BY r.id, t.id, r.credits, t.amount, r.amount_minor, t.code
+        HAVING t.id IS NULL OR t.code <> 'refund' OR t.amount <> r.credits
+         OR r.amount_minor <> COALESCE(SUM(u.revenue_minor), 0)""",
+    ),
+    Check(
+        "credits_without_refund",
+        "refund",
+        "transfer",
+        "Credits left for a refund or a chargeback, and there is no such record.",
+        "Ask the provider whether money went back. If not, give the credits back.",
+        """SELECT NULL AS left_id, t.id AS right_id, t.amount AS taken, t.reference AS payment
+        FROM transfer t LEFT JOIN refund r ON r.transfer_id = t.id
+        LEFT JOIN dispute d ON d.transfer_id = t.id
+        LEFT JOIN account a ON a.id = t.credit_id
+        WHERE t.code IN ('refund', 'chargeback') AND a.code = 'sys:refunded'
+         AND r.id IS NULL AND d.id IS NULL""",
+    ),
+    Check(
+        "dispute_and_credits",
+        "dispute",
+        "payment",
+        "A dispute took or owes other credits than the books say, or names another buyer.",
+        "The books count. Compare with the provider, then correct by an adjustment.",
+        """SELECT d.id AS left_id, p.id AS right_id, d.credits, t.amount AS taken, d.owed,
+         o.amount AS booked
+        FROM dispute d LEFT JOIN payment p ON p.id = d.payment_id
+        LEFT JOIN transfer t ON t.id = d.transfer_id LEFT JOIN transfer o ON o.id = d.debt_id
+        WHERE p.id IS NULL OR p.user_id <> d.user_id OR d.credits <> COALESCE(t.amount, 0)
+         OR d.owed <> COALESCE(o.amount, 0)""",
+    ),
+    # The provider's words and what was made of them.
+    Check(
+        "refund_never_sent",
+        "refund",
+        "payment",
+        "The provider was not reached for a refund, and its credits have left.",
+        "The schedule keeps trying. If it stays, look at the refund's error and at the job log.",
+        """SELECT r.id AS left_id, r.payment_id AS right_id, r.attempts, r.amount_minor AS money
+        FROM refund r WHERE r.state = 'pending' AND r.created_at + :grace < :now""",
+    ),
+    Check(
+        "event_never_acted_on",
+        "event",
+        "payment",
+        "A provider announced something, and nothing was made of it.",
+        "The schedule keeps trying. If it stays, look at the event under Admin, Payments.",
+        """SELECT e.id AS left_id, e.payment_id AS right_id, e.type, e.attempts
+        FROM webhook_event e WHERE e.state = 'new' AND e.received_at + :grace < :now""",
+    ),
+    Check(
+        "paid_event_and_payment",
+        "event",
+        "payment",
+        "A provider said that an order is paid, and the order says otherwise.",
+        "Ask the provider whether this was paid, then grant the credits or refuse the event.",
+        """SELECT e.id AS left_id, p.id AS right_id, e.type, p.status
+        FROM webhook_event e JOIN payment p ON p.id = e.payment_id
+        WHERE e.state = 'done' AND e.type = 'checkout.session.async_payment_succeeded'
+         AND p.status <> 'paid'""",
+    ),
     # The keys and what they moved.
     Check(
         "key_and_transfer",

@@ -102,6 +102,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/billing/add": member(CREATED, body={"package_id": "starter"}),
     "GET /api/billing/payments/{id}": owned(OK),
     "POST /api/billing/payments/{id}/confirm": owned(OK),
+    # The matrix runs with the offline provider, which sends no events.
+    "POST /api/billing/webhooks/stripe": public(HIDDEN, body={}),
+    "GET /api/billing/payments/{id}/return": public(303),
     "GET /api/billing/transactions": member(OK),
     "GET /api/billing/usage": member(OK),
     "GET /api/billing/limits": member(OK),
@@ -188,4 +191,8 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/announcements": admins(
         CREATED, body={"title": "Maintenance", "text": "On Monday at noon."}
     ),
+    "GET /api/admin/payments": admins(OK),
+    "GET /api/admin/payments/{id}": admins(OK),
+    "POST /api/admin/payments/{id}/refund": admins(409, body={"reason": "not paid yet"}),
+    "GET /api/admin/payment-events": admins(OK),
 }

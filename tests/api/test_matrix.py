@@ -183,6 +183,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/plans/": plan,
     "/api/admin/codes/": code,
     "/api/admin/invoices/": invoice,
+    "/api/admin/payments/": payment,
     "/api/admin/messages/": dead_message,
 }
 

@@ -9,6 +9,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import text
 from sqlmodel import Session
 
-from chat_app.credits import budgets, holds, ledger, lots, moves, operations, verify
+from chat_app.credits import debts, holds, ledger, lots, moves, operations, refunds, verify
 from chat_app.credits.accounts import Owner
 from chat_app.db import AFTER_ROLLBACK, Database
 from chat_app.errors import AppError, OutOfCredits
@@ -40,10 +41,23 @@ class Lot:
     end: int | None
     priority: int
     held: int = 0
+    spent: int = 0
+    moved: int = 0
+    transfer: int = 0
 
     @property
     def earned(self) -> int:
-        used = self.granted - self.remaining
+        return self.earned_by(self.granted - self.remaining)
+
+    @property
+    def free(self) -> int:
+        return self.remaining - self.held
+
+    def worth(self, amount: int) -> int:
+        """The share of the price that goes with so many credits more."""
+        return self.earned_by(self.granted - self.remaining + amount) - self.earned
+
+    def earned_by(self, used: int) -> int:
         # Half up, on the whole: the fraction is exact because it is kept as integers.
         whole, rest = divmod(self.price * used, self.granted)
         return whole + (1 if 2 * rest >= self.granted else 0)
@@ -71,6 +85,7 @@ class Hold:
 @dataclass
 class Wallet:
     last: int = 0
+    owed: int = 0
     lots: list[Lot] = field(default_factory=list)
     moves: list[tuple[str, int]] = field(default_factory=list)
 
@@ -141,6 +156,7 @@ class Model:
             spent -= used
             lot.held -= pinned
             lot.remaining -= used
+            lot.spent += used
             if used < pinned and lot.end is not None and lot.end <= now:
                 late.append((lot, pinned - used))
         for lot, rest in late:
@@ -169,14 +185,71 @@ class Model:
         price: int,
         priority: int,
         now: int,
-    ) -> Wallet:
+    ) -> int:
+        """Returns the balance after it; what is owed is paid after that."""
         wallet = self.wallet(user)
-        wallet.last = max(wallet.last, now)
+        wallet.last = now = max(wallet.last, now)
         self.lots_made += 1
-        wallet.lots.append(Lot(self.lots_made, amount, amount, price, end, priority))
+        lot = Lot(self.lots_made, amount, amount, price, end, priority)
+        wallet.lots.append(lot)
         wallet.moves.append((shown, amount))
         self.system[system] -= amount
-        return wallet
+        after = wallet.posted
+        if price and wallet.owed and self.repay(wallet, lot, now):
+            reached["a debt paid by a purchase"] += 1
+        return after
+
+    def repay(self, wallet: Wallet, lot: Lot, now: int) -> int:
+        self.expire_lots(wallet, now)
+        amount = min(wallet.owed, lot.free)
+        if amount:
+            wallet.owed -= amount
+            lot.remaining -= amount
+            lot.spent += amount
+            wallet.moves.append(("repayment", -amount))
+            self.system["debt"] += amount
+            wallet.last = now
+        return amount
+
+    def refund(self, wallet: Wallet, lot: Lot, minor: int | None, now: int) -> tuple[int, int]:
+        """Credits and money."""
+        now = max(now, wallet.last)
+        self.expire_lots(wallet, now)
+        amount, money = lot.free, lot.worth(lot.free)
+        if minor is not None:
+            if minor <= 0 or (minor > money > 0):
+                raise Refused("bad_refund")
+            if minor < money:
+                target = Fraction(lot.granted * (lot.earned + minor), lot.price)
+                amount = -(-target.numerator // target.denominator) - lot.granted + lot.remaining
+                money = lot.worth(amount)
+                if money != minor:
+                    raise Refused("bad_refund")
+        if not amount or not money:
+            raise Refused("nothing_to_refund")
+        self._leave(wallet, lot, "refund", amount, now)
+        return amount, money
+
+    def charge_back(self, wallet: Wallet, lot: Lot, now: int) -> tuple[int, int, int]:
+        """Credits, money and debt."""
+        now = max(now, wallet.last)
+        self.expire_lots(wallet, now)
+        # What was handed on is owed like what was spent: it is with somebody else.
+        owed, amount, money = lot.held + lot.spent + lot.moved, lot.free, lot.worth(lot.free)
+        if amount:
+            self._leave(wallet, lot, "chargeback", amount, now)
+        if owed:
+            wallet.owed += owed
+            wallet.last = now
+            self.system["debt"] -= owed
+            self.system["refunded"] += owed
+        return amount, money, owed
+
+    def _leave(self, wallet: Wallet, lot: Lot, code: str, amount: int, now: int) -> None:
+        lot.remaining -= amount
+        wallet.moves.append((code, -amount))
+        wallet.last = now
+        self.system["refunded"] += amount
 
     def place(self, user: int, amount: int, ttl: int, now: int, member: int | None = None) -> Hold:
         wallet = self.wallet(user)
@@ -191,6 +264,8 @@ class Model:
             if sum(month) + amount > LIMIT:
                 raise Refused("budget_reached")
             month[1] += amount
+        if wallet.owed:
+            raise Refused("debt_unpaid")
         if wallet.available < amount:
             raise Refused("out_of_credits")
         pins = self.take(wallet, amount)
@@ -209,12 +284,15 @@ class Model:
         giver, taker = self.wallet(source), self.wallet(target)
         now = max(now, giver.last, taker.last)
         self.expire_lots(giver, now)
+        if giver.owed:
+            raise Refused("debt_unpaid")
         if giver.available < amount:
             raise Refused("out_of_credits")
         for number, part in self.take(giver, amount):
             lot = next(lot for lot in giver.lots if lot.number == number)
             before = lot.earned
             lot.remaining -= part
+            lot.moved += part
             if lot.price and lot.remaining:
                 reached["a priced lot was split"] += 1
             self.lots_made += 1
@@ -244,7 +322,9 @@ class Model:
         self.expire_lots(wallet, now)
         charged = min(amount, wallet.available)
         for number, part in self.take(wallet, charged):
-            next(lot for lot in wallet.lots if lot.number == number).remaining -= part
+            lot = next(lot for lot in wallet.lots if lot.number == number)
+            lot.remaining -= part
+            lot.spent += part
         if charged:
             wallet.moves.append(("message", -charged))
         wallet.last = now
@@ -270,6 +350,7 @@ class Machine(RuleBasedStateMachine):
         self.clock = START
         self.numbers = 0
         self.ids: list[int] = []
+        self.gone: list[tuple[int, int, refunds.Taken, bool]] = []
 
     @classmethod
     def url(cls) -> str:
@@ -373,11 +454,12 @@ class Machine(RuleBasedStateMachine):
         if self.seen_before(key, request, result):
             return
         shown, system = ledger.SOURCES[source]
-        wallet = self.model.grant(user, amount, shown, system, end, price, priority, self.clock)
+        after = self.model.grant(user, amount, shown, system, end, price, priority, self.clock)
         if priority:
             reached["a lot out of turn"] += 1
-        assert (result.micro, result.balance_after) == (amount, wallet.posted)
+        assert (result.micro, result.balance_after) == (amount, after), (result, amount, after)
         assert not result.replayed
+        self.model.wallets[user].lots[-1].transfer = result.transfer_id
         self.model.keys[key] = (request, ("done", result.transfer_id))
 
     def seen_before(self, key: tuple[str, str], request: Any, result: Any) -> bool:
@@ -526,11 +608,13 @@ class Machine(RuleBasedStateMachine):
         before = copy.deepcopy(self.model.__dict__)
         try:
             giver = self.model.move(source, target, amount, shown, self.clock)
-        except Refused:
-            reached["a move refused"] += 1
+        except Refused as refusal:
+            owing = str(refusal) == "debt_unpaid"
+            reached["a move refused for a debt" if owing else "a move refused"] += 1
             had = self.model.wallet(source).available
             self.model.__dict__.update(before)
             assert isinstance(result, OutOfCredits), result
+            self.check_refusal(result, str(refusal))
             assert result.facts["available"] == format_credits(had)
             self.model.keys[key] = (request, ("refused", result.facts))
             return
@@ -603,16 +687,21 @@ class Machine(RuleBasedStateMachine):
         try:
             hold = self.model.place(user, amount, ttl, self.clock, member)
         except Refused as refusal:
-            over = str(refusal) == "budget_reached"
+            why = str(refusal)
+            over = why == "budget_reached"
             reached["a budget reached" if over else "a hold refused"] += 1
-            had = self.model.wallet(user).available
+            had, owed = self.model.wallet(user).available, self.model.wallet(user).owed
             if over:
                 assert member is not None
                 had = LIMIT - sum(self.model.months[member])
-                assert isinstance(result, budgets.BudgetReached), result
             self.model.__dict__.update(before)
             assert isinstance(result, OutOfCredits), result
-            assert result.facts["needed"] == format_credits(amount)
+            self.check_refusal(result, why)
+            if owed:
+                reached["a hold refused for a debt"] += 1
+            reasons = {"budget_reached": "budget", "debt_unpaid": "debt"}
+            assert result.facts["reason"] == reasons.get(why, "balance")
+            assert result.facts["needed"] == format_credits(owed or amount)
             assert result.facts["available"] == format_credits(had)
             self.model.keys[key] = (request, ("refused", result.facts))
             return
@@ -800,19 +889,220 @@ class Machine(RuleBasedStateMachine):
         assert result.balance_after == wallet.posted
         self.model.keys[key] = (request, ("done", result.transfer_id))
 
+    def bought(self, user: int) -> list[int]:
+        """Numbers of the user's lots that cost money and were not charged back."""
+        back = {number for _, number, _, all_of_it in self.gone if all_of_it}
+        wallet = self.model.wallets.get(user, Wallet())
+        # What came from somebody else's wallet was bought there.
+        own = [lot for lot in wallet.lots if lot.price and lot.transfer]
+        return [lot.number for lot in own if lot.number not in back]
+
+    def lot(self, user: int, number: int) -> Lot:
+        """The model is put back after a refusal, so nobody keeps its lots."""
+        return next(lot for lot in self.model.wallets[user].lots if lot.number == number)
+
+    @precondition(lambda self: any(self.bought(user) for user in USERS))
+    @rule(data=st.data())
+    def money_back(self, data: st.DataObject) -> None:
+        user = data.draw(st.sampled_from([one for one in USERS if self.bought(one)]), label="whose")
+        lot = data.draw(st.sampled_from(self.bought(user)), label="lot")
+        if data.draw(st.integers(0, 2), label="by the bank") == 2:
+            self._charge_back(user, lot)
+        else:
+            self._refund(data, user, lot)
+
+    def _refund(self, data: st.DataObject, user: int, number: int) -> None:
+        lot = self.lot(user, number)
+        key = self.key(data, "refund")
+        worth = lot.worth(lot.free)
+        minor = data.draw(
+            st.sampled_from([None, worth, worth + 1, max(1, worth // 2), 1, 0]), label="minor"
+        )
+        request = ("refund", lot.transfer, minor)
+        result = self.write(
+            lambda session: refunds.refund(
+                session,
+                user_id=user,
+                grants=[lot.transfer],
+                minor=minor,
+                now=self.clock,
+                scope=key[0],
+                key=key[1],
+                actor="admin",
+                reference=f"pay{lot.transfer}",
+                description="why",
+            )
+        )
+        if self.seen_before(key, request, result):
+            return
+        before = copy.deepcopy(self.model.__dict__)
+        wallet = self.model.wallets[user]
+        try:
+            amount, money = self.model.refund(wallet, lot, minor, self.clock)
+        except Refused as refusal:
+            reached[f"refund: {refusal}"] += 1
+            self.model.__dict__.update(before)
+            self.check_refusal(result, str(refusal))
+            return
+        reached["a part refunded" if lot.remaining > lot.held else "all unused refunded"] += 1
+        assert isinstance(result, refunds.Taken), result
+        assert (result.micro, result.minor, result.owed) == (amount, money, 0)
+        self.model.keys[key] = (request, ("done", result.transfer_id))
+        self.gone.append((user, number, result, False))
+
+    def _charge_back(self, user: int, number: int) -> None:
+        lot = self.lot(user, number)
+        for again in (False, True):
+            result = self.write(
+                lambda session: refunds.charge_back(
+                    session,
+                    user_id=user,
+                    grants=[lot.transfer],
+                    now=self.clock,
+                    scope="dispute",
+                    key=str(lot.number),
+                    actor="bank",
+                    reference=f"pay{lot.transfer}",
+                    description="why",
+                )
+            )
+            assert result.replayed is again
+        if lot.held:
+            reached["held credits charged back"] += 1
+        if lot.moved:
+            reached["moved credits charged back"] += 1
+        amount, money, owed = self.model.charge_back(self.model.wallets[user], lot, self.clock)
+        reached["spent credits charged back" if owed else "unused credits charged back"] += 1
+        assert (result.micro, result.minor, result.owed) == (amount, money, owed)
+        self.gone.append((user, number, result, True))
+
+    @precondition(lambda self: bool(self.gone))
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """A dispute was won, or a refund failed: what went comes back, once."""
+        user, number, taken, _ = data.draw(st.sampled_from(self.gone), label="which")
+        self._give_back(user, number, taken)
+
+    def _give_back(self, user: int, number: int, taken: refunds.Taken) -> None:
+        lot = self.lot(user, number)
+        key = ("back", str(taken.operation_id))
+        result = self.write(
+            lambda session: refunds.give_back(
+                session,
+                user_id=user,
+                taken=taken,
+                currency="USD",
+                expires_at=None,
+                now=self.clock,
+                scope=key[0],
+                key=key[1],
+                actor="bank",
+                reference=f"pay{lot.transfer}",
+                description="why",
+            )
+        )
+        assert isinstance(result, refunds.Returned), result
+        if key in self.model.keys:
+            reached["given back before"] += 1
+            assert self.model.keys[key][1] == ("done", result)
+            return
+        wallet = self.model.wallets[user]
+        cancelled = min(wallet.owed, taken.owed)
+        if cancelled:
+            reached["a debt cancelled"] += 1
+            wallet.owed -= cancelled
+            wallet.last = max(wallet.last, self.clock)
+            self.model.system["debt"] += cancelled
+            self.model.system["refunded"] -= cancelled
+        if cancelled < taken.owed:
+            reached["a paid debt came back"] += 1
+        amount = taken.micro + taken.owed - cancelled
+        if amount:
+            self.model.grant(
+                user, amount, "reinstatement", "refunded", None, taken.minor, 0, self.clock
+            )
+            wallet.lots[-1].transfer = result.transfer_id or 0
+        assert (result.micro, result.cancelled) == (amount, cancelled)
+        self.model.keys[key] = (("back", taken.operation_id), ("done", result))
+        reached["given back"] += 1
+
+    @precondition(lambda self: any(back for *_, back in self.gone))
+    @rule()
+    def collect(self) -> None:
+        for user, number, _, all_of_it in self.gone:
+            if all_of_it:
+                self._collect(user, number)
+
+    def _collect(self, user: int, number: int) -> None:
+        lot = self.lot(user, number)
+        result = self.write(
+            lambda session: debts.collect(
+                session, user_id=user, grants=[lot.transfer], now=self.clock
+            )
+        )
+        wallet = self.model.wallets[user]
+        paid = 0
+        if wallet.owed and lot.free:
+            paid = self.model.repay(wallet, lot, max(self.clock, wallet.last))
+        reached["freed credits pay a debt" if paid else "nothing to collect"] += 1
+        assert result == paid
+
+    @rule(data=st.data(), user=st.sampled_from(USERS))
+    def refund_a_purchase(self, data: st.DataObject, user: int) -> None:
+        """In two parts, with a part of it held or used."""
+        self.numbers += 1
+        self._grant(user, 100, "paid", None, 9, ("a", f"k{self.numbers}"))
+        lot = self.model.wallets[user].lots[-1].number
+        if data.draw(st.booleans(), label="hold some"):
+            self._place(data, user, max(0, self.model.wallets[user].available - 50), ttl=60)
+        for _ in range(2):
+            self._refund(data, user, lot)
+
+    @rule(data=st.data(), user=st.sampled_from(USERS))
+    def a_bank_takes_its_time(self, data: st.DataObject, user: int) -> None:
+        """Bought, used, charged back with an answer under way, paid back, decided."""
+        self.numbers += 1
+        self._grant(user, 100, "paid", None, 9, ("a", f"k{self.numbers}"))
+        lot = self.model.wallets[user].lots[-1].number
+        if data.draw(st.integers(0, 2), label="hand on") == 2:
+            self.numbers += 1
+            part = max(1, self.model.wallets[user].available - 20)
+            target = data.draw(st.sampled_from([3 - user if user < 3 else 1, POOL]), label="to")
+            self._move(user, target, part, ("a", f"k{self.numbers}"))
+        before = len(self.ids)
+        self._place(data, user, self.model.wallets[user].available, ttl=60)
+        held = self.ids[-1] if len(self.ids) > before else None
+        if held is not None and data.draw(st.booleans(), label="used before"):
+            self._settle(data, held, twice=False)
+            held = None
+        self._charge_back(user, lot)
+        if data.draw(st.booleans(), label="try to go on"):
+            self._place(data, user, 1)
+            self.numbers += 1
+            self._move(user, POOL, 1, ("a", f"k{self.numbers}"))
+        if held is not None and self.model.holds[held].state == "open":
+            self._release(held)
+            self._collect(user, lot)
+        if data.draw(st.integers(0, 2), label="pay"):
+            self.numbers += 1
+            size = data.draw(st.sampled_from([10, 300]), label="size")
+            self._grant(user, size, "paid", None, 5, ("a", f"k{self.numbers}"))
+        if data.draw(st.booleans(), label="won"):
+            self._give_back(user, lot, self.gone[-1][2])
+
     @invariant()
     def everything_is_equal(self) -> None:
         model = self.model
         found = {
-            user: (posted, held, last)
-            for user, posted, held, last in self.rows(
-                "SELECT COALESCE(user_id, -org_id), posted, held, last_at FROM account"
+            user: rest
+            for user, *rest in self.rows(
+                "SELECT COALESCE(user_id, -org_id), posted, held, owed, last_at FROM account"
                 " WHERE kind = 'wallet'"
             )
         }
         for user, wallet in model.wallets.items():
-            expected = (wallet.posted, wallet.held, wallet.last)
-            assert found.get(user, (0, 0, 0)) == expected, user
+            expected = [wallet.posted, wallet.held, wallet.owed, wallet.last]
+            assert found.get(user, [0, 0, 0, 0]) == expected, user
         assert self.rows("SELECT remaining, held, recognized_minor FROM lot ORDER BY id") == [
             (lot.remaining, lot.held, lot.earned)
             for lot in sorted(
@@ -824,10 +1114,12 @@ class Machine(RuleBasedStateMachine):
             (name, hold.state, hold.settled, hold.end) for name, hold in sorted(model.holds.items())
         ]
         system = self.rows(
-            """SELECT substr(a.code, 5), SUM(CASE WHEN t.credit_id = a.id THEN t.amount
-             ELSE -t.amount END)
-            FROM account a JOIN transfer t ON t.credit_id = a.id OR t.debit_id = a.id
-            WHERE a.kind = 'system' AND t.kind IN ('direct', 'post') GROUP BY a.code"""
+            """SELECT name, SUM(amount) FROM (
+              SELECT CASE WHEN a.code LIKE 'debt%' THEN 'debt' ELSE substr(a.code, 5) END AS name,
+               CASE WHEN t.credit_id = a.id THEN t.amount ELSE -t.amount END AS amount
+              FROM account a JOIN transfer t ON t.credit_id = a.id OR t.debit_id = a.id
+              WHERE a.kind = 'system' AND t.kind IN ('direct', 'post')
+            ) moved GROUP BY name"""
         )
         assert {name: int(total) for name, total in system if total} == {
             name: total for name, total in model.system.items() if total
@@ -860,15 +1152,23 @@ BRANCHES = {
     "a budget reached",
     "a hold on the pool",
     "a move refused",
+    "a move refused for a debt",
     "a priced lot was split",
     "moved",
+    "moved credits charged back",
+    "a debt cancelled",
+    "a debt paid by a purchase",
     "a hold of nothing",
     "a hold placed",
     "a hold refused",
+    "a hold refused for a debt",
     "a key in another scope",
     "a lot expired",
+    "a paid debt came back",
+    "a part refunded",
     "a pinned part outlived its lot",
     "a refusal remembered",
+    "all unused refunded",
     "an outcome remembered",
     "an overdue hold made room",
     "another request with a used key",
@@ -878,10 +1178,17 @@ BRANCHES = {
     "clock back",
     "extended",
     "freed credits of an ended lot expired",
+    "freed credits pay a debt",
+    "given back",
+    "given back before",
+    "held credits charged back",
     "lots expired",
     "no lot to expire",
     "not extended",
+    "nothing to collect",
     "nothing to sweep",
+    "refund: bad_refund",
+    "refund: nothing_to_refund",
     "release found the hold overdue",
     "release of an ended hold",
     "released",
@@ -896,7 +1203,9 @@ BRANCHES = {
     "settle: hold_ended",
     "settle: overrun",
     "several lots at once",
+    "spent credits charged back",
     "swept",
     "taken",
     "taking refused",
+    "unused credits charged back",
 }

@@ -3,19 +3,26 @@
 import asyncio
 import subprocess
 import sys
+from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import pytest
 from beancount import loader
 from beancount.ops import validation
 from sqlalchemy import text
+from sqlmodel import Session
 
 from chat_app.app import App
 from chat_app.credits import holds, lots, verify
+from chat_app.credits.payments import orders, returns
+from chat_app.credits.payments.orders import Payment
+from chat_app.credits.payments.provider import DisputeStanding, RefundStanding
 from chat_app.db import Database
 from chat_app.flows import beancount
+from chat_app.money import MICRO
 from tests.apps import running_app
-from tests.credits.books import HOUR, NOON, grant
+from tests.credits.books import HOUR, NOON, grant, place
 from tests.credits.test_verify import history as ledger_history
 from tests.flows.test_reconcile import history, plant
 
@@ -85,6 +92,67 @@ def test_balances_of_every_wallet_are_asserted(sqlite_database: Database, tmp_pa
     assert {f"Liabilities:Wallets:User-{user}" for user in (1, 2, 3)} <= wallets
     assert "2026-02-01 balance Liabilities:Wallets:User-1" in words
     assert (tmp_path / "books.beancount").stat().st_mode & 0o777 == 0o600
+
+
+def test_money_goes_back_to_where_it_came_from(sqlite_database: Database, tmp_path: Path) -> None:
+    """Refunds and disputes: what the account at the provider has is what is left of the money."""
+    write, number = sqlite_database.write, count()
+
+    def bought(session: Session) -> Payment:
+        made = orders.create(
+            session, user_id=1, micro=500 * MICRO, now=NOON, scope="o", key=f"k{next(number)}"
+        )
+        return orders.fulfil(session, payment_id=made.id, now=NOON)
+
+    def spend(session: Session) -> None:
+        hold = place(session, 100)
+        holds.settle(session, hold_id=hold.id, micro=hold.micro, now=NOON)
+
+    def refund(session: Session, order: Payment, minor: int, state: str) -> None:
+        made = returns.start(
+            session,
+            payment_id=order.id,
+            minor=minor,
+            reason="test",
+            now=NOON,
+            key=f"k{next(number)}",
+            actor="test",
+        )
+        about = RefundStanding(made.id, made.id, state)  # type: ignore[arg-type]
+        returns.stand(session, about, now=NOON)
+
+    def dispute(session: Session, order: Payment, *states: str) -> None:
+        for state in states:
+            about = DisputeStanding(f"dp_{order.id}", "", state, 500, "USD", "test")  # type: ignore[arg-type]
+            returns.dispute(session, order, about, now=NOON)
+
+    def till(name: str) -> Decimal:
+        exported(sqlite_database, tmp_path / name)
+        entries, found, _ = loader.load_file(str(tmp_path / name))
+        assert found == []
+        postings = [p for entry in entries for p in getattr(entry, "postings", ())]
+        return sum(
+            (p.units.number for p in postings if p.account == "Assets:Payments:Offline"),
+            Decimal(),
+        )
+
+    one = write(bought)
+    write(spend)
+    write(lambda s: refund(s, one, 100, "failed"))
+    write(lambda s: refund(s, one, 50, "succeeded"))
+    assert till("1") == Decimal("4.50")
+    write(lambda s: dispute(s, one, "open"))
+    assert till("2") == Decimal("-0.50")
+    write(lambda s: dispute(s, one, "won"))
+    assert till("3") == Decimal("4.50")
+    two = write(bought)
+    write(lambda s: dispute(s, two, "open", "lost"))
+    assert till("4") == Decimal("4.50")
+    three = write(bought)
+    write(lambda s: dispute(s, three, "open", "won"))
+    assert till("5") == Decimal("9.50")
+    with sqlite_database.read() as session:
+        assert verify.run(session) == []
 
 
 def test_an_empty_book_passes(sqlite_database: Database, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from chat_app.errors import AppError
 from chat_app.flows import free, people, topup
 from chat_app.flows import plans as plan_flow
 from chat_app.money import MICRO, Money
+from chat_app.notify import outbox
 from chat_app.settings import zone
 from tests.apps import answer, ask, person, running_app
 
@@ -62,8 +63,16 @@ def test_a_plan_renews_by_itself_and_rests_with_its_owner(
             held = await plan_flow.cancel(app, user_id=alice, key="c")
             assert held.cancel_at_end
             assert (events(app, "plan_chosen"), events(app, "plan_renewed")) == (2, 1)
+            assert told(app) == 3  # each payment once
 
     asyncio.run(story())
+
+
+def told(app: App) -> int:
+    """How many mails about payments there are."""
+    with app.db.read() as session:
+        rows = outbox.page(session, limit=50)[0]
+    return sum((row.kind, row.channel) == ("payment_paid", "mail") for row in rows)
 
 
 async def boss(app: App) -> int:
@@ -230,6 +239,7 @@ def test_an_answer_that_leaves_little_tops_up(tmp_path: Path) -> None:
             assert total(app, alice) == 599
             assert topup.run_low(app) == 0
             assert events(app, "auto_topup_ordered") == 1
+            assert told(app) == 1
             await topup.stop(app, user_id=alice)
 
     asyncio.run(story())

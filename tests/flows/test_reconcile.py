@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlmodel import Session
 
 from chat_app.app import App
 from chat_app.audit import differences
+from chat_app.credits.payments import events, returns
+from chat_app.credits.payments.orders import Payment
+from chat_app.credits.payments.provider import DisputeStanding
 from chat_app.db import Database
-from chat_app.flows import adjust, purchase, reconcile
+from chat_app.flows import adjust, purchase, reconcile, refund
 from chat_app.flows.reconcile import CHECKS
 from chat_app.money import MICRO
 from tests.apps import answer, ask, person, running_app, script_settings
@@ -20,7 +24,9 @@ NOW = 1_900_000_000_000_000
 
 
 async def history(app: App) -> None:
-    """A purchase, three answers of which one was cached, a correction, an order nobody paid."""
+    """A purchase, three answers of which one was cached, a correction, an order nobody paid,
+    a refund of a part, and an order that a bank took back when some of it was used.
+    """
     alice = await person(app)
     order = await purchase.buy(app, user_id=alice, package_code="standard", key="k")
     await purchase.confirm(app, user_id=alice, payment_id=order.id, key="c")
@@ -31,6 +37,38 @@ async def history(app: App) -> None:
     await adjust.adjust(
         app, admin_id=9, user_id=alice, micro=-5 * MICRO, reason="a good reason", key="a"
     )
+    await refund.refund(
+        app, admin_id=9, payment_id=order.id, minor=100, reason="a good reason", key="r"
+    )
+    bob = await person(app, "bob")
+    taken = await purchase.buy(app, user_id=bob, package_code="standard", key="k")
+    await purchase.confirm(app, user_id=bob, payment_id=taken.id, key="c")
+    await answer(app, bob, await ask(app, bob, "something else"))
+    await asyncio.to_thread(app.db.write, partial(bank, app, taken))
+
+
+def bank(app: App, order: Payment, session: Session) -> None:
+    """The bank takes a payment back for good, and the provider says so."""
+    now = app.clock.micros()
+    about = DisputeStanding(
+        ref="dp_1",
+        intent_ref="",
+        state="lost",
+        reason="fraudulent",
+        amount_minor=order.amount_minor,
+        currency=order.currency,
+    )
+    returns.dispute(session, order, about, now=now)
+    number = events.store(
+        session,
+        provider=order.provider,
+        event_id="evt_1",
+        type="checkout.session.async_payment_succeeded",
+        payload="{}",
+        announced_at=now,
+        now=now,
+    )
+    events.settle(session, number, state="done", now=now, payment_id=order.id)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +102,7 @@ def plant(path: Path, script: str) -> None:
 _ANY_REPLY = "(SELECT id FROM reply ORDER BY id LIMIT 1)"
 _MESSAGE = "SELECT id FROM transfer WHERE code = 'message' AND kind = 'post' LIMIT 1"
 _PURCHASE = "SELECT id FROM transfer WHERE code = 'purchase'"
+_PAID = "(SELECT id FROM payment WHERE status = 'paid' ORDER BY created_at LIMIT 1)"
 FAULTS = {
     "answer_without_usage": f"DELETE FROM usage WHERE reply_id = {_ANY_REPLY}",
     "usage_without_answer": f"DELETE FROM reply WHERE id = {_ANY_REPLY}",
@@ -77,9 +116,20 @@ FAULTS = {
     "credits_without_lot": f"DELETE FROM lot WHERE transfer_id = ({_PURCHASE})",
     "lot_without_credits": f"DELETE FROM transfer WHERE id = ({_PURCHASE})",
     "spent_and_lots": f"UPDATE lot_use SET amount = amount - 1 WHERE transfer_id = ({_MESSAGE})",
-    "payment_without_credits": "UPDATE payment SET credits = credits + 1 WHERE status = 'paid'",
-    "credits_without_payment": "DELETE FROM payment WHERE status = 'paid'",
-    "payment_and_lot": "UPDATE payment SET amount_minor = amount_minor + 1 WHERE status = 'paid'",
+    "payment_without_credits": f"UPDATE payment SET credits = credits + 1 WHERE id = {_PAID}",
+    "credits_without_payment": f"DELETE FROM payment WHERE id = {_PAID}",
+    "payment_and_lot": f"UPDATE payment SET amount_minor = amount_minor + 1 WHERE id = {_PAID}",
+    "payment_and_invoice": f"""UPDATE invoice SET total_minor = total_minor + 1
+        WHERE kind = 'invoice' AND payment_id = {_PAID}""",
+    "money_back_and_credit_notes": f"""UPDATE invoice SET total_minor = total_minor - 1
+        WHERE kind = 'credit_note' AND payment_id = {_PAID}""",
+    "refund_and_credits": "UPDATE refund SET amount_minor = amount_minor + 1",
+    "credits_without_refund": "DELETE FROM refund",
+    "dispute_and_credits": "UPDATE dispute SET owed = owed + 1",
+    "refund_never_sent": "UPDATE refund SET state = 'pending'",
+    "event_never_acted_on": "UPDATE webhook_event SET state = 'new', processed_at = NULL",
+    "paid_event_and_payment": """UPDATE payment SET status = 'pending'
+        WHERE id = (SELECT payment_id FROM webhook_event)""",
     "key_and_transfer": f"DELETE FROM transfer WHERE id = ({_PURCHASE})",
 }
 
@@ -116,6 +166,7 @@ def test_a_planted_fault_is_found_and_named(template: Path, tmp_path: Path, name
         "credits_without_lot": {"lot"},
         "lot_without_credits": {"transfer"},
         "credits_without_payment": {"payment"},
+        "credits_without_refund": {"refund"},
         "key_and_transfer": {"transfer"},
     }
     assert missing == expected.get(name, set())

@@ -95,6 +95,12 @@ MATRIX = {
     "announce_review": "admin",
     "announce_send": "admin",
     "announce_back": "admin",
+    "payments_show": "admin",
+    "payments_open": "admin",
+    "payments_review": "admin",
+    "payments_refund": "admin",
+    "payments_back": "admin",
+    "payments_close": "admin",
 }
 ADMIN_ONLY_TWINS = {"choose", "show", "open_tab"}
 

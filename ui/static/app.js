@@ -250,10 +250,24 @@
     document.querySelectorAll(".message[role=button], .message button[role=log]").forEach((node) => node.removeAttribute("role"));
     const more = document.querySelector(".overflow-menu > button:not([aria-label])");
     if (more) more.setAttribute("aria-label", "More tabs");
+    arrive();
     if (new URLSearchParams(location.search).has("setup") && $("setup-form") && $("setup-form").hidden && !window.setupShown) {
       window.setupShown = true;
       panel("setup");
     }
+  };
+  // Back from a payment page: the credits come first, as soon as the page has settled.
+  let arriving = 0;
+  const arrive = () => {
+    if (location.hash !== "#credits" || arriving) return;
+    let seen = 0, tries = 0;
+    arriving = setInterval(() => {
+      const tabs = document.querySelectorAll("#tabs > .tab-wrapper .tab-container[role=tablist] button");
+      const tab = Array.from(tabs).find((one) => one.textContent.trim() === "Credits" && one.offsetParent);
+      seen = tab && tab.getAttribute("aria-selected") === "true" ? seen + 1 : 0;
+      if (tab && !seen) tab.click();
+      if (seen > 1 || ++tries > 60) { clearInterval(arriving); history.replaceState(null, "", "/"); }
+    }, 250);
   };
   const start = () => {
     const look = localStorage.getItem("look");

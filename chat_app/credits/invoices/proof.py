@@ -51,6 +51,22 @@ _QUERIES = [
     ),
     (
         "I17",
+        "Money went back for an order, and its credit notes do not say so.",
+        """SELECT b.payment_id AS payment, SUM(b.gone) AS gone,
+         (SELECT COALESCE(SUM(n.total_minor), 0) FROM invoice n
+          WHERE n.payment_id = b.payment_id AND n.kind = 'credit_note') AS credited
+        FROM (
+          SELECT payment_id, amount_minor AS gone FROM refund WHERE state = 'succeeded'
+          UNION ALL
+          SELECT payment_id,
+           CASE WHEN amount_minor < disputed_minor THEN amount_minor ELSE disputed_minor END
+          FROM dispute WHERE state = 'lost'
+        ) b GROUP BY b.payment_id
+        HAVING SUM(b.gone) > (SELECT COALESCE(SUM(n.total_minor), 0) FROM invoice n
+          WHERE n.payment_id = b.payment_id AND n.kind = 'credit_note')""",
+    ),
+    (
+        "I17",
         "An invoice is paid, and its order is not.",
         """SELECT i.id AS invoice, i.number, p.id AS payment, p.status FROM invoice i
         LEFT JOIN payment p ON p.id = i.payment_id

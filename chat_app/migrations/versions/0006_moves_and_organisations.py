@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -95,20 +95,10 @@ def upgrade() -> None:
             sqlite_where=OPEN_MOVES,
             postgresql_where=OPEN_MOVES,
         )
-    with op.batch_alter_table("lot_use") as batch:
-        batch.drop_constraint(op.f("ck_lot_use_kind"), type_="check")
-        batch.create_check_constraint(
-            op.f("ck_lot_use_kind"), "kind IN ('use', 'expire', 'adjust', 'refund', 'move')"
-        )
 
 
 def downgrade() -> None:
     _refuse_what_cannot_be_said_before()
-    with op.batch_alter_table("lot_use") as batch:
-        batch.drop_constraint(op.f("ck_lot_use_kind"), type_="check")
-        batch.create_check_constraint(
-            op.f("ck_lot_use_kind"), "kind IN ('use', 'expire', 'adjust')"
-        )
     with op.batch_alter_table("lot", table_kwargs={"sqlite_autoincrement": True}) as batch:
         batch.drop_index("uq_lot_transfer_id")
         batch.drop_index("ix_lot_parent_lot_id")

@@ -1,4 +1,4 @@
-"""Twenty-five faults that somebody could make in the ledger, each one small change of its text.
+"""Thirty-two faults that somebody could make in the ledger, each one small change of its text.
 
 `KEPT` says which module, what is there and what it becomes. A text that is no longer there is
 an error, so the list follows the code.
@@ -38,8 +38,18 @@ KEPT = [
         "return self.posted - self.held - self.floor",
         "return self.posted - self.floor",
     ),
-    Fault("credits without an end are used first", "lots", "expires_at NULLS LAST", "expires_at"),
-    Fault("paid credits are used before free ones", "lots", "price_minor > 0", "price_minor = 0"),
+    Fault(
+        "credits without an end are used first",
+        "lots",
+        "priority, expires_at NULLS LAST",
+        "priority, expires_at",
+    ),
+    Fault(
+        "paid credits are used before free ones",
+        "lots",
+        "LAST, price_minor > 0",
+        "LAST, price_minor = 0",
+    ),
     Fault(
         "a lot ends one microsecond late",
         "lots",
@@ -99,8 +109,8 @@ KEPT = [
     Fault(
         "a key counts in all scopes",
         "operations",
-        "WHERE scope = :scope AND key = :key",
-        "WHERE key = :key",
+        "outcome FROM operation WHERE scope = :scope AND key = :key",
+        "outcome FROM operation WHERE key = :key",
     ),
     Fault(
         "another request gets the stored answer",
@@ -133,4 +143,36 @@ KEPT = [
         "budget_id=hold.budget_id, held=0, spent=charged",
         "budget_id=hold.budget_id, held=0, spent=0",
     ),
+    Fault("who owes may go on", "accounts", " AND owed = 0", ""),
+    Fault(
+        "held credits are refunded",
+        "refunds",
+        "free = lot.remaining - lot.held",
+        "free = lot.remaining",
+    ),
+    Fault(
+        "what was spent is forgiven",
+        "refunds",
+        "owed = sum(lot.held + lots.spent(books, lot) for lot in found)",
+        "owed = 0",
+    ),
+    Fault(
+        "a debt that was paid does not come back",
+        "refunds",
+        "micro, transfer_id = taken.micro + taken.owed - cancelled, None",
+        "micro, transfer_id = taken.micro, None",
+    ),
+    Fault(
+        "who hands credits on does not owe them",
+        "lots",
+        "AND kind IN ('use', 'move')",
+        "AND kind IN ('use')",
+    ),
+    Fault(
+        "who owes gives away",
+        "moves",
+        "if giver.owed or giver.available < micro:",
+        "if giver.available < micro:",
+    ),
+    Fault("a purchase pays no debt", "ledger", "if owner.owed and price_minor:", "if False:"),
 ]

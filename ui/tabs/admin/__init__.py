@@ -7,10 +7,10 @@ import gradio as gr
 
 from chat_app.app import App
 from ui.shell import Shell
-from ui.tabs.admin import books, invoices, machine, messages, people, prices, shop
+from ui.tabs.admin import books, invoices, machine, messages, payments, people, prices, shop
 
 # In the order in which they stand; each has `build()` and `bind(c, app, shell, tab)`.
-SECTIONS: tuple[Any, ...] = (prices, shop, invoices, messages, books)
+SECTIONS: tuple[Any, ...] = (prices, shop, payments, invoices, messages, books)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 
@@ -19,6 +20,11 @@ from ui.parts import Card
 from ui.shell import Shell
 from ui.tabs.credits import origins
 
+# The link stays for whoever comes back or does not move on by itself.
+_GO = """() => {
+  const link = document.querySelector('#credits-result a[data-go]');
+  if (link) setTimeout(() => location.assign(link.href), 150);
+}"""
 PAGE = 25
 CUSTOM = "custom"
 HIDDEN = "hidden"
@@ -31,6 +37,10 @@ TYPES = [
     ("Bonuses", "bonus"),
     ("Welcome credits", "welcome"),
     ("Adjustments", "adjustment"),
+    ("Refunds", "refund"),
+    ("Taken back", "chargeback"),
+    ("Debt paid", "repayment"),
+    ("Returned", "reinstatement"),
     ("Expired", "expiry"),
 ]
 _NAMES = {value: name.removesuffix("s") for name, value in TYPES if value} | {
@@ -48,10 +58,12 @@ class Overview:
 
     cards: gr.HTML
     lots: gr.HTML
+    head: gr.HTML
     package: gr.Radio
     amount: gr.Textbox
     buy: gr.Button
     nonce: gr.Textbox
+    origin: gr.Textbox
     result: gr.HTML
     type: gr.Dropdown
     period: gr.Dropdown
@@ -65,11 +77,8 @@ def build() -> Overview:
     """The layout, without any data."""
     cards = gr.HTML(parts.loading(), elem_id="credits-cards")
     with gr.Column(elem_id="credits-shop", elem_classes="sheet"):
-        gr.HTML(
-            '<div class="sheet-head"><h2>Buy credits</h2>'
-            f"{parts.badge('Demonstration shop: no real money moves', 'warn')}</div>"
-        )
-        nonce = gr.Textbox(visible=False)
+        head = gr.HTML(_head(""), elem_id="credits-shop-head")
+        nonce, origin = gr.Textbox(visible=False), gr.Textbox(visible=False)
         package = gr.Radio(choices=[], label="Package", elem_id="credits-packages")
         with gr.Row(elem_id="credits-order"):
             amount = gr.Textbox(
@@ -95,10 +104,12 @@ def build() -> Overview:
     return Overview(
         cards,
         lots_part,
+        head,
         package,
         amount,
         buy,
         nonce,
+        origin,
         result,
         type,
         period,
@@ -164,6 +175,7 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
         picked = offers[min(1, len(offers) - 1)].code if offers else CUSTOM
         return {
             **await listed(user, kind, period),
+            c.head: _head(app.payments.name),
             c.package: gr.update(choices=choices, value=picked),
             c.amount: gr.update(visible=HIDDEN, placeholder=room),
             c.result: "",
@@ -183,13 +195,28 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
 
     @guard(app, "user")
     async def buy(
-        user: User, package: str | None, amount: str, nonce: str, kind: str, period: str
+        user: User,
+        package: str | None,
+        amount: str,
+        nonce: str,
+        origin: str,
+        kind: str,
+        period: str,
     ) -> dict[Any, Any]:
-        """Order, and pay with the offline provider."""
+        """Order, and pay: on the provider's page, or here with the offline one."""
         wanted: dict[str, Any] = {"package_code": package}
         if package in (None, CUSTOM):
             wanted = {"micro": parse_credits((amount or "").replace(",", "").strip())}
-        order = await purchase.buy(app, user_id=_id(user), key=nonce[:64], **wanted)
+        order = await purchase.buy(
+            app, user_id=_id(user), key=nonce[:64], base=_base(origin), **wanted
+        )
+        if order.checkout_url:
+            price = Money(order.amount_minor, order.currency)
+            return {
+                **await listed(user, kind, period),
+                c.result: f'<a class="go" data-go href="{parts.esc(order.checkout_url)}">'
+                f"Pay {parts.esc(price)} on the payment page</a>",
+            }
         paid = await purchase.confirm(app, user_id=_id(user), payment_id=order.id)
         got = paid.credits + paid.bonus_credits
         return {
@@ -201,23 +228,41 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.type, c.period]
     shown = [c.cards, c.lots, c.table, c.rows, c.cursor, c.more, shell.pill]
-    tab.select(open_tab, filters, [*shown, c.package, c.amount, c.result], **quiet)
+    tab.select(open_tab, filters, [*shown, c.head, c.package, c.amount, c.result], **quiet)
     for trigger in (c.type.change, c.period.change):
         trigger(show, filters, shown, trigger_mode="always_last", **quiet)
     c.more.click(older, [*filters, c.cursor, c.rows], shown, **quiet)
     c.package.change(choose, [c.package], [c.amount], **quiet)
     c.buy.click(
         buy,
-        [c.package, c.amount, c.nonce, *filters],
+        [c.package, c.amount, c.nonce, c.origin, *filters],
         [*shown, c.result],
-        js="(a, b, nonce, d, e) => [a, b, window.chatKey('buy'), d, e]",
+        js="(a, b, nonce, o, d, e) => [a, b, window.chatKey('buy'), location.origin, d, e]",
         **quiet,
-    ).then(None, js="() => { window.chatDone('buy'); }", api_visibility="private")
+    ).success(None, js=_GO, api_visibility="private").then(
+        None, js="() => { window.chatDone('buy'); }", api_visibility="private"
+    )
 
 
 def _id(user: User) -> int:
     assert user.id is not None
     return user.id
+
+
+def _head(provider: str) -> str:
+    """Who takes the money; empty before it is known."""
+    badges = {
+        "": "",
+        "offline": parts.badge("Demonstration shop: no real money moves", "warn"),
+    }
+    shown = badges.get(provider, parts.badge(f"Paid on the page of {provider.capitalize()}"))
+    return f'<div class="sheet-head"><h2>Buy credits</h2>{shown}</div>'
+
+
+def _base(origin: str) -> str:
+    """Where the payment page leads back to: the page that the buyer came from."""
+    parsed = urlsplit((origin or "")[:300])
+    return origin if parsed.scheme in ("http", "https") and parsed.netloc else ""
 
 
 def _offer(offer: packages.Package) -> str:
