@@ -54,7 +54,10 @@ class QuoteQuestion(Question):
 
 
 class Message(Question):
-    images: Annotated[list[ImageIn], Field(max_length=16, default_factory=list)]
+    images: Annotated[
+        list[ImageIn],
+        Field(max_length=16, default_factory=list, description="For models with `sees_images`."),
+    ]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stream: StrictBool = False
     spend_limit: Annotated[Credits, Field(ge=0)] | None = None

@@ -3,6 +3,7 @@
 Whoever settles an answer looks once; a job looks again for what was missed.
 """
 
+import asyncio
 import logging
 from functools import partial
 
@@ -61,13 +62,8 @@ async def stop(app: App, *, user_id: int) -> bool:
 async def look(app: App, *, user_id: int) -> None:
     """Buy if the user's rule says so. Never raises: the answer that led here is settled."""
     try:
-        with app.db.read() as session:
-            rule = topups.get(session, user_id=user_id)
-            if rule is None or not rule.active:
-                return
-            if ledger.balance(session, user_id=user_id).available >= rule.threshold:
-                return
-        await app.db.awrite(partial(_fire, app, user_id))
+        if await asyncio.to_thread(_is_low, app, user_id):
+            await app.db.awrite(partial(_fire, app, user_id))
     except Exception:
         log.exception("the automatic top-up of user %s was not looked at", user_id)
 
@@ -83,6 +79,14 @@ def run_low(app: App) -> int:
         except AppError as error:
             log.warning("the automatic top-up of user %s failed: %s", user_id, error)
     return made
+
+
+def _is_low(app: App, user_id: int) -> bool:
+    with app.db.read() as session:
+        rule = topups.get(session, user_id=user_id)
+        if rule is None or not rule.active:
+            return False
+        return ledger.balance(session, user_id=user_id).available < rule.threshold
 
 
 def _fire(app: App, user_id: int, session: Session) -> Payment | None:
