@@ -1047,6 +1047,28 @@ class Machine(RuleBasedStateMachine):
         reached["freed credits pay a debt" if paid else "nothing to collect"] += 1
         assert result == paid
 
+    @rule(data=st.data(), user=st.sampled_from((*USERS, POOL)))
+    def a_hold_meets_its_end(self, data: st.DataObject, user: int) -> None:
+        """All that there is is held, or a bit of the pool; then it is settled, or needed for
+        another.
+        """
+        before = len(self.ids)
+        if user == POOL:
+            self._place(data, POOL, 5, ttl=5)
+        else:
+            self.numbers += 1
+            self._grant(user, 40, "bonus", None, 0, ("a", f"k{self.numbers}"))
+            self._place(data, user, self.model.wallets[user].available, ttl=5)
+        if len(self.ids) == before:
+            return
+        name = self.ids[-1]
+        hold = self.model.holds[name]
+        self.clock = hold.end + data.draw(st.sampled_from([-1, 0, 0, 1]), label="around its end")
+        if data.draw(st.booleans(), label="settle"):
+            self._settle(data, name, twice=False)
+        else:
+            self._place(data, user, hold.amount)
+
     @rule(data=st.data(), user=st.sampled_from(USERS))
     def refund_a_purchase(self, data: st.DataObject, user: int) -> None:
         """In two parts, with a part of it held or used."""
@@ -1077,6 +1099,9 @@ class Machine(RuleBasedStateMachine):
             held = None
         self._charge_back(user, lot)
         if data.draw(st.booleans(), label="try to go on"):
+            # A gift is there to be spent, and pays no debt.
+            self.numbers += 1
+            self._grant(user, 30, "bonus", None, 0, ("a", f"k{self.numbers}"))
             self._place(data, user, 1)
             self.numbers += 1
             self._move(user, POOL, 1, ("a", f"k{self.numbers}"))

