@@ -40,10 +40,10 @@ async def history(app: App) -> None:
     await refund.refund(
         app, admin_id=9, payment_id=order.id, minor=100, reason="a good reason", key="r"
     )
-    bob = await person(app, "bob")
-    taken = await purchase.buy(app, user_id=bob, package_code="standard", key="k")
-    await purchase.confirm(app, user_id=bob, payment_id=taken.id, key="c")
-    await answer(app, bob, await ask(app, bob, "something else"))
+    bruno = await person(app, "bruno")
+    taken = await purchase.buy(app, user_id=bruno, package_code="standard", key="k")
+    await purchase.confirm(app, user_id=bruno, payment_id=taken.id, key="c")
+    await answer(app, bruno, await ask(app, bruno, "something else"))
     await asyncio.to_thread(app.db.write, partial(bank, app, taken))
 
 
