@@ -10,7 +10,15 @@ import pytest
 
 from chat_app import __main__ as commands
 from tests.api.conftest import Person, Server, serving
-from tests.api.test_matrix import own_invoice
+
+
+def own_invoice(owner: Person) -> tuple[str, str]:
+    """The id of a paid invoice and the secret of its link."""
+    payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    owner.client.post(f"/api/billing/payments/{payment['payment_id']}/confirm").raise_for_status()
+    invoice = owner.client.get("/api/billing/invoices").json()["items"][0]["id"]
+    ready = owner.client.post(f"/api/billing/invoices/{invoice}/generate").json()
+    return invoice, ready["hosted_url"].rpartition("/")[2]
 
 
 def test_an_invoice_from_order_to_link(server: Server, ann: Person, bob: Person) -> None:

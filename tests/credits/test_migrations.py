@@ -18,6 +18,7 @@ from chat_app.credits.guards import Limits
 from chat_app.db import Database
 from chat_app.migrations import triggers
 from tests.credits.books import ALICE, BOB, NOON, credits, facts, fresh, grant, place
+from tests.credits.test_walk import move
 
 
 def test_the_history_leads_to_the_tables_of_the_program(database: Database) -> None:
@@ -174,8 +175,7 @@ def test_sums_of_usage_are_made_from_what_was_used_before(
             before = session.execute(sums).all()
             assert verify.run(session) == []
         assert len(before) == 4
-        with database.engine.connect() as connection, connection.begin():
-            command.downgrade(migrations.config(connection), "0002")
+        move(database, "0002", down=True)
         with database.engine.connect() as connection:
             assert connection.execute(text('SELECT COUNT(*) FROM "usage"')).scalar_one() == 8
         database_room.migrate(database)

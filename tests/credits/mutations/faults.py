@@ -38,8 +38,18 @@ KEPT = [
         "return self.posted - self.held - self.floor",
         "return self.posted - self.floor",
     ),
-    Fault("credits without an end are used first", "lots", "expires_at NULLS LAST", "expires_at"),
-    Fault("paid credits are used before free ones", "lots", "price_minor > 0", "price_minor = 0"),
+    Fault(
+        "credits without an end are used first",
+        "lots",
+        "priority, expires_at NULLS LAST",
+        "priority, expires_at",
+    ),
+    Fault(
+        "paid credits are used before free ones",
+        "lots",
+        "price_minor > 0, id",
+        "price_minor = 0, id",
+    ),
     Fault(
         "a lot ends one microsecond late",
         "lots",
