@@ -91,7 +91,7 @@ class Tab:
 
         With `wait` reads to the end of the answer, else leaves after so many updates.
         """
-        for message in self.call("send", [text, MODEL, None, secrets.token_hex(8)]):
+        for message in self.call("send", [text, MODEL, None, secrets.token_hex(8), "", ""]):
             if message["msg"] == "process_completed" and not message["success"]:
                 assert "not enough credits" in json.dumps(message["output"]), message
                 return False

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from chat_app.accounts import sessions
 from chat_app.accounts.sessions import SignedIn
 from chat_app.app import App as TheApp
-from chat_app.clock import to_micros
+from chat_app.clock import from_micros, to_micros
 from chat_app.errors import Invalid, NotAllowed, NotFound, NotSignedIn
 from chat_app.flows import signin
 from chat_app.flows.people import AdminsOnly
@@ -279,7 +279,9 @@ def read_time(text: str | None, name: str) -> int | None:
         moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return to_micros(moment)
+        micros = to_micros(moment)
+        from_micros(micros)  # an hour before the first year, by its zone, cannot be shown
+        return micros
     except (ValueError, OverflowError) as error:
         raise BadTime(param=name) from error
 

@@ -191,6 +191,7 @@ def place(
         budget = budgets.open_month(books, account_id=wallet.id, user_id=user_id, now=now)
         if budget.left(limit_micro) < micro and _expire_due_of(books, wallet, now=now):
             found = lots.free(books, wallet, now=now)
+            budget = budgets.open_month(books, account_id=wallet.id, user_id=user_id, now=now)
         if not budgets.hold(books, budget, micro=micro, limit=limit_micro):
             error = budgets.reached(budget, needed=micro, limit=limit_micro)
     if error is None and not accounts.hold(books, wallet, micro=micro, now=now):

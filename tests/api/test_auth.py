@@ -43,6 +43,8 @@ def test_a_new_account_has_its_welcome_credits_once(server: Server) -> None:
         "burn_per_day": None,
         "days_left": None,
         "runs_out_at": None,
+        "next_to_expire": None,
+        "next_grant": None,
     }
     again = register(client, "welcome.one")
     assert (again.status_code, error(again)["code"]) == (409, "name_taken")

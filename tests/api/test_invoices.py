@@ -15,7 +15,7 @@ from tests.api.conftest import Person, Server, serving
 def own_invoice(owner: Person) -> tuple[str, str]:
     """The id of a paid invoice and the secret of its link."""
     payment = owner.client.post("/api/billing/add", json={"package_id": "starter"}).json()
-    owner.client.post(f"/api/billing/payments/{payment['payment_id']}/confirm")
+    owner.client.post(f"/api/billing/payments/{payment['payment_id']}/confirm").raise_for_status()
     invoice = owner.client.get("/api/billing/invoices").json()["items"][0]["id"]
     ready = owner.client.post(f"/api/billing/invoices/{invoice}/generate").json()
     return invoice, ready["hosted_url"].rpartition("/")[2]

@@ -175,7 +175,7 @@ def test_another_users_conversation_is_not_found(site: Site) -> None:
     """The id in the page is only a wish."""
     alice, eve = site.person(), site.person()
     model = "smollm2-135m-instruct"
-    end, _ = alice.call(site.number("send"), ["secret plans", model, None, "k1", "", None])
+    end, _ = alice.call(site.number("send"), ["secret plans", model, None, "k1", "", ""])
     assert end["success"], end
     row = alice.client.get("/api/chat/conversations").json()["items"][0]
     end, seen = eve.call(site.number("open_one"), [row["id"]])
@@ -195,7 +195,7 @@ def test_the_same_key_is_charged_once(site: Site) -> None:
     model = "smollm2-135m-instruct"
     for _ in range(2):
         person.session = secrets.token_hex(6)  # as the page was when the button was pressed
-        end, _ = person.call(site.number("send"), ["hello", model, None, "same-key", "", None])
+        end, _ = person.call(site.number("send"), ["hello", model, None, "same-key", "", ""])
         assert end["success"], end
     after = person.client.get("/api/billing/balance").json()["available"]
     assert (before, after) == ("100", "99")

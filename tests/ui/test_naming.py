@@ -32,7 +32,7 @@ def test_the_list_shows_the_title_when_it_is_there(
 
     monkeypatch.setattr(title, "begin", begin)
     person = site.person()
-    person.call(site.number("send"), ["What is a quay?", MODEL, None, "k", ""])
+    person.call(site.number("send"), ["What is a quay?", MODEL, None, "k", "", ""])
     while not site.app.titles:
         time.sleep(0.01)
     end, seen = person.call(site.number("settle"), [None])

@@ -14,7 +14,7 @@ MODEL = "smollm2-135m-instruct"
 
 def test_a_refusal_is_its_sentence(site: Site) -> None:
     """An AppError reaches the page as the sentence that was written for people."""
-    end, _ = site.person().call(site.number("send"), ["   ", MODEL, None, "k", ""])
+    end, _ = site.person().call(site.number("send"), ["   ", MODEL, None, "k", "", ""])
     assert end["output"]["error"] == "The message is empty. Write something and send it again."
     assert "Traceback" not in str(end)
 
@@ -23,8 +23,8 @@ def test_too_few_credits_say_so(site: Site) -> None:
     """The toast has a title, and nothing is stored."""
     person = site.person()
     for key in ("a", "b"):
-        person.call(site.number("send"), ["hello", "gemma-3-12b-it", None, key, ""])
-    end, _ = person.call(site.number("send"), ["hello", "gemma-3-12b-it", None, "c", ""])
+        person.call(site.number("send"), ["hello", "gemma-3-12b-it", None, key, "", ""])
+    end, _ = person.call(site.number("send"), ["hello", "gemma-3-12b-it", None, "c", "", ""])
     assert end["output"]["title"] == "Not enough credits"
 
 

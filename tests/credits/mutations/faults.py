@@ -47,8 +47,8 @@ KEPT = [
     Fault(
         "paid credits are used before free ones",
         "lots",
-        "LAST, price_minor > 0",
-        "LAST, price_minor = 0",
+        "price_minor > 0, id",
+        "price_minor = 0, id",
     ),
     Fault(
         "a lot ends one microsecond late",

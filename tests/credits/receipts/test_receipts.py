@@ -63,13 +63,12 @@ def test_every_change_of_a_receipt_is_noticed(database: Database, tmp_path: Path
     signed = issue(database, known, settle(database))
     for name in signed["receipt"]:
         forged = json.loads(json.dumps(signed))
-        forged["receipt"][name] = "0"
+        forged["receipt"][name] = "x"
         with pytest.raises(BadReceipt):
             receipts.check(forged, public=public(known))
     stranger = keys.ReceiptKey(b"s" * 32, 0)
-    rest = signed["signature"][1:]
     for bad in (
-        {**signed, "signature": ("B" if signed["signature"][0] == "A" else "A") + rest},
+        {**signed, "signature": signed["signature"][::-1]},
         {**signed, "signature": "ü"},
         {**signed, "signature": ""},
         {**signed, "algorithm": "none"},
