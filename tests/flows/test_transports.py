@@ -14,11 +14,13 @@ import pytest
 from sqlmodel import Session, func, select
 
 from chat_app import db as database_room
+from chat_app import secrets
 from chat_app.chat.tables import Message, Reply
 from chat_app.clock import Clock
 from chat_app.credits import pricing
 from chat_app.credits.tables import Hold, Transfer, UsageRow
 from chat_app.db import Database
+from chat_app.flows import books
 from chat_app.money import MICRO, parse_credits
 from tests.page import Page
 from tests.servers import MODEL, Person, serving, verify
@@ -90,8 +92,12 @@ def test_sixty_four_senders_ten_credits_twenty_rounds(tmp_path: Path, database_u
             left = {name: person.balance()[name] for name in ("total", "held", "available", "debt")}
             assert set(left.values()) == {"0"}
             person.close()
-            checked = verify(data, DATABASE__URL=database_url)
-            assert checked.returncode == 0, checked.stdout
+            with contextlib.closing(
+                Database(database_url or f"sqlite:///{data / 'chat.db'}")
+            ) as db:
+                assert books.prove(db, key=secrets.load_or_create(data).audit_key) == []
+    checked = verify(data, DATABASE__URL=database_url)
+    assert checked.returncode == 0, checked.stdout
 
 
 def _settled(person: Person, seconds: float = 20) -> None:

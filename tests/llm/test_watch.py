@@ -35,7 +35,7 @@ def test_an_answer_that_hangs_before_its_first_token_stalls_too() -> None:
 
 
 def test_a_slow_answer_that_goes_on_does_not_stall() -> None:
-    here = watched(engine(tokens=20, tokens_per_second=20), stall=0.7)
+    here = watched(engine(tokens=10, tokens_per_second=8), stall=0.7)
     assert done(here.answer()).reason == "stop"
     here.close()
 
