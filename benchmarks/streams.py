@@ -128,7 +128,8 @@ class PageTab:
     async def chat(self) -> Chat:
         """Send a message, then follow what is written."""
         chat = Chat(sent=time.monotonic())
-        async for _ in self.call("send", ["hello there", MODEL, None, secrets.token_hex(8)]):
+        question = ["hello there", MODEL, None, secrets.token_hex(8), "", ""]
+        async for _ in self.call("send", question):
             pass
         async for line in self.call("write", [None]):
             chat.ended = "process_completed" in line and '"success":true' in line

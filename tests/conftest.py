@@ -11,6 +11,28 @@ from chat_app.db import Database, migrate
 from tests.postgres import Server, running_server
 
 _numbers = count(1)
+# Files that take minutes begin first, or one worker is left alone with them at the end.
+_SLOW = (
+    "tests/flows/test_transports.py",
+    "tests/flows/test_kill.py",
+    "tests/credits/mutations/",
+    "tests/flows/test_serving.py",
+    "tests/browser/",
+    "tests/credits/test_model.py",
+    "tests/credits/test_walk.py",
+    "tests/credits/test_migrations.py",
+    "tests/llm/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first, the rest as it stands."""
+
+    def place(item: pytest.Item) -> int:
+        slow = (at for at, start in enumerate(_SLOW) if item.nodeid.startswith(start))
+        return next(slow, len(_SLOW))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
