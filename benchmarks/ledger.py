@@ -1,6 +1,7 @@
 """The ledger's speed, all in one run on one disk: trust the ratios, not the absolutes.
 
     python benchmarks/ledger.py [--rounds 5] [--seconds 1.0] [--users 1000] [--chat-seconds 15]
+        [--postgres]
 
 One transaction is a hold or its settlement, each durable (WAL, synchronous=FULL) before it
 returns. Variants take turns in random order; medians of the rounds are printed.
@@ -37,10 +38,10 @@ START = 1_767_268_800_000_000
 
 
 class Books:
-    """A fresh database with a rich wallet for each client."""
+    """A fresh database with a rich wallet for each client; in `folder`, or at `url`."""
 
-    def __init__(self, folder: str, name: str, users: int = CLIENTS) -> None:
-        self.database = Database(f"sqlite:///{folder}/{name}.db")
+    def __init__(self, folder: str, name: str, users: int = CLIENTS, url: str = "") -> None:
+        self.database = Database(url or f"sqlite:///{folder}/{name}.db")
         migrate(self.database)
         self.count = 0
         for user in range(users):
@@ -249,6 +250,51 @@ def double_spend(folder: str) -> None:
         print(f"  {name:<16} {accepted_count:>3} of 32 accepted, 10 were funded")
 
 
+def processor(books: Books, rounds: int, group: int) -> tuple[float, float]:
+    """Microseconds of processor time of a raw charge, and of a hold with its settlement.
+
+    The raw charge is what it takes at the least: a conditional UPDATE and an INSERT of the
+    record, by prepared statements on sqlite3. Both share a commit among `group`.
+    """
+    connection = books.database.engine.connect()
+    driver: Any = connection.connection.driver_connection
+    driver.execute("CREATE TABLE charge (id INTEGER PRIMARY KEY, user_id, amount, at)")
+    driver.execute("CREATE TABLE purse (user_id INTEGER PRIMARY KEY, credits)")
+    driver.execute("INSERT INTO purse VALUES (0, 1000000000000000)")
+    raw, ours = [], []
+    for turn in range(rounds):
+        began = time.process_time()
+        driver.execute("BEGIN IMMEDIATE")
+        for number in range(group):
+            done = driver.execute(
+                "UPDATE purse SET credits = credits - ? WHERE user_id = ? AND credits >= ?",
+                (MICRO, 0, MICRO),
+            )
+            assert done.rowcount == 1
+            driver.execute(
+                "INSERT INTO charge (user_id, amount, at) VALUES (?, ?, ?)", (0, MICRO, number)
+            )
+        driver.execute("COMMIT")
+        raw.append((time.process_time() - began) / group)
+        began = time.process_time()
+        waiting = [
+            books.database.submit(lambda session, k=f"cpu-{turn}-{n}": hold(session, 0, k))
+            for n in range(group)
+        ]
+        names = [future.result() for future in waiting]
+        settling = [
+            books.database.submit(
+                lambda session, h=name, k=f"cpu-{turn}-{n}": settle(session, h, k)
+            )
+            for n, name in enumerate(names)
+        ]
+        for future in settling:
+            future.result()
+        ours.append((time.process_time() - began) / group)
+    connection.close()
+    return 1e6 * statistics.median(raw), 1e6 * statistics.median(ours)
+
+
 def fsyncs(folder: str, seconds: float = 0.5) -> float:
     """How many 4 KB appends this disk makes durable in a second."""
     done, end = 0, time.perf_counter() + seconds
@@ -295,12 +341,24 @@ def quantiles(values: list[float]) -> tuple[float, float]:
     )
 
 
+def report_chat(town: Books, where: str, options: argparse.Namespace) -> None:
+    """Print the waiting times of a town of users."""
+    reserved, settled = asyncio.run(chat(town, options.users, options.chat_seconds))
+    p50, p99 = quantiles(reserved)
+    s50, s99 = quantiles(settled)
+    print(f"\n{options.users:,} users chatting on {where}, {len(reserved):,} messages")
+    print(f"  hold    p50 {p50:.1f} ms   p99 {p99:.1f} ms   (p99 / p50 = {p99 / p50:.1f})")
+    print(f"  settle  p50 {s50:.1f} ms   p99 {s99:.1f} ms")
+    town.database.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--chat-seconds", type=float, default=15.0)
+    parser.add_argument("--postgres", action="store_true", help="the users on PostgreSQL too")
     parser.add_argument("--folder", default=None, help="a folder on the disk to measure")
     options = parser.parse_args()
     fair: list[float] = []
@@ -333,15 +391,23 @@ def main() -> int:
         print(f"  slowest to fastest client               {statistics.median(fair):.2f}")
         print("\n32 charges at once")
         double_spend(folder)
+        print("\nprocessor time of a hold and its settlement, to a raw SQL charge")
+        for group in (1, CLIENTS):
+            books_of_cpu = Books(folder, f"cpu{group}")
+            plain, full = processor(books_of_cpu, 200 if group == 1 else 20, group)
+            books_of_cpu.database.close()
+            goal = f"   (goal <= 12: {'met' if full <= 12 * plain else 'missed'})"
+            print(
+                f"  {group:>2} in a commit   {full:,.0f} µs to {plain:,.0f} µs   "
+                f"x{full / plain:.1f}{goal if group == 1 else ''}"
+            )
         if options.users:
-            town = Books(folder, "town", options.users)
-            reserved, settled = asyncio.run(chat(town, options.users, options.chat_seconds))
-            p50, p99 = quantiles(reserved)
-            s50, s99 = quantiles(settled)
-            print(f"\n{options.users:,} users chatting, {len(reserved):,} messages")
-            print(f"  hold    p50 {p50:.1f} ms   p99 {p99:.1f} ms   (p99 / p50 = {p99 / p50:.1f})")
-            print(f"  settle  p50 {s50:.1f} ms   p99 {s99:.1f} ms")
-            town.database.close()
+            report_chat(Books(folder, "town", options.users), "SQLite", options)
+            if options.postgres:
+                from tests.postgres import running_server
+
+                with running_server() as server, server.database("town") as url:
+                    report_chat(Books(folder, "", options.users, url), "PostgreSQL", options)
         biggest = books[f"ledger, {CLIENTS} clients (group commit)"]
         with biggest.database.read() as session:
             transfers = session.execute(text("SELECT COUNT(*) FROM transfer")).scalar_one()

@@ -27,6 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from sqlmodel import Session, SQLModel
 
 from chat_app.errors import AppError, Unavailable
+from chat_app.wal import Carrier
 
 T = TypeVar("T")
 Story = Callable[[Session], T]
@@ -79,6 +80,7 @@ class Database:
             self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
             self._thread: threading.Thread | None = None
             self._starting = threading.Lock()
+            self._carrier = Carrier(path or "")
         else:
             self.engine = create_engine(url, pool_size=PG_WRITERS + 4, max_overflow=8)
             self._reader = self.engine
@@ -127,6 +129,7 @@ class Database:
             if self._thread is not None:
                 self._queue.put(None)
                 self._thread.join()
+            self._carrier.close()
             self._reader.dispose()
         else:
             self._pool.shutdown()
@@ -186,6 +189,8 @@ class Database:
                 ticket.future.set_result(result)
             else:
                 ticket.future.set_exception(error)
+        driver: Any = connection.connection.driver_connection
+        self._carrier.committed(driver)
 
     # PostgreSQL: a transaction each, retried where the server asks for it
 
@@ -287,6 +292,7 @@ def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA wal_autocheckpoint=0")  # see wal.py
         cursor.execute("PRAGMA foreign_keys=ON")
         if not immediate:
             cursor.execute("PRAGMA query_only=ON")

@@ -4,7 +4,6 @@
 looks, and clears each mark if nothing was added to it meanwhile, so no change is missed.
 """
 
-import math
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -22,14 +21,6 @@ _MARK = Statement(
     ON CONFLICT (account_id) DO UPDATE SET marks = wallet_change.marks + 1"""
 )
 _CLEAR = Statement("DELETE FROM wallet_change WHERE account_id = :account_id AND marks = :marks")
-_DAILY = Statement(
-    """SELECT at / 86400000000 AS day, sum(cost) FROM usage
-    WHERE account_id = :account_id AND at >= :since GROUP BY 1 ORDER BY 1"""
-)
-DAY_MICROS = 86_400_000_000
-HALF_LIFE_DAYS = 7
-MIN_ACTIVE_DAYS = 3
-WINDOW_DAYS = 28
 
 
 @dataclass(frozen=True)
@@ -58,26 +49,3 @@ def clear(session: Session, change: Change) -> bool:
     """The wallet was looked at; False if its balance has changed again since."""
     done = Books(session).change(_CLEAR, account_id=change.account_id, marks=change.marks)
     return bool(done)
-
-
-def days_left(session: Session, *, account_id: int, total: int, now: int) -> float | None:
-    """How many days the balance lasts at the pace of late; None if too little is known.
-
-    The pace is the mean of the last four weeks' days with a half-life of a week, from the
-    first day of use on; under three days with use nobody can say.
-    """
-    today = now // DAY_MICROS
-    first = today - WINDOW_DAYS + 1
-    rows = Books(session).rows(_DAILY, account_id=account_id, since=first * DAY_MICROS)
-    return runway({int(day): int(cost) for day, cost in rows}, today=today, total=total)
-
-
-def runway(spent: dict[int, int], *, today: int, total: int) -> float | None:
-    """`days_left` over microcredits by day number; a pure function."""
-    used = {day: cost for day, cost in spent.items() if cost > 0 and day <= today}
-    if len(used) < MIN_ACTIVE_DAYS:
-        return None
-    days = range(min(used), today + 1)
-    weights = {day: math.pow(0.5, (today - day) / HALF_LIFE_DAYS) for day in days}
-    pace = sum(weights[day] * used.get(day, 0) for day in weights) / sum(weights.values())
-    return max(0, total) / pace

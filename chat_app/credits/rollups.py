@@ -1,4 +1,4 @@
-"""Rollups: sums of usage by minute, day and month for each user and model.
+"""Rollups: sums of usage by day and month for each user and model.
 
 They grow in the transaction that settles an answer, so a limit or a tier that is read in the
 next one is exact. They follow from `usage`: `rebuild` makes them anew, `check` compares.
@@ -15,7 +15,7 @@ from chat_app.credits.sql import Books, Statement
 
 MINUTE = 60_000_000
 DAY = 86_400_000_000
-PERIODS = ("minute", "day", "month")
+PERIODS = ("day", "month")
 
 _FIGURES = "messages, answers, prompt_tokens, completion_tokens, cost"
 _ADD = {
@@ -31,14 +31,7 @@ _ADD = {
     )
     for period in PERIODS
 }
-_ADD_AT_ONCE = Statement(
-    "WITH minutes AS ("
-    + _ADD["minute"].sqlite
-    + "), days AS ("
-    + _ADD["day"].sqlite
-    + ") "
-    + _ADD["month"].sqlite
-)
+_ADD_AT_ONCE = Statement("WITH days AS (" + _ADD["day"].sqlite + ") " + _ADD["month"].sqlite)
 _LOCK = Statement('LOCK TABLE "usage" IN SHARE ROW EXCLUSIVE MODE')
 DELIVERED = "CASE WHEN completion_tokens > 0 AND status <> 'error' THEN 1 ELSE 0 END"
 
@@ -82,7 +75,7 @@ def add(
         "cost": cost,
     }
     starts = {period: start_of(period, now) for period in PERIODS}
-    if not books.sqlite:  # one round trip to the server instead of three
+    if not books.sqlite:  # one round trip to the server instead of two
         books.change(_ADD_AT_ONCE, **values, **starts)
         return
     for period, statement in _ADD.items():
@@ -141,9 +134,8 @@ def check(session: Session) -> list[Problem]:
 
 
 def _rebuilt(period: str, *, sqlite: bool) -> str:
-    if period != "month":
-        micros = MINUTE if period == "minute" else DAY
-        starts_at = f"at / {micros} * {micros}"
+    if period == "day":
+        starts_at = f"at / {DAY} * {DAY}"
     elif sqlite:
         starts_at = (
             "CAST(strftime('%s', at / 1000000, 'unixepoch', 'start of month') AS INTEGER) * 1000000"

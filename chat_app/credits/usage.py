@@ -1,6 +1,7 @@
 """Usage: what a user's answers used and cost, and how long the credits last at this rate.
 
-Read from the sums by minute, day and month, which grow with every settled answer.
+Read from the sums by day and month, which grow with every settled answer; minutes are summed
+when somebody asks.
 """
 
 from dataclasses import dataclass
@@ -30,10 +31,18 @@ _OWN = {
     )
     for period in rollups.PERIODS
 }
+_OWN["minute"] = Statement(
+    f"""SELECT at / {rollups.MINUTE} * {rollups.MINUTE} AS minute, model, COUNT(*),
+     SUM(prompt_tokens), SUM(completion_tokens), SUM(cost)
+    FROM "usage"
+    WHERE user_id = :user_id AND at >= :since AND at < :until
+    GROUP BY 1, 2 ORDER BY 1, 2"""  # noqa: S608 - constants
+)
 _BURN = Statement(
-    """SELECT starts_at, SUM(cost) FROM usage_day
-    WHERE user_id = :user_id AND starts_at >= :since AND starts_at <= :until
-    GROUP BY starts_at ORDER BY starts_at"""
+    f"""SELECT u.at / {rollups.DAY} * {rollups.DAY} AS day, SUM(u.cost)
+    FROM "usage" u JOIN account a ON a.id = u.account_id
+    WHERE a.user_id = :user_id AND u.at >= :since
+    GROUP BY 1 ORDER BY 1"""  # noqa: S608 - constants
 )
 _VOLUME = Statement(
     """SELECT cost, answers FROM usage_month
@@ -100,6 +109,8 @@ def lines(
     whole periods, in UTC.
     """
     since = rollups.start_of(period, since)
+    if period == "minute":
+        until = rollups.start_of(period, until - 1) + rollups.MINUTE
     rows = Books(session).rows(_OWN[period], user_id=user_id, since=since, until=until)
     return [UsageLine(*row) for row in rows]
 
@@ -135,14 +146,14 @@ def usual_length(session: Session, *, user_id: int, model: str) -> int | None:
 def runout(session: Session, *, user_id: int, available: int, now: int) -> Runout:
     """When `available` microcredits are used up at the usual rate.
 
-    The rate is a mean of the last eight weeks in which a day counts half as much as one a week
-    later; the day that is under way counts as far as it has gone. Unknown with less than three
-    days on which anything was used.
+    What an organisation paid for the user does not count. The rate is a mean of the last eight
+    weeks in which a day counts half as much as one a week later; the day that is under way
+    counts as far as it has gone. Unknown with less than three days on which anything was used.
     """
     today = rollups.start_of("day", now)
     since = today - (WINDOW_DAYS - 1) * rollups.DAY
-    rows = Books(session).rows(_BURN, user_id=user_id, since=since, until=today)
-    burnt = {int(day): int(cost) for day, cost in rows if cost}
+    rows = Books(session).rows(_BURN, user_id=user_id, since=since)
+    burnt = {int(day): int(cost) for day, cost in rows if cost and day <= today}
     if len(burnt) < MIN_ACTIVE_DAYS:
         return Runout(len(burnt))
     spent = time = 0.0

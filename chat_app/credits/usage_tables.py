@@ -1,4 +1,4 @@
-"""Tables of the metering: sums of usage by minute, day and month, and limits on spending.
+"""Tables of the metering: sums of usage by day and month, and limits on spending.
 
 The sums follow from `usage` and can be built anew at any time; `verify` compares them.
 """
@@ -10,14 +10,15 @@ from sqlmodel import Field, SQLModel
 
 from chat_app.db import BigInt
 
+_DAY = 86_400_000_000
 _FIGURES = ("messages", "answers", "prompt_tokens", "completion_tokens", "cost")
 
 
-def _constraints(micros: int) -> tuple[Any, ...]:
+def _constraints() -> tuple[Any, ...]:
     sums = " AND ".join(f"{name} >= 0" for name in _FIGURES)
     return (
         CheckConstraint(f"{sums} AND answers <= messages", name="sums"),
-        CheckConstraint(f"starts_at / {micros} * {micros} = starts_at", name="starts_at"),
+        CheckConstraint(f"starts_at / {_DAY} * {_DAY} = starts_at", name="starts_at"),
     )
 
 
@@ -41,25 +42,18 @@ class _Sums(SQLModel):
     cost: int = Field(sa_type=BigInt)
 
 
-class UsageMinuteRow(_Sums, table=True):
-    """The sums of a minute."""
-
-    __tablename__ = "usage_minute"
-    __table_args__ = _constraints(60_000_000)
-
-
 class UsageDayRow(_Sums, table=True):
     """The sums of a UTC day."""
 
     __tablename__ = "usage_day"
-    __table_args__ = _constraints(86_400_000_000)
+    __table_args__ = _constraints()
 
 
 class UsageMonthRow(_Sums, table=True):
     """The sums of a calendar month in UTC."""
 
     __tablename__ = "usage_month"
-    __table_args__ = _constraints(86_400_000_000)
+    __table_args__ = _constraints()
 
 
 class SpendLimitRow(SQLModel, table=True):

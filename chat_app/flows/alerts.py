@@ -11,7 +11,7 @@ from functools import partial
 from sqlmodel import Session
 
 from chat_app.app import App
-from chat_app.credits import changes, ledger
+from chat_app.credits import changes, ledger, usage
 from chat_app.credits.changes import Change
 from chat_app.flows import notices
 from chat_app.money import MICRO, format_credits
@@ -101,9 +101,7 @@ def _judged(
     before = alerts.levels_of(session, user_id=user_id)
     days = None
     if rule.runout_days is not None:
-        days = changes.days_left(
-            session, account_id=change.account_id, total=total, now=app.clock.micros()
-        )
+        days = usage.runout(session, user_id=user_id, available=total, now=app.clock.micros()).days
     after, fresh = alerts.judge(rule, before, total=total, days=days)
     facts: dict[str, object] = {
         "total": format_credits(total),

@@ -1,8 +1,9 @@
 """Power is lost at hundreds of moments: no acknowledged commit is lost, no file is damaged.
 
 The statements are the product's own, as its writer sent them to SQLite: pragmas, BEGIN IMMEDIATE,
-a savepoint for each story, COMMIT. They run again on a disk that keeps only what was synced, and
-any part of the rest (`power.py`). SIGKILL cannot show this: the system's cache survives it.
+a savepoint for each story, COMMIT; between commits the log is carried over. They run again on a
+disk that keeps only what was synced, and any part of the rest (`power.py`). SIGKILL cannot show
+this: the system's cache survives it.
 """
 
 import random
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import event
 from sqlmodel import Session
 
+from chat_app import wal
 from chat_app.credits import holds, verify
 from chat_app.db import Database
 from tests.credits import power
@@ -26,8 +28,8 @@ SEED = 20_261_121
 USERS = 5
 BURSTS = 70
 FULL_CUTS, NORMAL_CUTS = 400, 60
-# Small, so that the log is folded into the database often: those moments are cut too.
-CHECKPOINT_PAGES = 150
+# Often, so that the log is folded into the database many times: those moments are cut too.
+CARRY_EVERY = 4
 NEWEST = "SELECT COALESCE(MAX(id), 0) FROM operation"
 
 
@@ -94,7 +96,7 @@ def wrecks(
     """For each cut: what was acknowledged, what the integrity check said, what was there."""
     path = folder / "replayed.db"
     shutil.copyfile(base, path)
-    disk = power.replay(path, [f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}", *sent], ask=NEWEST)
+    disk = power.replay(path, carried(sent), ask=NEWEST)
     dice = random.Random(SEED)
     points = [dice.randrange(1, len(disk.log) + 1) for _ in range(count)]
     seen = []
@@ -116,6 +118,18 @@ def wrecks(
     return seen, disk
 
 
+def carried(sent: list[str]) -> list[str]:
+    """The statements with the carrier's own between every few commits."""
+    commits, out = 0, []
+    for statement in sent:
+        out.append(statement)
+        if statement == "COMMIT":
+            commits += 1
+            if commits % CARRY_EVERY == 0:
+                out.append(wal._CARRY)
+    return out
+
+
 def prove(file: Path) -> None:
     """What is there is right as a whole: no half of a story."""
     database = Database(f"sqlite:///{file}")
@@ -131,6 +145,7 @@ def test_no_acknowledged_commit_is_lost(base: Path, sent: list[str], tmp_path: P
     begins = [statement for statement in sent if statement.startswith("BEGIN")]
     assert set(begins) == {"BEGIN IMMEDIATE"}
     assert "PRAGMA synchronous=FULL" in sent
+    assert "PRAGMA wal_autocheckpoint=0" in sent
     assert sum(statement == "SAVEPOINT story" for statement in sent) > len(begins)
     seen, disk = wrecks(base, sent, tmp_path, count=FULL_CUTS)
     assert [said for _, said, _ in seen if said != "ok"] == []

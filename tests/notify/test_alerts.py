@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_app.credits.changes import runway
 from chat_app.db import Database
 from chat_app.money import MICRO
 from chat_app.notify import alerts
@@ -92,17 +91,6 @@ def test_each_edge_is_told_once_whatever_the_way(balances: list[int], low: int) 
             armed = True
     assert told_at == expected
     assert levels["low"].edge == len(expected)
-
-
-def test_the_pace_of_late_decides_how_long_it_lasts() -> None:
-    assert runway({}, today=100, total=50) is None
-    assert runway({99: 10, 100: 10}, today=100, total=50) is None
-    assert runway({98: 10, 99: 10, 100: 10}, today=100, total=50) == pytest.approx(5)
-    assert runway({98: 10, 99: 10, 100: 10}, today=100, total=-50) == 0
-    # Who stopped three weeks ago lasts longer than who spends today.
-    old = runway({77: 10, 78: 10, 79: 10}, today=100, total=50)
-    assert old is not None
-    assert old > 30
 
 
 def test_rules_are_kept_and_wrong_ones_refused(database: Database) -> None:
