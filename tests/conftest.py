@@ -2,11 +2,15 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
+from chat_app import db as database_room
+from chat_app.accounts import passwords
 from chat_app.db import Database, migrate
 from tests.postgres import Server, running_server
 
@@ -42,6 +46,25 @@ def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     migrate(database)
     database.close()
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_starts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An app that a test builds does not wait for what is proven elsewhere: a new SQLite file is a
+    copy of one that all revisions made, and bcrypt hashes at its lowest cost.
+    """
+
+    def quick(database: Database) -> None:
+        path = Path(make_url(database.url).database or "") if database.sqlite else None
+        if path is None or path.exists():
+            migrate(database)
+        else:
+            shutil.copyfile(request.getfixturevalue("_sqlite_template"), path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_room, "migrate", quick)
+        patch.setattr(passwords, "Passwords", partial(passwords.Passwords, cost=4))
+        yield
 
 
 @pytest.fixture(scope="session")
