@@ -25,7 +25,7 @@ COLUMNS = (
 class NoRate(Invalid):
     """No rate holds for a jurisdiction and category at that time."""
 
-    code = "no_tax_rate"
+    code = "no_rate"
     message = "There is no tax rate for this jurisdiction at this time. Add it to the table."
 
 
