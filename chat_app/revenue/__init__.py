@@ -1,0 +1,1 @@
+"""Revenue: what was earned, what is owed, what recurs. Reads money, moves none."""
