@@ -8,6 +8,7 @@ from fastapi import Request
 
 from chat_app.accounts import keys
 from chat_app.accounts.key_tables import ApiKey
+from chat_app.accounts.keys import KeyNotAllowed, Limits
 
 _ROUTES = {
     "chat": """
@@ -134,9 +135,22 @@ SCOPES = {
 }
 
 
+# A budget counts answers, so a key that has one gives no credits away beside it.
+_GIVES_AWAY = {
+    "POST /api/billing/transfer",
+    "POST /api/orgs/{id}/fund",
+    "POST /api/orgs/{id}/allocate",
+}
+
+
 def require(request: Request, key: ApiKey) -> None:
     """Let the key only where it has the scope; raises KeyNotAllowed."""
-    keys.require(key, SCOPES.get(f"{request.method} {_path(request)}"))
+    route = f"{request.method} {_path(request)}"
+    keys.require(key, SCOPES.get(route))
+    if route in _GIVES_AWAY and keys.limits_of(key) != Limits():
+        raise KeyNotAllowed(
+            "An API key with a budget gives no credits away. Sign in as a person to do it."
+        )
 
 
 def _path(request: Request) -> str:

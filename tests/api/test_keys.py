@@ -214,6 +214,28 @@ def test_64_at_once_with_a_key_for_ten(server: Server, ann: Person) -> None:
     assert ask(crowd[0]).status_code == 402
 
 
+def test_a_key_with_a_budget_gives_nothing_away(server: Server, ann: Person, bob: Person) -> None:
+    """A stolen key costs its budget and no more; without one the account's limits hold."""
+    made = make(ann, scopes=["billing:write", "orgs:write"])
+    robot = client_of(server, made)
+    gift = {"to_username": bob.username, "credits": 1}
+    org = ann.client.post("/api/orgs", json={"name": "Harbour"}).json()["id"]
+    before = ann.available()
+
+    def codes() -> set[str]:
+        answers = [
+            robot.post("/api/billing/transfer", json=gift),
+            robot.post(f"/api/orgs/{org}/fund", json={"credits": 1}),
+            robot.post(f"/api/orgs/{org}/allocate", json={"username": "nobody", "credits": 1}),
+        ]
+        return {answer.json().get("error", {}).get("code", "") for answer in answers}
+
+    assert "key_not_allowed" not in codes()
+    ann.client.patch(f"/api/auth/keys/{made['id']}", json={"budget": {"total": 1000}})
+    assert codes() == {"key_not_allowed"}
+    assert ann.available() == before  # the welcome credits cannot be given away either
+
+
 def test_making_a_key_asks_for_a_fresh_sign_in(server: Server, ann: Person) -> None:
     """ASVS 7.5: an open page that somebody finds makes no key and widens none."""
     made = make(ann, models=[MODEL])

@@ -1,5 +1,7 @@
 """Budgets of API keys: exact under a crowd, whoever pays, on both databases."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import text
 from sqlmodel import Session
@@ -7,13 +9,16 @@ from sqlmodel import Session
 from chat_app.credits import budgets, holds, key_budgets, ledger, verify
 from chat_app.credits.holds import HoldView
 from chat_app.credits.key_budgets import KeyBudgetReached, KeySpent, KeyUse
-from chat_app.db import Database
+from chat_app.db import Database, migrate, schema_is_current
 from chat_app.errors import AppError
 from chat_app.money import MICRO
+from tests.accounts.test_keys import made as made_key
+from tests.accounts.test_keys import person as made_person
 from tests.credits.books import ALICE, HOUR, NOON, balance, credits, facts, grant, place
 from tests.credits.test_budgets import fund, month
 from tests.credits.test_budgets import spend as spend_of_pool
 from tests.credits.test_races import assert_sound, at_once
+from tests.credits.test_walk import move
 
 DAY = 24 * HOUR
 
@@ -170,3 +175,32 @@ def test_verify_finds_a_key_budget_that_lies(sqlite_database: Database) -> None:
         with pytest.raises(Undo):
             database.write(look)
     assert_sound(database)
+
+
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def test_keys_can_be_taken_back(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Down with keys that have spent and hold, and up again: the books are what they were."""
+    url = f"sqlite:///{tmp_path / 'back.db'}"
+    if backend == "postgres":
+        url = request.getfixturevalue("empty_postgres_url")
+    database = Database(url)
+    migrate(database)
+    try:
+        database.write(lambda s: grant(s, 10))
+        settle(database, database.write(lambda s: place(s, 2, by_key=key(day=5))), 1)
+        running = database.write(lambda s: place(s, 2, by_key=key(day=5)))
+        made_key(database, made_person(database))
+        move(database, "0010", down=True)
+        with database.engine.connect() as connection:
+            assert connection.execute(text("SELECT COUNT(*) FROM hold")).scalar_one() == 2
+        migrate(database)
+        assert schema_is_current(database)
+        assert (balance(database), spent(database)) == ((9, 2, 7), (0, 0, 0))
+        settle(database, running, 1)
+        assert_sound(database)
+    finally:
+        database.close()
