@@ -18,6 +18,9 @@ from chat_app.errors import AppError, Invalid
 from chat_app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from chat_app.accounts.tables import User
     from chat_app.db import Database
     from chat_app.flows.prices import Draft
 
@@ -66,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     admin.add_argument("--username", required=True, help="the user name")
     admin.add_argument("--email", required=True, help="the e-mail address")
+    _keys(commands)
     _messages(commands)
     _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
     return root
@@ -152,6 +156,17 @@ def _models(commands: Any) -> None:
         default="int8",
         help="int4 is smaller and faster, costs quality, and needs 1 billion parameters or more",
     )
+
+
+def _keys(commands: Any) -> None:
+    held = commands.add_parser("keys", help="API keys of a user: list, revoke")
+    deeds = held.add_subparsers(metavar="ACTION", required=True)
+    shown = _command(deeds, "list", keys_list, "a user's API keys and what each has spent")
+    ended = _command(deeds, "revoke", keys_revoke, "end API keys of a user, for ever and at once")
+    for command in (shown, ended):
+        command.add_argument("--username", required=True, help="whose: the user name")
+    ended.add_argument("id", nargs="*", help="their ids, see: keys list")
+    ended.add_argument("--all", action="store_true", help="all keys of the user")
 
 
 def _messages(commands: Any) -> None:
@@ -603,6 +618,63 @@ def _ask_password() -> str:
     if getpass.getpass("Once more: ") != password:
         raise WrongUse("The two passwords differ. Start again.")
     return password
+
+
+def keys_list(options: argparse.Namespace, settings: Settings) -> int:
+    """A user's API keys and what each has spent."""
+    from chat_app.accounts import keys
+    from chat_app.clock import Clock, rfc3339
+    from chat_app.credits import key_budgets
+    from chat_app.money import format_credits
+
+    now = Clock().micros()
+    with _existing_database(settings) as db, db.read() as session:
+        user = _user_named(session, options.username)
+        rows = keys.list_for(session, user_id=user.id or 0)
+        spent = key_budgets.spent(session, key_ids=[row.id for row in rows], now=now)
+        for row in rows:
+            used = "never" if row.last_used_at is None else rfc3339(row.last_used_at)[:19]
+            print(
+                f"{row.id}  {keys.state_of(row, user, now=now):<8}  made "
+                f"{rfc3339(row.created_at)[:19]}  used {used}  today "
+                f"{format_credits(spent[row.id].day)}  in all "
+                f"{format_credits(spent[row.id].total)}  {row.scopes}  {row.name}"
+            )
+    print(f"{len(rows)} API keys.")
+    return OK
+
+
+def keys_revoke(options: argparse.Namespace, settings: Settings) -> int:
+    """End API keys of a user. A running program refuses them from the next request on."""
+    from chat_app.accounts import keys
+    from chat_app.clock import Clock
+    from chat_app.flows import keys as flow
+
+    if bool(options.id) == options.all:
+        raise WrongUse("Name the ids of the keys, or give --all. See: keys list")
+    with _existing_database(settings) as db:
+        with db.read() as session:
+            user_id = _user_named(session, options.username).id or 0
+            held = [row.id for row in keys.list_for(session, user_id=user_id)]
+        ids: list[str] = held if options.all else options.id
+        now = Clock().micros()
+
+        def story(session: "Session") -> None:
+            for id in ids:
+                flow.end(session, user_id=user_id, key_id=id, now=now, actor="operator")
+
+        db.write(story)
+    print(f"{len(ids)} API keys were revoked.")
+    return OK
+
+
+def _user_named(session: "Session", username: str) -> "User":
+    from chat_app.accounts import users
+
+    user = users.find(session, username)
+    if user is None:
+        raise WrongUse(f"There is no user {username}. Check the name.")
+    return user
 
 
 def messages_list(options: argparse.Namespace, settings: Settings) -> int:

@@ -80,6 +80,8 @@ class Accounts(Section):
     session_idle_hours: Annotated[int, Field(ge=1)] = 72
     access_minutes: Annotated[int, Field(ge=1, le=60)] = 10
     refresh_days: Annotated[int, Field(ge=1)] = 30
+    fresh_minutes: Annotated[int, Field(ge=1, le=1440)] = 60
+    keys_per_user: Count = 20
 
 
 class Mail(Section):

@@ -13,7 +13,7 @@ from sqlmodel import Session
 
 from chat_app import __main__ as commands
 from chat_app import secrets
-from chat_app.accounts import users
+from chat_app.accounts import keys, users
 from chat_app.db import Database
 from chat_app.llm import catalogue, loader
 from chat_app.llm.engine import ModelState
@@ -330,6 +330,40 @@ def test_wrong_use_ends_with_two(arguments: list[str]) -> None:
 def test_wrong_settings_end_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["migrate", "--settings", str(tmp_path / "no.toml")]) == 2
     assert "no.toml" in capsys.readouterr().err
+
+
+def test_keys_are_listed_and_revoked(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    db = Database(f"sqlite:///{books / 'chat.db'}")
+
+    def story(session: Session) -> list[str]:
+        user = users.find(session, "root")
+        assert user is not None
+        made = [
+            keys.create(session, user=user, name=f"robot {n}", now=n + 1, most=5) for n in range(3)
+        ]
+        return [key.id for key, _ in made]
+
+    ids = db.write(story)
+    db.close()
+    asked = ["--username", "root"]
+    assert run(books, "keys", "list", *asked) == commands.OK
+    shown = capsys.readouterr().out
+    assert all(id in shown for id in ids)
+    assert "robot 1" in shown
+    assert "3 API keys." in shown
+    assert run(books, "keys", "revoke", *asked) == commands.WRONG_USE
+    assert run(books, "keys", "revoke", *asked, ids[0], "--all") == commands.WRONG_USE
+    assert run(books, "keys", "revoke", "--username", "nobody", "--all") == commands.WRONG_USE
+    assert run(books, "keys", "revoke", *asked, "00000000") == commands.PROBLEMS
+    assert run(books, "keys", "revoke", *asked, ids[0]) == commands.OK
+    assert run(books, "keys", "revoke", *asked, "--all") == commands.OK
+    capsys.readouterr()
+    run(books, "keys", "list", *asked)
+    assert capsys.readouterr().out == "0 API keys.\n"
+    with sqlite3.connect(books / "chat.db") as connection:
+        told = connection.execute("SELECT actor FROM event_log WHERE type = 'api_key_revoked'")
+        assert told.fetchall() == [("operator",)] * 3
+    assert run(books, "verify") == commands.OK
 
 
 def test_messages_are_listed_sent_again_and_tested(

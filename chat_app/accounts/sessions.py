@@ -13,6 +13,7 @@ from sqlmodel import Session, col, delete, exists, or_, select, update
 
 from chat_app import ids
 from chat_app.accounts import tokens
+from chat_app.accounts.key_tables import ApiKey
 from chat_app.accounts.tables import RefreshToken, SignInSession, User
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import NotFound, NotSignedIn
@@ -40,11 +41,16 @@ class BadRefreshToken(NotSignedIn):
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Who a request comes from. `due` asks for `touch`."""
+    """Who a request comes from. `due` asks for `touch`.
+
+    By a sign-in that began at `since` (µs), or by an API key, which has no session.
+    """
 
     user: User
     session_id: str
     due: bool
+    since: int = 0
+    key: ApiKey | None = None
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,8 @@ def purge(session: Session, *, now: int) -> int:
 def _signed_in(row: SignInSession, user: User, *, now: int) -> SignedIn | None:
     if user.suspended or row.token_epoch != user.token_epoch:
         return None
-    return SignedIn(user=user, session_id=row.id, due=now - row.seen_at > TOUCH)
+    due = now - row.seen_at > TOUCH
+    return SignedIn(user=user, session_id=row.id, due=due, since=row.created_at)
 
 
 def _stands(now: int):  # type: ignore[no-untyped-def]  # an SQLAlchemy expression

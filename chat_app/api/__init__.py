@@ -13,6 +13,7 @@ from chat_app.api import (
     errors,
     images,
     invoices,
+    keys,
     monitoring,
     notifications,
     orgs,
@@ -28,6 +29,7 @@ from chat_app.monitor.health import Probe
 PREFIX = "/api"
 ROUTERS = (
     auth.router,
+    keys.router,
     chat.router,
     images.router,
     billing.router,

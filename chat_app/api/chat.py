@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, StrictBool, StrictInt
 
+from chat_app.accounts import keys
 from chat_app.api import deps, images, payer, sse
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
 from chat_app.api.images import ImageIn
@@ -75,10 +76,11 @@ class Rename(Body):
 
 @router.get("/models", responses=errors_in(401))
 def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
-    """The models for sale, with price and state."""
+    """The models for sale, with price and state; with an API key those that it may use."""
     with app.db.read() as session:
         shown = shelf.models(app, session=session)
-    return Page(items=[ModelOut.of(model) for model in shown])
+    allowed = [model for model in shown if keys.allows(who.key, model.id)]
+    return Page(items=[ModelOut.of(model) for model in allowed])
 
 
 @router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
@@ -96,6 +98,7 @@ async def quote(
             max_tokens=body.max_tokens,
             images=body.images,
             org_id=payer.chosen(body.payer, header),
+            api_key=who.key,
         )
     )
 
@@ -133,6 +136,7 @@ async def send(
         spend_limit=body.spend_limit,
         images=images.files(body.images),
         org_id=payer.chosen(body.payer, header),
+        api_key=who.key,
     )
     return await _answer(app, who, started, stream=body.stream)
 
@@ -158,6 +162,7 @@ async def retry(  # noqa: PLR0917 - what a route asks for
         idempotency_key=key,
         model=body.model,
         org_id=payer.chosen(body.payer, header),
+        api_key=who.key,
     )
     return await _answer(app, who, started, stream=body.stream)
 

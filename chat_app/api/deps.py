@@ -12,11 +12,12 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Header, Path, Query, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from chat_app.accounts import sessions
 from chat_app.accounts.sessions import SignedIn
+from chat_app.api import scopes
 from chat_app.app import App as TheApp
 from chat_app.clock import from_micros, to_micros
 from chat_app.errors import Invalid, NotAllowed, NotFound, NotSignedIn
@@ -144,19 +145,31 @@ SameOrigin = Depends(same_origin)
 
 
 def bearer(request: Request) -> str | None:
-    """The access token of the Authorization header; raises NotSignedIn for another scheme."""
+    """The access token or API key of `Authorization`, or of `x-api-key`, which means the same.
+
+    Raises NotSignedIn for another scheme, and for two that differ.
+    """
+    named = request.headers.get("x-api-key")
     header = request.headers.get("authorization")
     if header is None:
-        return None
+        if named is not None and not named.strip():
+            raise NotSignedIn
+        return named.strip() if named is not None else None
     scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or named not in (None, token):
         raise NotSignedIn
-    return token.strip()
+    return token
 
 
 Bearer = Annotated[str | None, Depends(bearer)]
 
-_scheme = HTTPBearer(auto_error=False, description="An access token from POST /api/auth/login.")
+_scheme = HTTPBearer(
+    auto_error=False, description="An access token from POST /api/auth/login, or an API key."
+)
+_key_scheme = APIKeyHeader(
+    name="x-api-key", auto_error=False, description="An API key from POST /api/auth/keys."
+)
 
 
 async def signed_in(
@@ -164,10 +177,18 @@ async def signed_in(
     app: App,
     token: Bearer,
     _shown_in_docs: Annotated[HTTPAuthorizationCredentials | None, Security(_scheme)] = None,
+    _shown_too: Annotated[str | None, Security(_key_scheme)] = None,
 ) -> SignedIn:
-    """Whoever calls, by access token or by cookie; raises NotSignedIn or CrossSite."""
+    """Whoever calls, by access token, API key or cookie.
+
+    The one place that asks whether a key may come here: raises NotSignedIn, BadKey, CrossSite,
+    or KeyNotAllowed for a route whose scope the key lacks.
+    """
     if token is not None:
-        return await signin.identify(app, bearer=token)
+        who = await signin.identify(app, bearer=token)
+        if who.key is not None:
+            scopes.require(request, who.key)
+        return who
     same_origin(request)
     return await signin.identify(app, cookie=cookie(request))
 

@@ -14,7 +14,8 @@ router = APIRouter(tags=["reference"])
 
 INTRODUCTION = (
     "Paid chat by REST. Sign in with POST /api/auth/login and send the access token as "
-    "Authorization: Bearer, or use the browser's cookie. Credits are decimal texts such as "
+    "Authorization: Bearer, or an API key so or as x-api-key, or use the browser's cookie. "
+    "Credits are decimal texts such as "
     '"0.25", money is minor units, times are RFC 3339 in UTC. An Idempotency-Key makes a POST '
     "act once however often it is sent. Every refusal is {error: {message, type, code, param}}."
 )

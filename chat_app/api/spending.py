@@ -5,15 +5,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, errors_in
+from chat_app.api.keys import BudgetOut, SpentOut
 from chat_app.api.views import BalanceOut, PackageOut, PriceOut, Shown
 from chat_app.clock import rfc3339
 from chat_app.credits import guards, rollups
 from chat_app.credits.guards import Limits
 from chat_app.credits.ledger import Balance
 from chat_app.credits.usage import Runout
-from chat_app.flows import estimate, spending
+from chat_app.flows import estimate, keys, spending
 from chat_app.flows.estimate import Estimate
 from chat_app.money import format_credits, parse_credits
 
@@ -58,8 +60,19 @@ class QuotaOut(Shown):
     messages_per_month: int | None
 
 
+class KeyLimitsOut(Shown):
+    """The budget of the API key that asks."""
+
+    id: str
+    budget: BudgetOut
+    spent: SpentOut
+
+
 class LimitsOut(Shown):
-    """The guards in credits; null is no limit. What is held for running answers counts."""
+    """The guards in credits; null is no limit. What is held for running answers counts.
+
+    `key` is there when an API key asks: its own budget, beside which all of these hold too.
+    """
 
     per_answer: str | None
     per_conversation: str | None
@@ -70,6 +83,7 @@ class LimitsOut(Shown):
     day_ends_at: str
     month_ends_at: str
     plan: QuotaOut | None
+    key: KeyLimitsOut | None
 
 
 class EstimateOut(Shown):
@@ -103,7 +117,7 @@ class EstimateOut(Shown):
 @router.get("/limits", responses=errors_in(401))
 def show_limits(app: deps.App, who: deps.CurrentUser) -> LimitsOut:
     """The caller's limits on spending, and what counts towards them."""
-    return _limits(app, deps.user_id(who))
+    return _limits(app, who)
 
 
 @router.put("/limits", responses=errors_in(401, 403, 422))
@@ -115,7 +129,7 @@ async def set_limits(app: deps.App, who: deps.CurrentUser, body: Guards) -> Limi
     """
     limits = Limits(**body.model_dump())
     await spending.limit(app, user_id=deps.user_id(who), limits=limits)
-    return _limits(app, deps.user_id(who))
+    return _limits(app, who)
 
 
 @router.get("/estimate", responses=errors_in(401, 404, 422))
@@ -145,12 +159,13 @@ def show_estimate(
     return EstimateOut.of(found)
 
 
-def _limits(app: deps.App, user_id: int) -> LimitsOut:
-    now = app.clock.micros()
+def _limits(app: deps.App, who: SignedIn) -> LimitsOut:
+    now, user_id = app.clock.micros(), deps.user_id(who)
     with app.db.read() as session:
         own = guards.own(session, user_id=user_id)
         plan = guards.quota(session, user_id=user_id)
         spent = guards.spent(session, user_id=user_id, now=now)
+        key = None if who.key is None else keys.one(app, session, who.key)
     return LimitsOut(
         per_answer=_shown(own.per_answer),
         per_conversation=_shown(own.per_conversation),
@@ -160,6 +175,9 @@ def _limits(app: deps.App, user_id: int) -> LimitsOut:
         messages_this_month=spent.messages_this_month,
         day_ends_at=rfc3339(rollups.start_of("day", now) + rollups.DAY),
         month_ends_at=rfc3339(rollups.next_month(now)),
+        key=None
+        if key is None
+        else KeyLimitsOut(id=key.key.id, budget=BudgetOut.of(key), spent=SpentOut.of(key)),
         plan=None
         if plan is None
         else QuotaOut(

@@ -62,7 +62,7 @@ async def listen(
             await asyncio.wait({coming}, timeout=RECHECK_SECONDS)
             if time.monotonic() - checked >= RECHECK_SECONDS:
                 checked = time.monotonic()
-                if not await signin.still_signed_in(app, session_id=who.session_id, user_id=owner):
+                if not await signin.stands(app, who):
                     raise NotSignedIn
             if not coming.done():
                 yield None

@@ -30,11 +30,15 @@ class Status:
 
 @dataclass
 class Live(Generic[End]):
-    """One running reply. `end` is what followers get last, and is given once."""
+    """One running reply. `end` is what followers get last, and is given once.
+
+    `key_id` is the API key that asked for it, if one did.
+    """
 
     reply_id: str
     user_id: int
     conversation_id: str
+    key_id: str | None = None
     pieces: list[Piece] = field(default_factory=list)
     status: Status | None = None
     end: End | None = None

@@ -74,7 +74,7 @@ class Reply(SQLModel, table=True):
 
     A `cached` one was not run: its text is that of an earlier answer, and costs
     `cached_percent` of the price, as it was when the hold was placed. `images` are those of
-    its question, which are priced.
+    its question, which are priced. `key_id` is the API key that asked, if one did.
     """
 
     __tablename__ = "reply"
@@ -99,6 +99,7 @@ class Reply(SQLModel, table=True):
     message_id: str = Field(foreign_key="message.id", unique=True)
     model: str
     hold_id: int = Field(sa_type=BigInt, unique=True)
+    key_id: str | None = Field(default=None, max_length=16)
     price_version: int
     price_tier: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     maximum: int = Field(sa_type=BigInt)

@@ -1,8 +1,8 @@
 """Holds: credits set aside while an answer is being written.
 
 A hold keeps credits from being spent twice. It ends once: settled for what the answer cost,
-released, or expired. One on an organisation's wallet counts against its member's budget.
-Knows nothing of models or messages.
+released, or expired. One on an organisation's wallet counts against its member's budget, one
+of an API key against the key's. Knows nothing of models or messages.
 """
 
 from dataclasses import dataclass
@@ -10,21 +10,23 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import accounts, budgets, lots, operations, rollups, transfers
+from chat_app.credits import accounts, budgets, key_budgets, lots, operations, rollups, transfers
 from chat_app.credits.accounts import Owner, Wallet
+from chat_app.credits.key_budgets import KeyUse
 from chat_app.credits.sql import Books, Row, Statement
 from chat_app.errors import Conflict, NotFound, OutOfCredits
 from chat_app.money import MAX_MICROCREDITS, format_credits
 
 _ADD = Statement(
     """INSERT INTO hold
-    (id, account_id, budget_id, amount, state, reference, expires_at, created_at)
-    VALUES (:id, :account_id, :budget_id, :micro, 'open', :reference, :expires_at, :now)"""
+    (id, account_id, budget_id, key_id, amount, state, reference, expires_at, created_at)
+    VALUES (:id, :account_id, :budget_id, :key_id, :micro, 'open', :reference, :expires_at,
+     :now)"""
 )
 _ACCOUNT = Statement("SELECT account_id FROM hold WHERE id = :id")
 _FIND = Statement(
     """SELECT h.id, h.account_id, h.amount, h.state, h.settled, h.expires_at, h.reference,
-     h.settlement_id, COALESCE(b.user_id, a.user_id), h.budget_id
+     h.settlement_id, COALESCE(b.user_id, a.user_id), h.budget_id, h.key_id, h.created_at
     FROM hold h JOIN account a ON a.id = h.account_id LEFT JOIN budget b ON b.id = h.budget_id
     WHERE h.id = :id"""
 )
@@ -144,6 +146,8 @@ class _Hold:
     settlement_id: int | None
     user_id: int
     budget_id: int | None
+    key_id: str | None
+    created_at: int
 
 
 def place(
@@ -159,16 +163,18 @@ def place(
     actor: str | None = None,
     org_id: int | None = None,
     limit_micro: int | None = None,
+    by_key: KeyUse | None = None,
 ) -> HoldView:
     """Set `micro` microcredits aside for `ttl_seconds`; 0 is a hold too.
 
     With `org_id` it is that organisation's wallet that pays, and the user's budget of this
     month, at most `limit_micro`, counts it from now on. What a user owes stops only what is paid
     out of the user's own wallet: a pool is somebody else's money and a debt is not the pool's.
+    `by_key` is the API key that asks, whose budgets count it too.
 
     The same (scope, key) gives the same hold. Raises OutOfCredits with what was needed and
-    available, DebtUnpaid, BudgetReached, WalletClosed, or IdempotencyConflict when the key was
-    used for another amount.
+    available, DebtUnpaid, BudgetReached, KeyBudgetReached, WalletClosed, or IdempotencyConflict
+    when the key was used for another amount.
     """
     assert 0 <= micro <= MAX_MICROCREDITS
     books = Books(session)
@@ -194,6 +200,12 @@ def place(
             budget = budgets.open_month(books, account_id=wallet.id, user_id=user_id, now=now)
         if not budgets.hold(books, budget, micro=micro, limit=limit_micro):
             error = budgets.reached(budget, needed=micro, limit=limit_micro)
+    if error is None and by_key is not None:
+        if key_budgets.left(books, by_key, now=now) < micro and _expire_due_of(
+            books, wallet, now=now
+        ):
+            found = lots.free(books, wallet, now=now)
+        error = key_budgets.hold(books, by_key, micro=micro, now=now)
     if error is None and not accounts.hold(books, wallet, micro=micro, now=now):
         error = refusal(wallet, needed=micro, pooled=org_id is not None)
     if error is not None:
@@ -218,6 +230,7 @@ def place(
         id=hold_id,
         account_id=wallet.id,
         budget_id=budget.id if budget else None,
+        key_id=by_key.id if by_key else None,
         micro=micro,
         reference=reference,
         expires_at=expires_at,
@@ -360,6 +373,7 @@ def _resolve(
     accounts.release(books, wallet, held=hold.amount, spent=spent, now=now)
     if hold.budget_id is not None:
         budgets.release(books, budget_id=hold.budget_id, held=hold.amount, spent=spent)
+    _release_key(books, hold, held=hold.amount, spent=spent)
     transfer_id = transfers.out(
         books,
         kind=kind,
@@ -376,6 +390,13 @@ def _resolve(
     if hold.amount:
         lots.unpin(books, wallet, hold_id=hold.id, spent=spent, transfer_id=transfer_id, now=now)
     return transfer_id
+
+
+def _release_key(books: Books, hold: _Hold, *, held: int, spent: int) -> None:
+    if hold.key_id is not None:
+        key_budgets.release(
+            books, key_id=hold.key_id, placed_at=hold.created_at, held=held, spent=spent
+        )
 
 
 def _end(
@@ -422,6 +443,7 @@ def _settle_late(books: Books, wallet: Wallet, hold: _Hold, *, micro: int, now: 
     if hold.budget_id is not None:
         # The answer was given, so it counts, also where that is above the limit by now.
         budgets.release(books, budget_id=hold.budget_id, held=0, spent=charged)
+    _release_key(books, hold, held=0, spent=charged)
     if charged < micro:
         transfers.write_off(
             books, amount=micro - charged, now=now, cause_id=hold.id, reference=hold.reference

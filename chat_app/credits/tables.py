@@ -140,7 +140,8 @@ class Budget(SQLModel, table=True):
 class Hold(SQLModel, table=True):
     """Credits set aside; its id is that of the pending transfer.
 
-    A hold on an organisation's wallet counts against the budget of the member who sent it.
+    A hold on an organisation's wallet counts against the budget of the member who sent it, one
+    that an API key asked for against the key's budgets of `created_at`.
     """
 
     __tablename__ = "hold"
@@ -163,6 +164,13 @@ class Hold(SQLModel, table=True):
             sqlite_where=text("state = 'open'"),
             postgresql_where=text("state = 'open'"),
         ),
+        Index(
+            "ix_hold_key_id",
+            "key_id",
+            "created_at",
+            sqlite_where=text("key_id IS NOT NULL"),
+            postgresql_where=text("key_id IS NOT NULL"),
+        ),
     )
 
     id: int = Field(
@@ -170,6 +178,7 @@ class Hold(SQLModel, table=True):
     )
     account_id: int = _big("account.id")
     budget_id: int | None = _big_or_none("budget.id", index=True)
+    key_id: str | None = Field(default=None, max_length=16)
     amount: int = _big()
     state: str = Field(max_length=16)
     settled: int = _big(server_default=text("0"))

@@ -306,6 +306,27 @@ _CHECKS = [
         JOIN budget b ON b.id = h.budget_id WHERE u.user_id <> b.user_id""",
     ),
     _Check(
+        "I24",
+        "What an API key's budget counts is not what was used and is held with it.",
+        """SELECT b.id AS budget, b.key_id AS key, b.period, b.used,
+         COALESCE(SUM(COALESCE(u.cost, h.settled)), 0) AS rebuilt_used, b.held,
+         COALESCE(SUM(CASE WHEN h.state = 'open' THEN h.amount ELSE 0 END), 0) AS rebuilt_held
+        FROM key_budget b LEFT JOIN hold h ON h.key_id = b.key_id
+         AND h.created_at >= b.starts_at AND h.created_at < b.ends_at
+        LEFT JOIN "usage" u ON u.transfer_id = h.settlement_id
+        GROUP BY b.id, b.key_id, b.period, b.used, b.held
+        HAVING b.used <> COALESCE(SUM(COALESCE(u.cost, h.settled)), 0)
+         OR b.held <> COALESCE(SUM(CASE WHEN h.state = 'open' THEN h.amount ELSE 0 END), 0)""",
+    ),
+    _Check(
+        "I24",
+        "A hold of an API key is not counted in its day, its month and its total.",
+        """SELECT h.id AS hold, h.key_id AS key, COUNT(b.id) AS budgets
+        FROM hold h LEFT JOIN key_budget b ON b.key_id = h.key_id
+         AND h.created_at >= b.starts_at AND h.created_at < b.ends_at
+        WHERE h.key_id IS NOT NULL GROUP BY h.id, h.key_id HAVING COUNT(b.id) <> 3""",
+    ),
+    _Check(
         "I11",
         "A hold is open long after its end.",
         """SELECT id AS hold, expires_at FROM hold

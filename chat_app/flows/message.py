@@ -13,6 +13,8 @@ from typing import Any
 
 from sqlmodel import Session, col, select, update
 
+from chat_app.accounts import keys
+from chat_app.accounts.key_tables import ApiKey
 from chat_app.app import App
 from chat_app.chat import conversations
 from chat_app.chat import images as pictures
@@ -21,6 +23,7 @@ from chat_app.chat.live import Live
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import guards, holds, ledger, operations, pricing, usage
+from chat_app.credits.key_budgets import KeyUse
 from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
 from chat_app.flows import images as image_files
@@ -122,6 +125,7 @@ class _Order:
     spend_limit: int | None
     images: tuple[bytes, ...] = ()
     org_id: int | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,7 @@ async def quote(
     max_tokens: int | None = None,
     images: int = 0,
     org_id: int | None = None,
+    api_key: ApiKey | None = None,
 ) -> Quote:
     """What the message would cost with so many images. Exact where tokens do not matter.
 
@@ -174,6 +179,7 @@ async def quote(
         conversation_id=conversation_id,
         max_tokens=max_tokens,
         images=(b"",) * images,
+        api_key=api_key,
     )
     order = replace(order, org_id=org_id)
     now = app.clock.micros()
@@ -225,12 +231,14 @@ async def start(
     spend_limit: int | None = None,
     images: Sequence[bytes] = (),
     org_id: int | None = None,
+    api_key: ApiKey | None = None,
 ) -> Started:
     """Hold the most the message may cost, store it with its images, and have it answered.
 
     Everything that can refuse does so here, before any stream exists, and costs nothing. The
     same `idempotency_key` with the same request returns the first reply, charged once. With
-    `org_id` that organisation pays, within the member's monthly limit.
+    `org_id` that organisation pays, within the member's monthly limit. `api_key` is the key that
+    asks: its models and its budgets are the limit too.
     """
     order = _checked(
         app,
@@ -242,6 +250,7 @@ async def start(
         temperature=temperature,
         spend_limit=spend_limit,
         images=tuple(images),
+        api_key=api_key,
     )
     order = replace(order, org_id=org_id)
     # Shielded: a caller that goes away between the commit and the job must not orphan a hold.
@@ -258,6 +267,7 @@ async def retry(
     idempotency_key: str | None = None,
     model: str | None = None,
     org_id: int | None = None,
+    api_key: ApiKey | None = None,
 ) -> Started:
     """Answer the last question of the conversation again; the new answer replaces the old.
 
@@ -284,6 +294,7 @@ async def retry(
         model=model or question.model,
         conversation_id=conversation_id,
         images=(b"",) * shown,
+        api_key=api_key,
     )
     order = replace(order, question_id=question.id, org_id=org_id)
     return await asyncio.shield(
@@ -302,6 +313,7 @@ def _checked(
     temperature: float | None = None,
     spend_limit: int | None = None,
     images: tuple[bytes, ...] = (),
+    api_key: ApiKey | None = None,
 ) -> _Order:
     if app.draining:
         raise Draining
@@ -314,6 +326,7 @@ def _checked(
     entry = catalogue.get(model)
     if entry.hidden:
         raise UnknownModel(model=model)
+    keys.refuse_model(api_key, model)
     if images and not app.engine.sees(model):
         raise ModelCannotSee(model=model)
     if len(images) > app.settings.chat.max_images:
@@ -329,6 +342,7 @@ def _checked(
         temperature=temperature,
         spend_limit=spend_limit,
         images=images,
+        key_id=None if api_key is None else api_key.id,
     )
 
 
@@ -383,7 +397,9 @@ async def _start(app: App, order: _Order, key: str) -> Started:
         ticket.leave()
         await image_files.leave(app, user_id=order.user_id, digests={each.digest for each in shown})
         raise
-    item: Live[object] = Live(started.reply_id, order.user_id, started.conversation_id)
+    item: Live[object] = Live(
+        started.reply_id, order.user_id, started.conversation_id, key_id=order.key_id
+    )
     item.say("Waiting for a free place…")
     app.replies.add(item)
     request = Request(
@@ -521,6 +537,7 @@ def _place(
         user_id=order.user_id,
         org_id=order.org_id,
         limit_micro=limit,
+        by_key=_key_use(session, order, now=now),
         micro=maximum,
         ttl_seconds=app.settings.llm.answer_seconds
         + app.settings.llm.load_seconds
@@ -539,6 +556,7 @@ def _place(
             message_id=answer_id,
             model=order.entry.id,
             hold_id=hold.id,
+            key_id=order.key_id,
             price_version=price.version,
             price_tier=price.tier,
             cached_percent=app.settings.pricing.cached_percent,
@@ -555,6 +573,14 @@ def _place(
         "message_id": answer_id,
         "maximum": maximum,
     }
+
+
+def _key_use(session: Session, order: _Order, *, now: int) -> KeyUse | None:
+    """The API key with its limits as they are in this transaction; raises BadKey."""
+    if order.key_id is None:
+        return None
+    limits = keys.limits_of(keys.spending(session, order.key_id, now=now))
+    return KeyUse(order.key_id, limits.day, limits.month, limits.total)
 
 
 def _read_terms(app: App, order: _Order, shown: Sequence[Picture], now: int) -> _Terms:

@@ -1,25 +1,28 @@
 """Signing in and out, and finding out who is asking.
 
 A sign-in opens a session: a cookie for the browser, an access token and a refresh token for
-programs. Every request asks the database whether the session still stands.
+programs. Every request asks the database whether the session or the API key still stands.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlmodel import Session
 
-from chat_app.accounts import passwords, sessions, tokens, users
+from chat_app.accounts import keys, passwords, sessions, tokens, users
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
+from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import AppError, Invalid, NotAllowed, NotSignedIn
 from chat_app.flows import notices
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 
 class WrongPassword(NotSignedIn):
@@ -34,6 +37,13 @@ class WrongCurrentPassword(Invalid):
 
     code = "wrong_current_password"
     message = "The current password is wrong. Enter it again."
+
+
+class PasswordNeeded(NotAllowed):
+    """The sign-in is too old for this: whoever is at the keyboard shows the password again."""
+
+    code = "password_needed"
+    message = "You signed in a while ago. Enter your password again to do this."
 
 
 class AccountSuspended(NotAllowed):
@@ -185,14 +195,38 @@ async def change_password(
     return await app.db.awrite(story)
 
 
+async def confirm(app: App, who: SignedIn, *, password: str | None, ip: str) -> None:
+    """Let only a person on who signed in a moment ago or gives the password again.
+
+    Raises PasswordNeeded, WrongCurrentPassword, TooManySignIns or PasswordsBusy.
+    """
+    if password is None:
+        fresh = app.settings.accounts.fresh_minutes * 60 * MICROS_PER_SECOND
+        if who.key is not None or app.clock.micros() - who.since > fresh:
+            raise PasswordNeeded(param="password")
+        return
+    try:
+        await _verify(
+            app,
+            account=who.user.username_key,
+            password=password,
+            stored=who.user.password_hash,
+            ip=ip,
+        )
+    except WrongPassword as error:
+        raise WrongCurrentPassword(param="password") from error
+
+
 async def who(app: App, *, cookie: str | None = None, bearer: str | None = None) -> User:
-    """The user behind a cookie or an access token; raises NotSignedIn."""
+    """The user behind a cookie, an access token or an API key; raises NotSignedIn."""
     return (await identify(app, cookie=cookie, bearer=bearer)).user
 
 
 async def identify(app: App, *, cookie: str | None = None, bearer: str | None = None) -> SignedIn:
-    """`who`, with the session. An access token that is given is the one that counts."""
+    """`who`, with the session or the key. A token or key that is given is what counts."""
     now = app.clock.micros()
+    if bearer is not None and keys.looks_like(bearer):
+        return await _by_key(app, bearer, now)
     if bearer is not None:
         claims = tokens.read(app.secrets.token_key, bearer, now=now)
         found = await _look(
@@ -217,6 +251,14 @@ def session_of(app: App, bearer: str) -> str | None:
         return None
 
 
+async def stands(app: App, who: SignedIn) -> bool:
+    """Whether an open stream may go on: the sign-in or the API key is still good."""
+    if who.key is None:
+        return await still_signed_in(app, session_id=who.session_id, user_id=_id(who.user))
+    key_id, now = who.key.id, app.clock.micros()
+    return await _look(app, lambda s: keys.standing(s, key_id, now=now))
+
+
 async def still_signed_in(app: App, *, session_id: str, user_id: int) -> bool:
     """Whether an open stream may go on: the session stands and is this user's."""
     now = app.clock.micros()
@@ -224,10 +266,23 @@ async def still_signed_in(app: App, *, session_id: str, user_id: int) -> bool:
     return found is not None and found.user.id == user_id
 
 
-async def _look(app: App, query: Callable[[Session], SignedIn | None]) -> SignedIn | None:
+async def _by_key(app: App, token: str, now: int) -> SignedIn:
+    found = await _look(app, lambda s: keys.resolve(s, token=token, now=now))
+    if found is None:
+        raise keys.BadKey
+    if found.due and found.key is not None:
+        key_id = found.key.id
+        try:
+            await app.db.awrite(lambda s: keys.touch(s, key_id=key_id, now=now))
+        except AppError:
+            log.warning("the last use of an API key could not be noted")
+    return found
+
+
+async def _look(app: App, query: Callable[[Session], Found]) -> Found:
     """Ask the database without holding up the event loop: a file answers at once, a server not."""
 
-    def ask() -> SignedIn | None:
+    def ask() -> Found:
         with app.db.read() as session:
             return query(session)
 

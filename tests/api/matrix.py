@@ -64,6 +64,10 @@ MATRIX: dict[str, Row] = {
     "GET /api/auth/me": member(OK),
     "GET /api/auth/sessions": member(OK),
     "DELETE /api/auth/sessions/{id}": owned(EMPTY),
+    "GET /api/auth/keys": member(OK),
+    "POST /api/auth/keys": member(CREATED, body={"name": "robot"}),
+    "PATCH /api/auth/keys/{id}": owned(OK, body={"name": "another", "budget": {"day": 5}}),
+    "DELETE /api/auth/keys/{id}": owned(EMPTY),
     "POST /api/auth/password/change": member(
         REFUSED, body={"current": "wrong", "new": "another horse battery"}
     ),

@@ -164,6 +164,12 @@ def session_id(scene: Scene) -> str:
     return str(scene.owner.client.get("/api/auth/sessions").json()["items"][0]["id"])
 
 
+def api_key(scene: Scene) -> str:
+    """An API key of the owner's."""
+    made = scene.owner.client.post("/api/auth/keys", json={"name": "robot"})
+    return str(made.json()["id"])
+
+
 # What `{id}` stands for, by the beginning of the path.
 THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/chat/conversations/": lambda scene: str(answer(scene)["conversation_id"]),
@@ -174,6 +180,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/billing/hosted/": hosted,
     "/api/billing/receipts/": lambda scene: str(answer(scene)["receipt_id"]),
     "/api/auth/sessions/": session_id,
+    "/api/auth/keys/": api_key,
     "/api/notifications/": notification,
     "/api/webhooks/": webhook,
     "/api/orgs/": org,
