@@ -1,5 +1,6 @@
 """Fixtures for all rooms: a migrated database, on SQLite and on a real PostgreSQL."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from sqlalchemy import make_url
 from chat_app import db as database_room
 from chat_app.accounts import passwords
 from chat_app.db import Database, migrate
+from tests.effort import FULL
 from tests.postgres import Server, running_server
 
 _numbers = count(1)
@@ -27,6 +29,17 @@ _SLOW = (
     "tests/credits/test_migrations.py",
     "tests/llm/",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`: every repetition that acceptance names."""
+    parser.addoption("--full", action="store_true", help="repeat as often as acceptance says")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers inherit it."""
+    if config.getoption("--full"):
+        os.environ[FULL] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,11 +23,12 @@ from chat_app.credits import holds, verify
 from chat_app.db import Database
 from tests.credits import power
 from tests.credits.books import NOON, SECOND, credits, facts, grant, place
+from tests.effort import effort
 
 SEED = 20_261_121
 USERS = 5
 BURSTS = 70
-FULL_CUTS, NORMAL_CUTS = 400, 60
+FULL_CUTS, NORMAL_CUTS = effort(400, 150), 60
 # Often, so that the log is folded into the database many times: those moments are cut too.
 CARRY_EVERY = 4
 NEWEST = "SELECT COALESCE(MAX(id), 0) FROM operation"

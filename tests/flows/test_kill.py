@@ -19,8 +19,9 @@ from chat_app.credits.tables import Hold, Transfer
 from chat_app.flows import orgs, sweep
 from chat_app.money import MICRO
 from tests.apps import ask, person, script_settings
+from tests.effort import effort
 
-KILLS = 50
+KILLS = effort(50, 16)
 LEASE_SECONDS = 0.4
 CREDITS = 5000
 POOL = 2000

@@ -22,11 +22,12 @@ from chat_app.credits.tables import Hold, Transfer, UsageRow
 from chat_app.db import Database
 from chat_app.flows import books
 from chat_app.money import MICRO, parse_credits
+from tests.effort import effort
 from tests.page import Page
 from tests.servers import MODEL, Person, serving, verify
 
-FUNDS, SENDERS, ROUNDS = 10, 64, 20
-DISCONNECTS = 50
+FUNDS, SENDERS, ROUNDS = 10, 64, effort(20, 5)
+DISCONNECTS = effort(50, 15)
 TOKENS = 30
 PER_PROMPT_TOKEN, PER_TOKEN = 1000, 2000  # microcredits
 
