@@ -80,6 +80,8 @@ class Accounts(Section):
     session_idle_hours: Annotated[int, Field(ge=1)] = 72
     access_minutes: Annotated[int, Field(ge=1, le=60)] = 10
     refresh_days: Annotated[int, Field(ge=1)] = 30
+    money_second_factor: Literal["auto", "always", "enrolled"] = "auto"
+    step_up_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
 
 
 class Mail(Section):

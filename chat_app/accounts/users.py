@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select, update
 from chat_app.accounts.tables import User
 from chat_app.errors import Conflict, Invalid, NotFound
 
-ROLES = ("user", "admin")
+ROLES = ("user", "support", "finance", "admin")
 MAX_EMAIL = 254
 MAX_USER_ID = 2**63 - 1
 PAGE = 50
@@ -38,7 +38,7 @@ class BadRole(Invalid):
     """The role does not exist."""
 
     code = "invalid_role"
-    message = "A role is either user or admin. Choose one of them."
+    message = "A role is user, support, finance or admin. Choose one of them."
 
 
 class NameTaken(Conflict):

@@ -18,6 +18,7 @@ from chat_app.api import (
     orgs,
     payments,
     prices,
+    second_factor,
     shelves,
     shop,
     spending,
@@ -28,6 +29,7 @@ from chat_app.monitor.health import Probe
 PREFIX = "/api"
 ROUTERS = (
     auth.router,
+    second_factor.router,
     chat.router,
     images.router,
     billing.router,
@@ -43,6 +45,7 @@ ROUTERS = (
     monitoring.router,
     notifications.monitoring,
     admin.router,
+    second_factor.admin,
     prices.router,
     shelves.router,
     invoices.admin_router,
