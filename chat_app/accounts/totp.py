@@ -15,7 +15,7 @@ import secrets
 
 from sqlmodel import Session, col, delete, func, select, update
 
-from chat_app.accounts.tables import SignInSession
+from chat_app.accounts.tables import SignInSession, User
 from chat_app.accounts.totp_tables import BackupCode, Totp
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import Conflict, Invalid
@@ -62,6 +62,8 @@ def begin(session: Session, *, user_id: int, key: bytes, now: int) -> str:
     """A new secret in base32, in place of one that was never confirmed. Raises TotpEnabled."""
     from pyotp import random_base32
 
+    # PostgreSQL: of two beginnings at once the second waits, and replaces the first.
+    session.exec(select(User.id).where(User.id == user_id).with_for_update())
     if enabled(session, user_id=user_id):
         raise TotpEnabled
     secret = random_base32()

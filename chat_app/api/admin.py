@@ -22,6 +22,9 @@ SigningOut = Annotated[SignedIn, Depends(deps.allowed("users.logout"))]
 Adjusting = Annotated[SignedIn, Depends(deps.allowed("credits.adjust"))]
 
 
+Status = Literal["", "active", "suspended", "staff", "support", "finance", "admin"]
+
+
 class Change(Body):
     role: Literal["user", "support", "finance", "admin"] | None = None
     suspended: StrictBool | None = None
@@ -52,7 +55,7 @@ def list_users(
     app: deps.App,
     who: Reading,
     q: deps.Search = "",
-    status: Annotated[Literal["", "active", "suspended", "admin"], Query()] = "",
+    status: Annotated[Status, Query()] = "",
     limit: deps.Limit = 50,
     cursor: deps.Cursor = None,
 ) -> Page[AccountOut]:

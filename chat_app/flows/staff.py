@@ -5,6 +5,7 @@ the transaction that does it.
 """
 
 import asyncio
+import logging
 
 from chat_app.accounts import permissions, totp
 from chat_app.accounts.permissions import Permission
@@ -13,6 +14,8 @@ from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import NotAllowed
 from chat_app.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MINUTE = 60 * MICROS_PER_SECOND
 _ENROL = (
@@ -49,7 +52,11 @@ def proved_until(app: App, who: SignedIn) -> int | None:
 
 async def require(app: App, who: SignedIn, permission: Permission) -> None:
     """Raises AdminsOnly, NotPermitted, or SecondFactorRequired for what moves money."""
-    permissions.check(who.user.role, permission)
+    try:
+        permissions.check(who.user.role, permission)
+    except NotAllowed:
+        log.warning("user %s, a %s, was refused %s", who.user.id, who.user.role, permission)
+        raise
     if permission not in permissions.MONEY or proved_until(app, who) is not None:
         return
     if await _enrolled(app, who):
