@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     admin.add_argument("--username", required=True, help="the user name")
     admin.add_argument("--email", required=True, help="the e-mail address")
     _keys(commands)
+    lost = _command(commands, "totp-off", totp_off, "turn two-factor sign-in off for somebody")
+    lost.description = "For somebody who lost telephone and backup codes; their sign-ins end."
+    lost.add_argument("--username", required=True, help="the user name or the e-mail address")
     _messages(commands)
     _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
     return root
@@ -609,6 +612,22 @@ def create_admin(options: argparse.Namespace, settings: Settings) -> int:
         app.db.close()
     print(f"{options.username} can sign in as an administrator.")
     return OK
+
+
+def totp_off(options: argparse.Namespace, settings: Settings) -> int:
+    """Turn two-factor sign-in off for somebody; found a problem if it was not on."""
+    from chat_app import app as parts
+    from chat_app.flows import second_factor
+
+    app = parts.build(settings)
+    try:
+        was_on = second_factor.reset_by_operator(app, login=options.username)
+    finally:
+        app.passwords.close()
+        app.db.close()
+    state = "is off now, and all sign-ins have ended" if was_on else "was not on"
+    print(f"{options.username}: two-factor sign-in {state}.")
+    return OK if was_on else PROBLEMS
 
 
 def _ask_password() -> str:

@@ -82,6 +82,8 @@ class Accounts(Section):
     refresh_days: Annotated[int, Field(ge=1)] = 30
     fresh_minutes: Annotated[int, Field(ge=1, le=1440)] = 60
     keys_per_user: Count = 20
+    money_second_factor: Literal["auto", "always", "enrolled"] = "auto"
+    step_up_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
 
 
 class Mail(Section):

@@ -14,6 +14,7 @@ from sqlmodel import Session
 from chat_app import __main__ as commands
 from chat_app import secrets
 from chat_app.accounts import keys, users
+from chat_app.accounts.totp_tables import Totp
 from chat_app.db import Database
 from chat_app.llm import catalogue, loader
 from chat_app.llm.engine import ModelState
@@ -197,6 +198,20 @@ def test_create_admin(books: Path) -> None:
     assert user is not None
     assert user.role == "admin"
     assert PASSWORD not in user.password_hash
+
+
+def test_totp_off(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    db = Database(f"sqlite:///{books / 'chat.db'}")
+    row = Totp(user_id=1, sealed="1:", created_at=1, confirmed_at=1)
+    db.write(lambda session: session.add(row))
+    assert run(books, "totp-off", "--username", "root") == commands.OK
+    assert "is off now" in capsys.readouterr().out
+    assert run(books, "totp-off", "--username", "root@example.org") == commands.PROBLEMS
+    assert run(books, "totp-off", "--username", "nobody") == commands.PROBLEMS
+    assert "Check the name" in capsys.readouterr().err
+    with db.read() as session:
+        assert users.get(session, 1).token_epoch == 1
+    db.close()
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,23 @@ from typing import Any, Literal
 import gradio as gr
 
 from chat_app.accounts import sessions
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.errors import NotSignedIn
-from chat_app.flows import signin
-from chat_app.flows.people import AdminsOnly
+from chat_app.flows import signin, staff
 from ui.errors import told
 
-Role = Literal["anyone", "user", "admin"]
+Role = Literal["anyone", "user"] | Permission
 Handler = Callable[..., Any]
 
 
 def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
     """A decorator for `handler(user, *inputs)`; Gradio calls what it returns with a request.
 
-    `role` is `anyone` (the user may be None), `user` or `admin`. Errors become toasts. The
-    result is marked with `guard_role`, which a test asks for.
+    `role` is `anyone` (the user may be None), `user`, or a permission such as `users.read`, for
+    staff who have it. Errors become toasts. The result is marked with `guard_role`, which a test
+    asks for.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -54,17 +55,23 @@ def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
 
 
 async def identify(app: App, request: gr.Request, role: Role) -> User | None:
-    """The user behind the request's cookie; raises NotSignedIn or AdminsOnly."""
+    """The user behind the request's cookie.
+
+    Raises NotSignedIn, AdminsOnly, NotPermitted, or SecondFactorRequired where money moves.
+    """
     name = sessions.cookie_name(sessions.secure_cookies(app.settings))
     try:
-        user = await signin.who(app, cookie=request.cookies.get(name))
+        who = await signin.identify(app, cookie=request.cookies.get(name))
     except NotSignedIn:
         if role == "anyone":
             return None
         raise
-    if role == "admin" and user.role != "admin":
-        raise AdminsOnly
-    return user
+    match role:
+        case "anyone" | "user":
+            pass
+        case permission:
+            await staff.require(app, who, permission)
+    return who.user
 
 
 def address(app: App, request: gr.Request) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from chat_app.accounts import permissions
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from ui import parts
@@ -52,7 +53,7 @@ def build(app: App) -> gr.Blocks:
         @guard(app, "anyone")
         async def open_page(user: User | None) -> dict[Any, Any]:
             """Show the tabs of whoever the cookie belongs to."""
-            known, administers = user is not None, user is not None and user.role == "admin"
+            known = user is not None
             shown: dict[Any, Any] = {
                 wait: gr.update(visible=HIDDEN),
                 tabs: gr.update(selected="chat" if known else "login"),
@@ -67,8 +68,9 @@ def build(app: App) -> gr.Blocks:
             shown[who] = gr.update(value=f"<span>{parts.esc(user.username)}</span>", visible=True)
             for room in (chat_room, credits_room, history_room, analytics_room):
                 shown[room.tab] = gr.update(visible=True)
-            if administers:
+            if permissions.is_staff(user.role):
                 shown[admin_room.tab] = gr.update(visible=True)
+                shown |= admin.hidden(admin_room, user.role)
             return shown
 
         opened = demo.load(
@@ -81,6 +83,7 @@ def build(app: App) -> gr.Blocks:
                 bell_part,
                 who,
                 *(room.tab for room in rooms),
+                *admin.needs(admin_room),
             ],
             show_progress="hidden",
             queue=True,

@@ -44,6 +44,7 @@ class SignedIn:
     """Who a request comes from. `due` asks for `touch`.
 
     By a sign-in that began at `since` (µs), or by an API key, which has no session.
+    `proved_at` is when a second factor was last shown in this session, in microseconds.
     """
 
     user: User
@@ -51,6 +52,7 @@ class SignedIn:
     due: bool
     since: int = 0
     key: ApiKey | None = None
+    proved_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,15 @@ def touch(session: Session, *, session_id: str, now: int, settings: Accounts) ->
     )
 
 
+def prove(session: Session, *, session_id: str, now: int) -> None:
+    """Note that a second factor was shown in this session."""
+    session.exec(
+        update(SignInSession)
+        .where(col(SignInSession.id) == session_id)
+        .values(second_factor_at=now)
+    )
+
+
 def list_for(session: Session, *, user_id: int, now: int) -> list[SignInSession]:
     """The user's sign-ins that still stand, newest first, at most 100."""
     return list(
@@ -175,6 +186,14 @@ def revoke_token(session: Session, *, token: str) -> None:
 def revoke_all(session: Session, *, user_id: int) -> int:
     """End all sign-ins of the user; returns how many there were."""
     query = delete(SignInSession).where(col(SignInSession.user_id) == user_id)
+    return int(session.exec(query).rowcount)
+
+
+def revoke_others(session: Session, *, user_id: int, session_id: str) -> int:
+    """End all sign-ins of the user but this one; returns how many there were."""
+    query = delete(SignInSession).where(
+        col(SignInSession.user_id) == user_id, col(SignInSession.id) != session_id
+    )
     return int(session.exec(query).rowcount)
 
 
@@ -240,8 +259,13 @@ def purge(session: Session, *, now: int) -> int:
 def _signed_in(row: SignInSession, user: User, *, now: int) -> SignedIn | None:
     if user.suspended or row.token_epoch != user.token_epoch:
         return None
-    due = now - row.seen_at > TOUCH
-    return SignedIn(user=user, session_id=row.id, due=due, since=row.created_at)
+    return SignedIn(
+        user=user,
+        session_id=row.id,
+        due=now - row.seen_at > TOUCH,
+        since=row.created_at,
+        proved_at=row.second_factor_at,
+    )
 
 
 def _stands(now: int):  # type: ignore[no-untyped-def]  # an SQLAlchemy expression

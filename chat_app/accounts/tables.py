@@ -11,7 +11,7 @@ class User(SQLModel, table=True):
 
     __tablename__ = "user"
     __table_args__ = (
-        CheckConstraint("role IN ('user', 'admin')", name="role"),
+        CheckConstraint("role IN ('user', 'support', 'finance', 'admin')", name="role"),
         {"sqlite_autoincrement": True},
     )
 
@@ -32,7 +32,8 @@ class SignInSession(SQLModel, table=True):
     """One sign-in on one device: its cookie and its family of refresh tokens.
 
     The row is the sign-in. When it is gone, the cookie, the access tokens that name it and
-    all its refresh tokens are worth nothing.
+    all its refresh tokens are worth nothing. `second_factor_at` is when a one-time code was
+    last shown in it.
     """
 
     __tablename__ = "session"
@@ -51,6 +52,7 @@ class SignInSession(SQLModel, table=True):
     seen_at: int = Field(sa_column=Column(BigInt, nullable=False))
     idle_at: int = Field(sa_column=Column(BigInt, nullable=False))
     expires_at: int = Field(sa_column=Column(BigInt, nullable=False))
+    second_factor_at: int | None = Field(default=None, sa_column=Column(BigInt))
 
 
 class RefreshToken(SQLModel, table=True):

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select, update
 from chat_app.accounts.tables import User
 from chat_app.errors import Conflict, Invalid, NotFound
 
-ROLES = ("user", "admin")
+ROLES = ("user", "support", "finance", "admin")
 MAX_EMAIL = 254
 MAX_USER_ID = 2**63 - 1
 PAGE = 50
@@ -38,7 +38,7 @@ class BadRole(Invalid):
     """The role does not exist."""
 
     code = "invalid_role"
-    message = "A role is either user or admin. Choose one of them."
+    message = "A role is user, support, finance or admin. Choose one of them."
 
 
 class NameTaken(Conflict):
@@ -157,7 +157,7 @@ def search(
 ) -> tuple[list[User], str | None]:
     """Users whose name or address contains `q`, oldest first, a page at a time.
 
-    `status` is empty, `active`, `suspended` or `admin`.
+    `status` is empty, `active`, `suspended`, `staff` or the name of a role.
     """
     query = select(User).order_by(col(User.id)).limit(limit + 1)
     if cursor is not None:
@@ -170,8 +170,10 @@ def search(
                 func.lower(User.email).like(pattern, escape="\\"),
             )
         )
-    if status == "admin":
-        query = query.where(User.role == "admin")
+    if status == "staff":
+        query = query.where(User.role != "user")
+    elif status in ROLES:
+        query = query.where(User.role == status)
     elif status:
         query = query.where(col(User.suspended).is_(status == "suspended"))
     found = list(session.exec(query))

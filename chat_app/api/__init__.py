@@ -19,6 +19,7 @@ from chat_app.api import (
     orgs,
     payments,
     prices,
+    second_factor,
     shelves,
     shop,
     spending,
@@ -30,6 +31,7 @@ PREFIX = "/api"
 ROUTERS = (
     auth.router,
     keys.router,
+    second_factor.router,
     chat.router,
     images.router,
     billing.router,
@@ -45,6 +47,7 @@ ROUTERS = (
     monitoring.router,
     notifications.monitoring,
     admin.router,
+    second_factor.admin,
     prices.router,
     shelves.router,
     invoices.admin_router,

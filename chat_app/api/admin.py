@@ -1,22 +1,32 @@
-"""REST: what administrators do. Every route asks for `deps.Admin`."""
+"""REST: what staff do with accounts. Every route names its permission."""
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, StrictBool
 
 from chat_app.accounts import users
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps, monitoring
 from chat_app.api.deps import Body, Credits, Text, errors_in
 from chat_app.api.views import AccountOut, BalanceOut, DashboardOut, ModelOut, Page
 from chat_app.credits import ledger
-from chat_app.flows import adjust, people, shelf
+from chat_app.flows import adjust, people, shelf, staff
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
+Operating = Annotated[SignedIn, Depends(deps.allowed("machine.read"))]
+Reading = Annotated[SignedIn, Depends(deps.allowed("users.read"))]
+Suspending = Annotated[SignedIn, Depends(deps.allowed("users.suspend"))]
+SigningOut = Annotated[SignedIn, Depends(deps.allowed("users.logout"))]
+Adjusting = Annotated[SignedIn, Depends(deps.allowed("credits.adjust"))]
+
+
+Status = Literal["", "active", "suspended", "staff", "support", "finance", "admin"]
+
 
 class Change(Body):
-    role: Literal["user", "admin"] | None = None
+    role: Literal["user", "support", "finance", "admin"] | None = None
     suspended: StrictBool | None = None
 
 
@@ -26,7 +36,7 @@ class Adjustment(Body):
 
 
 @router.get("/dashboard", responses=errors_in(401, 403))
-async def dashboard(request: Request, app: deps.App, who: deps.Admin) -> DashboardOut:
+async def dashboard(request: Request, app: deps.App, who: Operating) -> DashboardOut:
     """The program at a glance."""
     with app.db.read() as session:
         counts = users.count(session)
@@ -43,9 +53,9 @@ async def dashboard(request: Request, app: deps.App, who: deps.Admin) -> Dashboa
 def list_users(
     *,
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     q: deps.Search = "",
-    status: Annotated[Literal["", "active", "suspended", "admin"], Query()] = "",
+    status: Annotated[Status, Query()] = "",
     limit: deps.Limit = 50,
     cursor: deps.Cursor = None,
 ) -> Page[AccountOut]:
@@ -59,7 +69,7 @@ def list_users(
 
 
 @router.get("/users/{id}", responses=errors_in(401, 403, 404))
-def show_user(app: deps.App, who: deps.Admin, id: deps.UserId) -> AccountOut:
+def show_user(app: deps.App, who: Reading, id: deps.UserId) -> AccountOut:
     """One account with its balance."""
     with app.db.read() as session:
         user = users.get(session, id)
@@ -67,8 +77,10 @@ def show_user(app: deps.App, who: deps.Admin, id: deps.UserId) -> AccountOut:
 
 
 @router.patch("/users/{id}", responses=errors_in(401, 403, 404, 409, 422))
-async def change_user(app: deps.App, who: deps.Admin, id: deps.UserId, body: Change) -> AccountOut:
+async def change_user(app: deps.App, who: Suspending, id: deps.UserId, body: Change) -> AccountOut:
     """Change a role, suspend an account or let it back in. Takes effect at once."""
+    if body.role is not None:
+        await staff.require(app, who, "users.role")
     user = await people.change(
         app, admin_id=deps.user_id(who), user_id=id, role=body.role, suspended=body.suspended
     )
@@ -77,7 +89,7 @@ async def change_user(app: deps.App, who: deps.Admin, id: deps.UserId, body: Cha
 
 @router.post("/users/{id}/credits", responses=errors_in(401, 402, 403, 404, 409, 422))
 async def adjust_credits(
-    app: deps.App, who: deps.Admin, id: deps.UserId, key: deps.IdempotencyKey, body: Adjustment
+    app: deps.App, who: Adjusting, id: deps.UserId, key: deps.IdempotencyKey, body: Adjustment
 ) -> BalanceOut:
     """Add credits, or take unheld ones with a negative amount. The reason stays in the books."""
     balance = await adjust.adjust(
@@ -92,6 +104,6 @@ async def adjust_credits(
 
 
 @router.post("/users/{id}/logout", status_code=204, responses=errors_in(401, 403, 404))
-async def end_sign_ins(app: deps.App, who: deps.Admin, id: deps.UserId) -> None:
+async def end_sign_ins(app: deps.App, who: SigningOut, id: deps.UserId) -> None:
     """Sign a user out on every device."""
     await people.end_sign_ins(app, admin_id=deps.user_id(who), user_id=id)

@@ -32,6 +32,7 @@ class Claim(Registration):
 class Credentials(Body):
     login: Annotated[Text, Field(max_length=320)]
     password: Password
+    totp: Annotated[Text, Field(max_length=64)] | None = None
 
 
 class Refresh(Body):
@@ -84,8 +85,14 @@ async def setup(app: deps.App, ip: deps.ClientIp, body: Claim) -> UserOut:
 async def login(
     app: deps.App, ip: deps.ClientIp, agent: deps.Agent, body: Credentials, response: Response
 ) -> SignInOut:
-    """Sign in with a user name or e-mail address. Sets the browser's cookie as well."""
-    done = await signin.login(app, login=body.login, password=body.password, ip=ip, agent=agent)
+    """Sign in with a user name or e-mail address. Sets the browser's cookie as well.
+
+    With two-factor sign-in, `totp` is the authenticator's code or a backup code: without it the
+    answer is 401 `totp_required`, with a bad one 401 `wrong_totp`.
+    """
+    done = await signin.login(
+        app, login=body.login, password=body.password, ip=ip, agent=agent, code=body.totp
+    )
     return _signed_in(app, response, done)
 
 

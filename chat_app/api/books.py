@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import errors_in
 from chat_app.api.views import Page, Shown
@@ -14,6 +15,10 @@ from chat_app.clock import rfc3339
 from chat_app.flows import books, reconcile
 
 router = APIRouter(prefix="/admin", tags=["admin"])
+
+Auditing = Annotated[SignedIn, Depends(deps.allowed("audit.read"))]
+Reading = Annotated[SignedIn, Depends(deps.allowed("books.read"))]
+Reconciling = Annotated[SignedIn, Depends(deps.allowed("books.write"))]
 
 _Name = Annotated[str, Query(max_length=64), deps.Clean]
 
@@ -142,7 +147,7 @@ class ReconciliationOut(Page[DifferenceOut]):
 def list_events(
     *,
     app: deps.App,
-    who: deps.Admin,
+    who: Auditing,
     since: deps.Since,
     until: deps.Until,
     type: _Name = "",
@@ -165,7 +170,7 @@ def list_events(
 
 
 @router.get("/audit/verify", responses=errors_in(401, 403))
-def verify(app: deps.App, who: deps.Admin) -> ProofOut:
+def verify(app: deps.App, who: Reading) -> ProofOut:
     """Prove ledger, seals and anchors; every discrepancy with where it is. Takes a while."""
     problems = books.prove(app.db, key=app.secrets.audit_key, data_dir=app.settings.data_dir)
     state = books.state(app)
@@ -194,7 +199,7 @@ def verify(app: deps.App, who: deps.Admin) -> ProofOut:
 def show_reconciliation(
     *,
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     state: Annotated[
         Literal["open", "gone", "all"], Query(description="`gone` are no longer found.")
     ] = "open",
@@ -217,6 +222,6 @@ def show_reconciliation(
 
 
 @router.post("/reconciliation", responses=errors_in(401, 403, 503))
-def reconcile_now(app: deps.App, who: deps.Admin) -> RunOut:
+def reconcile_now(app: deps.App, who: Reconciling) -> RunOut:
     """Reconcile now. It compares and records; nothing is repaired."""
     return RunOut.of(reconcile.run(app, actor=f"user:{deps.user_id(who)}"))

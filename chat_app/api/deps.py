@@ -1,12 +1,14 @@
 """What routes ask for: who is calling, the App, a checked key, checked texts.
 
-Every route names its caller: `CurrentUser` or `Admin` in its signature, or it is open to all
-and listed as such in the matrix of tests/api. A cookie alone is not enough to change anything:
-the request must come from our own pages or from no browser at all.
+Every route names its caller: `CurrentUser` or a permission (`allowed`) in its signature, or it
+is open to all and listed as such in the matrix of tests/api. A cookie alone is not enough to
+change anything: the request must come from our own pages or from no browser at all.
 """
 
+import functools
 import ipaddress
 import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -16,13 +18,13 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from chat_app.accounts import sessions
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.sessions import SignedIn
 from chat_app.api import scopes
 from chat_app.app import App as TheApp
 from chat_app.clock import from_micros, to_micros
 from chat_app.errors import Invalid, NotAllowed, NotFound, NotSignedIn
-from chat_app.flows import signin
-from chat_app.flows.people import AdminsOnly
+from chat_app.flows import signin, staff
 from chat_app.ids import new_id
 from chat_app.money import BadCredits, parse_credits
 
@@ -196,14 +198,20 @@ async def signed_in(
 CurrentUser = Annotated[SignedIn, Depends(signed_in)]
 
 
-async def admin(who: CurrentUser) -> SignedIn:
-    """`signed_in`, for administrators alone; raises AdminsOnly."""
-    if who.user.role != "admin":
-        raise AdminsOnly
-    return who
+@functools.cache
+def allowed(permission: Permission) -> Callable[..., Awaitable[SignedIn]]:
+    """`signed_in`, for roles with the permission, and a second factor where money moves.
 
+    Raises AdminsOnly, NotPermitted or SecondFactorRequired. A test finds the permission of each
+    route by what this returns.
+    """
 
-Admin = Annotated[SignedIn, Depends(admin)]
+    async def permitted(app: App, who: CurrentUser) -> SignedIn:
+        await staff.require(app, who, permission)
+        return who
+
+    permitted.permission = permission  # type: ignore[attr-defined]
+    return permitted
 
 
 def is_local(request: Request) -> bool:
@@ -229,9 +237,9 @@ async def operator(
     token: Bearer,
     _shown_in_docs: Annotated[HTTPAuthorizationCredentials | None, Security(_scheme)] = None,
 ) -> None:
-    """A program on this machine, or an administrator; raises NotSignedIn or AdminsOnly."""
+    """A program on this machine, or staff; raises NotSignedIn, AdminsOnly or NotPermitted."""
     if not is_local(request):
-        await admin(await signed_in(request, app, token))
+        await staff.require(app, await signed_in(request, app, token), "machine.read")
 
 
 Operator = Depends(operator)

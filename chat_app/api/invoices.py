@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import Field
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import Body, errors_in
 from chat_app.api.views import MoneyOut, Page, Shown, TransactionOut
@@ -23,6 +24,9 @@ from chat_app.money import format_credits
 
 router = APIRouter(prefix="/billing", tags=["billing"])
 admin_router = APIRouter(prefix="/admin", tags=["admin"])
+
+Finding = Annotated[SignedIn, Depends(deps.allowed("invoices.read"))]
+Closing = Annotated[SignedIn, Depends(deps.allowed("invoices.write"))]
 
 Status = Annotated[
     Literal["draft", "open", "paid", "void", "uncollectible"] | None,
@@ -340,7 +344,7 @@ async def receipt(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> Response
 def search_invoices(
     *,
     app: deps.App,
-    _who: deps.Admin,
+    _who: Finding,
     status: Status = None,
     q: deps.Search = "",
     limit: deps.Limit = 50,
@@ -357,7 +361,7 @@ def search_invoices(
     response_class=Response,
     responses={**_PDF, **errors_in(401, 403, 404, 409, 503)},
 )
-async def admin_invoice_pdf(app: deps.App, _who: deps.Admin, id: deps.Id) -> Response:
+async def admin_invoice_pdf(app: deps.App, _who: Finding, id: deps.Id) -> Response:
     """The file of anybody's invoice."""
     with app.db.read() as session:
         invoice = register.get(session, invoice_id=id)
@@ -365,26 +369,24 @@ async def admin_invoice_pdf(app: deps.App, _who: deps.Admin, id: deps.Id) -> Res
 
 
 @admin_router.post("/invoices/{id}/open", responses=errors_in(401, 403, 404, 409))
-async def open_draft(app: deps.App, who: deps.Admin, id: deps.Id) -> InvoiceOut:
+async def open_draft(app: deps.App, who: Closing, id: deps.Id) -> InvoiceOut:
     """Issue a draft before it is paid: it gets a number and a day on which it is due."""
     return InvoiceOut.of(await paperwork.open_draft(app, admin_id=deps.user_id(who), invoice_id=id))
 
 
 @admin_router.post("/invoices/{id}/void", responses=errors_in(401, 403, 404, 409, 422))
-async def void_invoice(app: deps.App, who: deps.Admin, id: deps.Id, body: ReasonIn) -> InvoiceOut:
+async def void_invoice(app: deps.App, who: Closing, id: deps.Id, body: ReasonIn) -> InvoiceOut:
     """Take an unpaid invoice back. Its number stays taken."""
     return await _close(app, who, id, "void", body)
 
 
 @admin_router.post("/invoices/{id}/uncollectible", responses=errors_in(401, 403, 404, 409, 422))
-async def write_off_invoice(
-    app: deps.App, who: deps.Admin, id: deps.Id, body: ReasonIn
-) -> InvoiceOut:
+async def write_off_invoice(app: deps.App, who: Closing, id: deps.Id, body: ReasonIn) -> InvoiceOut:
     """Mark an open invoice as one that will not be paid."""
     return await _close(app, who, id, "uncollectible", body)
 
 
-async def _close(app: deps.App, who: deps.Admin, id: str, to: str, body: ReasonIn) -> InvoiceOut:
+async def _close(app: deps.App, who: Closing, id: str, to: str, body: ReasonIn) -> InvoiceOut:
     return InvoiceOut.of(
         await paperwork.close_invoice(
             app, admin_id=deps.user_id(who), invoice_id=id, to=to, reason=body.reason

@@ -1,10 +1,12 @@
 """REST: whether the program is alive, ready and how it is doing; for people and for scrapers."""
 
 import time
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import errors_in
 from chat_app.api.views import HealthOut, MetricsOut
@@ -16,6 +18,8 @@ from chat_app.monitor.health import Probe
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"])
 ops = APIRouter(tags=["operations"])
+
+Operating = Annotated[SignedIn, Depends(deps.allowed("machine.read"))]
 
 
 async def health_of(request: Request, app: App) -> HealthOut:
@@ -83,7 +87,7 @@ async def monitoring_health(request: Request, app: deps.App, who: deps.CurrentUs
 
 
 @router.get("/metrics", responses=errors_in(401, 403))
-def metrics(app: deps.App, who: deps.Admin) -> MetricsOut:
+def metrics(app: deps.App, who: Operating) -> MetricsOut:
     """Counts for operators: answers, holds, the engine."""
     return metrics_of(app)
 

@@ -4,11 +4,12 @@ import asyncio
 from html import escape
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field, StrictBool, StrictInt
 from sqlmodel import Session
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, Name, Text, errors_in
 from chat_app.api.views import Page, Shown
@@ -28,6 +29,10 @@ hooks = APIRouter(prefix="/webhooks", tags=["notifications"])
 billing = APIRouter(prefix="/billing", tags=["billing"])
 admin = APIRouter(prefix="/admin", tags=["admin"])
 monitoring = APIRouter(prefix="/monitoring", tags=["monitoring"])
+
+Reading = Annotated[SignedIn, Depends(deps.allowed("messages.read"))]
+Telling = Annotated[SignedIn, Depends(deps.allowed("messages.write"))]
+Operating = Annotated[SignedIn, Depends(deps.allowed("machine.read"))]
 
 Url = Annotated[Text, Field(max_length=2000)]
 Events = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=50)]
@@ -434,7 +439,7 @@ def list_deliveries(
 @admin.get("/messages", responses=errors_in(401, 403, 404, 422))
 def list_messages(
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     state: State = "",
     limit: deps.Limit = 50,
     cursor: deps.Cursor = None,
@@ -446,21 +451,21 @@ def list_messages(
 
 
 @admin.post("/messages/{id}/resend", responses=errors_in(401, 403, 404))
-async def resend_message(app: deps.App, who: deps.Admin, id: deps.Id) -> MessageOut:
+async def resend_message(app: deps.App, who: Telling, id: deps.Id) -> MessageOut:
     """Try a dead message again from the start, under the same id."""
     row = await notices.resend(app, admin_id=deps.user_id(who), message_id=id)
     return MessageOut.seen(row)
 
 
 @admin.get("/announcements", responses=errors_in(401, 403))
-def list_announcements(app: deps.App, who: deps.Admin) -> Page[AnnouncementOut]:
+def list_announcements(app: deps.App, who: Reading) -> Page[AnnouncementOut]:
     """The latest announcements."""
     with app.db.read() as session:
         return Page(items=[AnnouncementOut.of(one) for one in announcements.newest(session)])
 
 
 @admin.post("/announcements", status_code=201, responses=errors_in(401, 403, 422))
-async def announce(app: deps.App, who: deps.Admin, body: NewAnnouncement) -> AnnouncementOut:
+async def announce(app: deps.App, who: Telling, body: NewAnnouncement) -> AnnouncementOut:
     """Tell everybody, by mail and in the app as each of them prefers."""
     made = await notices.announce(
         app, admin_id=deps.user_id(who), title=body.title, text=body.text, kind=body.kind
@@ -469,7 +474,7 @@ async def announce(app: deps.App, who: deps.Admin, body: NewAnnouncement) -> Ann
 
 
 @monitoring.get("/alerts", responses=errors_in(401, 403))
-def show_troubles(app: deps.App, who: deps.Admin) -> Page[TroubleOut]:
+def show_troubles(app: deps.App, who: Operating) -> Page[TroubleOut]:
     """What an operator should do something about, worst first; empty is good news."""
     found = figures.troubles(app, system.snapshot(app.settings), app.engine.stats())
     return Page(items=[TroubleOut(level=one.level, sentence=one.sentence) for one in found])

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse
 from pydantic import Field
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import Body, Text, errors_in
 from chat_app.api.views import MoneyOut, Page, PaymentOut, Shown
@@ -19,6 +20,9 @@ from chat_app.money import format_credits
 
 billing = APIRouter(prefix="/billing", tags=["billing"])
 router = APIRouter(prefix="/admin", tags=["admin"])
+
+Reading = Annotated[SignedIn, Depends(deps.allowed("payments.read"))]
+Refunding = Annotated[SignedIn, Depends(deps.allowed("payments.refund"))]
 
 AFTER_PAYMENT = "/#credits"
 
@@ -168,7 +172,7 @@ async def come_back(app: deps.App, id: deps.Id) -> RedirectResponse:
 def list_payments(
     *,
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     q: deps.Search = "",
     status: Annotated[Literal["", "pending", "paid", "failed"], Query()] = "",
     limit: deps.Limit = 50,
@@ -181,7 +185,7 @@ def list_payments(
 
 
 @router.get("/payments/{id}", responses=errors_in(401, 403, 404))
-def show_order(app: deps.App, who: deps.Admin, id: deps.Id) -> StoryOut:
+def show_order(app: deps.App, who: Reading, id: deps.Id) -> StoryOut:
     """An order with its refunds, disputes and events, and what could be refunded."""
     story = refund.story(app, payment_id=id)
     return StoryOut(
@@ -199,7 +203,7 @@ def show_order(app: deps.App, who: deps.Admin, id: deps.Id) -> StoryOut:
     "/payments/{id}/refund", status_code=201, responses=errors_in(401, 403, 404, 409, 422, 503)
 )
 async def refund_order(
-    app: deps.App, who: deps.Admin, id: deps.Id, key: deps.IdempotencyKey, body: RefundWish
+    app: deps.App, who: Refunding, id: deps.Id, key: deps.IdempotencyKey, body: RefundWish
 ) -> RefundOut:
     """Refund what is unused of an order, at its exact share of the price.
 
@@ -219,7 +223,7 @@ async def refund_order(
 @router.get("/payment-events", responses=errors_in(401, 403, 422))
 def list_events(
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     state: Annotated[Literal["", "new", "done", "ignored", "refused"], Query()] = "",
     limit: deps.Limit = 50,
 ) -> Page[EventOut]:

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field, StrictBool
 
+from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, errors_in
 from chat_app.api.views import Page, PriceOut, Shown
@@ -14,12 +15,14 @@ from chat_app.clock import rfc3339
 from chat_app.credits import pricing
 from chat_app.credits.pricing import BadPrice, Price, Tier
 from chat_app.credits.reprice import Change
-from chat_app.flows import prices
+from chat_app.flows import prices, staff
 from chat_app.flows.prices import Draft, Preview
 from chat_app.llm import catalogue
 from chat_app.money import format_credits, parse_credits
 
 router = APIRouter(prefix="/admin", tags=["admin"])
+
+Reading = Annotated[SignedIn, Depends(deps.allowed("prices.read"))]
 
 ModelId = Annotated[str, Field(max_length=128), deps.Clean]
 Part = Annotated[Credits, Field(ge=0)] | None
@@ -196,7 +199,7 @@ class ShelfOut(Shown):
 def list_prices(
     *,
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     model: Annotated[str | None, Query(max_length=128), deps.Clean] = None,
     preview: Showing = False,
 ) -> Page[PriceVersionOut]:
@@ -213,7 +216,7 @@ def list_prices(
 async def publish_price(
     *,
     app: deps.App,
-    who: deps.Admin,
+    who: Reading,
     key: deps.IdempotencyKey,
     body: ModelPriceIn,
     response: Response,
@@ -227,6 +230,7 @@ async def publish_price(
     if preview:
         response.status_code = 200
         return PreviewOut.of(await asyncio.to_thread(prices.preview, app, draft))
+    await staff.require(app, who, "prices.write")
     price = await prices.publish(
         app, draft, admin_id=deps.user_id(who), key=key, confirm=body.confirm
     )
@@ -234,18 +238,22 @@ async def publish_price(
 
 
 @router.get("/models/{id}", responses=errors_in(401, 403, 404))
-def show_model(app: deps.App, who: deps.Admin, id: deps.Id) -> ShelfOut:
+def show_model(app: deps.App, who: Reading, id: deps.Id) -> ShelfOut:
     """One model: its price, whether it is offered, and every version of the price."""
     return _shelf(app, id)
 
 
 @router.put("/models/{id}", responses=errors_in(401, 403, 404, 409, 422))
 async def change_model(
-    app: deps.App, who: deps.Admin, id: deps.Id, key: deps.IdempotencyKey, body: ModelIn
+    app: deps.App, who: Reading, id: deps.Id, key: deps.IdempotencyKey, body: ModelIn
 ) -> ShelfOut:
     """Give a model another price, offer it, or hide it: a hidden one takes no new messages."""
     prices.known(id)
     admin_id = deps.user_id(who)
+    if body.price is not None:
+        await staff.require(app, who, "prices.write")
+    if body.offered is not None:
+        await staff.require(app, who, "models.write")
     if body.price is not None:
         await prices.publish(
             app, body.price.draft(id), admin_id=admin_id, key=key, confirm=body.price.confirm

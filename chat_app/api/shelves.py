@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import Field, StrictBool
 
 from chat_app.accounts.sessions import SignedIn
@@ -21,6 +21,9 @@ from chat_app.flows import free, shelves
 from chat_app.money import Money, format_credits
 
 router = APIRouter(prefix="/admin", tags=["admin"])
+
+Reading = Annotated[SignedIn, Depends(deps.allowed("shelves.read"))]
+Stocking = Annotated[SignedIn, Depends(deps.allowed("shelves.write"))]
 Name = Annotated[Text, Field(max_length=200)]
 Whole = Annotated[int, Field(ge=0, le=10**9)]
 
@@ -149,7 +152,7 @@ class Revoked(Shown):
 
 
 @router.get("/packages", responses=errors_in(401, 403))
-def list_packages(app: deps.App, who: deps.Admin) -> Page[ShelfPackageOut]:
+def list_packages(app: deps.App, who: Reading) -> Page[ShelfPackageOut]:
     """All packages, also those that are not on sale."""
     with app.db.read() as session:
         found = packages.list_packages(session, all=True)
@@ -157,7 +160,7 @@ def list_packages(app: deps.App, who: deps.Admin) -> Page[ShelfPackageOut]:
 
 
 @router.post("/packages", status_code=201, responses=errors_in(401, 403, 409, 422))
-async def add_package(app: deps.App, who: deps.Admin, body: NewPackage) -> ShelfPackageOut:
+async def add_package(app: deps.App, who: Stocking, body: NewPackage) -> ShelfPackageOut:
     """Put a package on sale."""
     made = await shelves.add_package(
         app,
@@ -178,7 +181,7 @@ async def add_package(app: deps.App, who: deps.Admin, body: NewPackage) -> Shelf
 
 @router.patch("/packages/{id}", responses=errors_in(401, 403, 404, 422))
 async def change_package(
-    app: deps.App, who: deps.Admin, id: deps.Id, body: PackageChange
+    app: deps.App, who: Stocking, id: deps.Id, body: PackageChange
 ) -> ShelfPackageOut:
     """Change what is named; orders that were made keep their price and credits."""
     changed = await shelves.change_package(
@@ -188,14 +191,14 @@ async def change_package(
 
 
 @router.get("/plans", responses=errors_in(401, 403))
-def list_plans(app: deps.App, who: deps.Admin) -> Page[PlanOut]:
+def list_plans(app: deps.App, who: Reading) -> Page[PlanOut]:
     """All plans, also those that are not on offer."""
     with app.db.read() as session:
         return Page(items=[PlanOut.of(plan) for plan in plans.list_plans(session, all=True)])
 
 
 @router.post("/plans", status_code=201, responses=errors_in(401, 403, 409, 422))
-async def add_plan(app: deps.App, who: deps.Admin, body: NewPlan) -> PlanOut:
+async def add_plan(app: deps.App, who: Stocking, body: NewPlan) -> PlanOut:
     """Offer a monthly plan."""
     made = await shelves.add_plan(
         app,
@@ -214,7 +217,7 @@ async def add_plan(app: deps.App, who: deps.Admin, body: NewPlan) -> PlanOut:
 
 
 @router.patch("/plans/{id}", responses=errors_in(401, 403, 404, 422))
-async def change_plan(app: deps.App, who: deps.Admin, id: deps.Id, body: PlanChange) -> PlanOut:
+async def change_plan(app: deps.App, who: Stocking, id: deps.Id, body: PlanChange) -> PlanOut:
     """Change what is named, for those who choose the plan from now on."""
     changed = await shelves.change_plan(
         app, admin_id=deps.user_id(who), code=id, parts=_parts(body)
@@ -224,7 +227,7 @@ async def change_plan(app: deps.App, who: deps.Admin, id: deps.Id, body: PlanCha
 
 @router.get("/codes", responses=errors_in(401, 403, 422))
 def list_codes(
-    app: deps.App, who: deps.Admin, limit: deps.Limit = 50, cursor: deps.Cursor = None
+    app: deps.App, who: Reading, limit: deps.Limit = 50, cursor: deps.Cursor = None
 ) -> Page[CodeOut]:
     """Redemption codes, newest first, without their text."""
     with app.db.read() as session:
@@ -234,7 +237,7 @@ def list_codes(
 
 @router.post("/codes", status_code=201, responses=errors_in(401, 403, 409, 422))
 async def make_codes(
-    app: deps.App, who: deps.Admin, key: deps.IdempotencyKey, body: NewCodes
+    app: deps.App, who: Stocking, key: deps.IdempotencyKey, body: NewCodes
 ) -> Page[CodeOut]:
     """Make codes. Their text is in this answer and nowhere else: keep it."""
     return Page(items=[CodeOut.of(code) for code in await _make(app, who, key, body)])
@@ -247,7 +250,7 @@ async def make_codes(
     responses={**errors_in(401, 403, 409, 422), 201: {"content": {"text/csv": {}}}},
 )
 async def make_codes_csv(
-    app: deps.App, who: deps.Admin, key: deps.IdempotencyKey, body: NewCodes
+    app: deps.App, who: Stocking, key: deps.IdempotencyKey, body: NewCodes
 ) -> Response:
     """The same as a CSV file. With the key of an earlier request it is those codes."""
     made = await _make(app, who, key, body)
@@ -258,7 +261,7 @@ async def make_codes_csv(
 
 
 @router.delete("/codes/{id}", responses=errors_in(401, 403, 404))
-async def revoke_codes(app: deps.App, who: deps.Admin, id: deps.Id) -> Revoked:
+async def revoke_codes(app: deps.App, who: Stocking, id: deps.Id) -> Revoked:
     """Make a code worth nothing, or with the id of a batch all of its codes."""
     return Revoked(revoked=await free.revoke_codes(app, admin_id=deps.user_id(who), id=id))
 

@@ -1,20 +1,13 @@
-"""What administrators do to accounts: roles, suspension, ending sign-ins. All of it is audited."""
+"""What staff do to accounts: roles, suspension, ending sign-ins. All of it is audited."""
 
 from sqlmodel import Session
 
-from chat_app.accounts import users
+from chat_app.accounts import permissions, users
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.errors import NotAllowed
 from chat_app.flows import signin
-
-
-class AdminsOnly(NotAllowed):
-    """Only an administrator may do this."""
-
-    code = "admins_only"
-    message = "Only administrators may do this. Ask one of them."
 
 
 async def change(
@@ -22,12 +15,13 @@ async def change(
 ) -> User:
     """Change the role or suspend; suspension ends the user's sign-ins at once.
 
-    Raises AdminsOnly, NotFound, BadRole, or LastAdmin when nobody would be left.
+    Raises AdminsOnly, NotPermitted, NotFound, BadRole, or LastAdmin when nobody would be left.
     """
 
     def story(session: Session) -> User:
-        _require_admin(session, admin_id)
-        user = users.get(session, user_id)
+        if role is not None:
+            permissions.require(session, user_id=admin_id, permission="users.role")
+        user = _within_reach(session, admin_id, user_id, "users.suspend")
         before = {"role": user.role, "suspended": user.suspended}
         if role is not None:
             user = users.set_role(session, user_id=user_id, role=role)
@@ -50,14 +44,16 @@ async def change(
 
 
 async def end_sign_ins(app: App, *, admin_id: int, user_id: int) -> None:
-    """Sign a user out everywhere. Raises AdminsOnly or NotFound."""
+    """Sign a user out everywhere. Raises AdminsOnly, NotPermitted or NotFound."""
     with app.db.read() as session:
-        _require_admin(session, admin_id)
-        users.get(session, user_id)
+        _within_reach(session, admin_id, user_id, "users.logout")
     await signin.logout_all(app, user_id=user_id, actor=f"user:{admin_id}")
 
 
-def _require_admin(session: Session, admin_id: int) -> None:
-    admin = users.get(session, admin_id)
-    if admin.role != "admin" or admin.suspended:
-        raise AdminsOnly
+def _within_reach(session: Session, admin_id: int, user_id: int, permission: Permission) -> User:
+    """The user, if the caller may do this to them: staff is for those who give out roles."""
+    permissions.require(session, user_id=admin_id, permission=permission)
+    user = users.get(session, user_id)
+    if permissions.is_staff(user.role):
+        permissions.require(session, user_id=admin_id, permission="users.role")
+    return user

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from sqlmodel import Session
 
-from chat_app.accounts import keys, passwords, sessions, tokens, users
+from chat_app.accounts import keys, passwords, sessions, tokens, totp, users
+from chat_app.accounts.limits import TooManySignIns
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -46,6 +47,20 @@ class PasswordNeeded(NotAllowed):
     message = "You signed in a while ago. Enter your password again to do this."
 
 
+class TotpRequired(NotSignedIn):
+    """The password is right, and the account has two-factor sign-in: the code is missing."""
+
+    code = "totp_required"
+    message = "The password is right. Now enter the code of your authenticator or a backup code."
+
+
+class WrongTotp(NotSignedIn):
+    """The password is right, the one-time code is wrong, out of date or was used before."""
+
+    code = "wrong_totp"
+    message = "This code is wrong or was used before. Wait for the next one and sign in again."
+
+
 class AccountSuspended(NotAllowed):
     """The password was right, but the account is suspended."""
 
@@ -68,20 +83,56 @@ class SignIn:
     expires_in: int
 
 
-async def login(app: App, *, login: str, password: str, ip: str, agent: str = "") -> SignIn:
-    """Sign in with a user name or e-mail address.
+async def login(
+    app: App, *, login: str, password: str, ip: str, agent: str = "", code: str | None = None
+) -> SignIn:
+    """Sign in with a user name or e-mail address, and a code where two-factor sign-in is on.
 
-    Raises WrongPassword, AccountSuspended, TooManySignIns or PasswordsBusy. An unknown account
-    takes as long as a wrong password.
+    Raises WrongPassword, TotpRequired, WrongTotp, AccountSuspended, TooManySignIns or
+    PasswordsBusy. An unknown account takes as long as a wrong password.
     """
     with app.db.read() as session:
         user = users.find(session, login)
     stored = user.password_hash if user else None
     await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
     assert user is not None
-    return await app.db.awrite(
-        lambda session: _open(app, session, user_id=_id(user), stored=stored, ip=ip, agent=agent)
-    )
+    user_id, factor = _id(user), second_factor_account(_id(user))
+    if code:
+        try:
+            app.limits.admit_sign_in(factor, ip)
+        except TooManySignIns:
+            await _warn_of_guesses(app, user_id)
+            raise
+
+    def story(session: Session) -> SignIn:
+        proved = _second_factor(app, session, user_id=user_id, code=code)
+        return _open(
+            app, session, user_id=user_id, stored=stored, ip=ip, agent=agent, proved=proved
+        )
+
+    done = await app.db.awrite(story)
+    if code:
+        app.limits.signed_in(factor, ip)
+    return done
+
+
+def second_factor_account(user_id: int) -> str:
+    """Under which name wrong codes of a user are counted: no login can be spelled like it."""
+    return f"second factor:{user_id}"
+
+
+async def confirm_password(app: App, *, user_id: int, password: str, ip: str) -> None:
+    """Ask for the password again, before something that a stolen session must not do.
+
+    Raises WrongCurrentPassword, TooManySignIns or PasswordsBusy.
+    """
+    with app.db.read() as session:
+        user = users.get(session, user_id)
+    account, stored = user.username_key, user.password_hash
+    try:
+        await _verify(app, account=account, password=password, stored=stored, ip=ip)
+    except WrongPassword as error:
+        raise WrongCurrentPassword(param="password") from error
 
 
 async def refresh(app: App, *, refresh_token: str) -> SignIn:
@@ -302,8 +353,42 @@ async def _verify(app: App, *, account: str, password: str, stored: str | None, 
     app.limits.signed_in(account, ip)
 
 
+def _second_factor(app: App, session: Session, *, user_id: int, code: str | None) -> int | None:
+    """When the second factor was shown: now, or never where there is none."""
+    if not totp.enabled(session, user_id=user_id):
+        return None
+    if not code:
+        raise TotpRequired
+    now = app.clock.micros()
+    if not totp.use(session, user_id=user_id, code=code, key=app.secrets.pepper, now=now):
+        raise WrongTotp
+    return now
+
+
+async def _warn_of_guesses(app: App, user_id: int) -> None:
+    """Whoever tries codes knows the password, which its owner should hear of; once a day."""
+    now = app.clock.micros()
+    await app.db.awrite(
+        lambda session: notices.security(
+            session,
+            user_id=user_id,
+            key=f"totp-guess:{now // sessions.DAY}",
+            title="Somebody has your password and tries codes",
+            text="Two-factor sign-in kept them out. If it was not you, change your password.",
+            now=now,
+        )
+    )
+
+
 def _open(
-    app: App, session: Session, *, user_id: int, stored: str | None, ip: str, agent: str
+    app: App,
+    session: Session,
+    *,
+    user_id: int,
+    stored: str | None,
+    ip: str,
+    agent: str,
+    proved: int | None = None,
 ) -> SignIn:
     user = users.get(session, user_id)
     if user.password_hash != stored:  # changed while it was being compared
@@ -318,6 +403,8 @@ def _open(
     sessions.add_refresh_token(
         session, session_id=session_id, token=refresh_token, now=now, settings=settings
     )
+    if proved is not None:
+        sessions.prove(session, session_id=session_id, now=proved)
     user.last_login_at = now
     session.add(user)
     session.flush()

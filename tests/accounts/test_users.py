@@ -176,3 +176,17 @@ def test_the_database_itself_refuses_other_roles(db: Database) -> None:
     add(db, "ann")
     with pytest.raises(IntegrityError):
         db.write(story)
+
+
+def test_staff_is_found_by_role(db: Database) -> None:
+    for name, role in [("ann", "user"), ("sue", "support"), ("fay", "finance"), ("ada", "admin")]:
+        add(db, name, role=role)
+    with db.read() as session:
+
+        def found(status: str) -> list[str]:
+            return [user.username for user in users.search(session, status=status)[0]]
+
+        assert found("staff") == ["sue", "fay", "ada"]
+        assert found("finance") == ["fay"]
+        assert found("active") == ["ann", "sue", "fay", "ada"]
+        assert found("suspended") == []

@@ -60,8 +60,8 @@ class Server:
         self.clients.append(made)
         return made
 
-    def person(self, name: str = "", *, admin: bool = False) -> Person:
-        """A new account, signed in."""
+    def person(self, name: str = "", *, admin: bool = False, role: str = "user") -> Person:
+        """A new account, signed in; `admin` is short for that role."""
         name = name or f"person{next(_names)}"
         client = self.client()
         email = f"{name}@example.org"
@@ -69,9 +69,10 @@ class Server:
             "/api/auth/register", json={"username": name, "email": email, "password": PASSWORD}
         )
         assert made.status_code == 201, made.text
-        if admin:
+        role = "admin" if admin else role
+        if role != "user":
             number = int(made.json()["id"])
-            self.app.db.write(lambda s: users.set_role(s, user_id=number, role="admin"))
+            self.app.db.write(lambda s: users.set_role(s, user_id=number, role=role))
         tokens = client.post("/api/auth/login", json={"login": name, "password": PASSWORD}).json()
         client.cookies.clear()
         client.headers["Authorization"] = f"Bearer {tokens['access_token']}"

@@ -1,7 +1,9 @@
-"""Who may call what: every route, and the status each kind of caller gets.
+"""Who may call what: every route, and the status each of eight callers gets.
 
-`owner` is the person that the ids in the path belong to; the others are signed in as somebody
-else. A route that is missing here fails the test.
+`owner` is the person that the ids in the path belong to; `mate` and `boss` are a member and the
+owner of an organisation that the owner is in too, `other` is in none. The rest are staff. A route
+that is missing here fails the test. Which roles a row is for is written here once more, apart from
+the program's table of permissions.
 """
 
 from dataclasses import dataclass, field
@@ -9,11 +11,17 @@ from typing import Any
 
 OK, CREATED, EMPTY = 200, 201, 204
 ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED, CONFLICT = 401, 403, 404, 422, 409
+CALLERS = ("anonymous", "owner", "other", "mate", "boss", "support", "finance", "admin")
+STAFF = ("support", "finance", "admin")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Statuses for anonymous, owner, another user and an administrator; None: not called."""
+    """Statuses for anonymous, owner, another user and an administrator.
+
+    `own` has the callers that get another one: without it the members of the owner's
+    organisation get what `other` gets, and so does staff where administrators get that too.
+    """
 
     anonymous: int
     owner: int
@@ -21,6 +29,14 @@ class Row:
     admin: int
     body: dict[str, Any] | None = None
     query: dict[str, str] = field(default_factory=dict)
+    own: dict[str, int] = field(default_factory=dict)
+
+    def status(self, caller: str) -> int:
+        """What this caller gets."""
+        usual = {"mate": self.other, "boss": self.other}
+        usual |= {"support": self.other, "finance": self.other}
+        usual |= {name: getattr(self, name) for name in ("anonymous", "owner", "other", "admin")}
+        return (usual | self.own)[caller]
 
 
 def public(status: int, **more: Any) -> Row:
@@ -34,13 +50,33 @@ def member(status: int, **more: Any) -> Row:
 
 
 def owned(status: int, **more: Any) -> Row:
-    """For the owner; to everybody else, administrators included, it does not exist."""
+    """For the owner; to everybody else, staff included, it does not exist."""
     return Row(ANONYMOUS, status, HIDDEN, HIDDEN, **more)
+
+
+def in_org(status: int, *, mate: int = FORBIDDEN, **more: Any) -> Row:
+    """For the owner of the organisation in the path, of which `mate` is a member."""
+    return owned(status, own={"mate": mate}, **more)
 
 
 def admins(status: int, **more: Any) -> Row:
     """For administrators."""
     return Row(ANONYMOUS, FORBIDDEN, FORBIDDEN, status, **more)
+
+
+def support(status: int, **more: Any) -> Row:
+    """For support and administrators."""
+    return admins(status, own={"support": status}, **more)
+
+
+def finance(status: int, **more: Any) -> Row:
+    """For finance and administrators."""
+    return admins(status, own={"finance": status}, **more)
+
+
+def staff(status: int, **more: Any) -> Row:
+    """For all staff."""
+    return admins(status, own={"support": status, "finance": status}, **more)
 
 
 QUESTION = {"model": "smollm2-135m-instruct", "message": "hello there"}
@@ -71,22 +107,28 @@ MATRIX: dict[str, Row] = {
     "POST /api/auth/password/change": member(
         REFUSED, body={"current": "wrong", "new": "another horse battery"}
     ),
+    "GET /api/auth/totp": member(OK),
+    "POST /api/auth/totp/enroll": member(REFUSED, body={"password": "wrong"}),
+    "POST /api/auth/totp/confirm": member(CONFLICT, body={"code": "000000"}),
+    "POST /api/auth/totp/verify": member(CONFLICT, body={"code": "000000"}),
+    "POST /api/auth/totp/backup-codes": member(REFUSED, body={"password": "wrong", "code": "0"}),
+    "POST /api/auth/totp/disable": member(REFUSED, body={"password": "wrong", "code": "0"}),
     "GET /api/chat/models": member(OK),
     "POST /api/billing/transfer": member(
         HIDDEN, body={"to_username": "nobody.of.this.name", "credits": 1}
     ),
     "POST /api/orgs": member(CREATED, body={"name": "Harbour Ltd"}),
     "GET /api/orgs": member(OK),
-    "GET /api/orgs/{id}": owned(OK),
-    "PATCH /api/orgs/{id}": owned(OK, body={"name": "Another name"}),
-    "DELETE /api/orgs/{id}": owned(EMPTY),
-    "POST /api/orgs/{id}/members": owned(CREATED, body={"username": "matrix-extra"}),
-    "PATCH /api/orgs/{id}/members/{user}": owned(OK, body={"monthly_limit": 5}),
-    "DELETE /api/orgs/{id}/members/{user}": owned(EMPTY),
-    "POST /api/orgs/{id}/fund": owned(OK, body={"credits": 2}),
-    "POST /api/orgs/{id}/allocate": owned(OK, body={"username": "matrix-mate", "credits": 1}),
-    "POST /api/orgs/{id}/transfer-ownership": owned(OK, body={"username": "matrix-mate"}),
-    "GET /api/orgs/{id}/usage": owned(OK),
+    "GET /api/orgs/{id}": in_org(OK, mate=OK),
+    "PATCH /api/orgs/{id}": in_org(OK, body={"name": "Another name"}),
+    "DELETE /api/orgs/{id}": in_org(EMPTY),
+    "POST /api/orgs/{id}/members": in_org(CREATED, body={"username": "matrix-extra"}),
+    "PATCH /api/orgs/{id}/members/{user}": in_org(OK, body={"monthly_limit": 5}),
+    "DELETE /api/orgs/{id}/members/{user}": in_org(EMPTY, mate=EMPTY),
+    "POST /api/orgs/{id}/fund": in_org(OK, mate=402, body={"credits": 2}),
+    "POST /api/orgs/{id}/allocate": in_org(OK, body={"username": "matrix-mate", "credits": 1}),
+    "POST /api/orgs/{id}/transfer-ownership": in_org(OK, body={"username": "matrix-mate"}),
+    "GET /api/orgs/{id}/usage": in_org(OK, mate=OK),
     "POST /api/chat/quote": member(OK, body=QUESTION),
     "POST /api/chat/message": member(OK, body=QUESTION),
     "POST /api/chat/conversations/{id}/retry": owned(OK, body={}),
@@ -138,38 +180,41 @@ MATRIX: dict[str, Row] = {
     "GET /api/billing/receipt-keys": public(OK),
     "GET /api/billing/receipts/{id}": owned(OK),
     "GET /api/monitoring/health": member(OK),
-    "GET /api/monitoring/metrics": admins(OK),
-    "GET /api/admin/dashboard": admins(OK),
-    "GET /api/admin/users": admins(OK),
-    "GET /api/admin/users/{id}": admins(OK),
-    "PATCH /api/admin/users/{id}": admins(OK, body={"suspended": False}),
-    "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
-    "POST /api/admin/users/{id}/logout": admins(EMPTY),
-    "GET /api/admin/audit": admins(OK),
-    "GET /api/admin/audit/verify": admins(OK),
-    "GET /api/admin/reconciliation": admins(OK),
-    "POST /api/admin/reconciliation": admins(OK),
-    "GET /api/admin/prices": admins(OK, query={"preview": "1"}),
-    "POST /api/admin/prices": admins(
+    "GET /api/monitoring/metrics": staff(OK),
+    "GET /api/admin/dashboard": staff(OK),
+    "GET /api/admin/users": staff(OK),
+    "GET /api/admin/users/{id}": staff(OK),
+    "PATCH /api/admin/users/{id}": support(OK, body={"suspended": False}),
+    "POST /api/admin/users/{id}/credits": finance(OK, body={"credits": 5, "reason": "a gift"}),
+    "DELETE /api/admin/users/{id}/totp": admins(EMPTY),
+    "POST /api/admin/users/{id}/logout": support(EMPTY),
+    "GET /api/admin/audit": finance(OK),
+    "GET /api/admin/audit/verify": finance(OK),
+    "GET /api/admin/reconciliation": finance(OK),
+    "POST /api/admin/reconciliation": finance(OK),
+    "GET /api/admin/prices": finance(OK, query={"preview": "1"}),
+    "POST /api/admin/prices": finance(
         CREATED, body={"model": "gemma-3-4b-it", "kind": "per_message", "per_message": 20}
     ),
-    "GET /api/admin/models/{id}": admins(OK),
-    "PUT /api/admin/models/{id}": admins(OK, body={"offered": True}),
-    "GET /api/admin/packages": admins(OK),
-    "POST /api/admin/packages": admins(REFUSED, body={}),
-    "PATCH /api/admin/packages/{id}": admins(OK, body={"position": 0}),
-    "GET /api/admin/plans": admins(OK),
-    "POST /api/admin/plans": admins(REFUSED, body={}),
-    "PATCH /api/admin/plans/{id}": admins(OK, body={"active": True}),
-    "GET /api/admin/codes": admins(OK),
-    "POST /api/admin/codes": admins(CREATED, body={"credits": 5}),
-    "POST /api/admin/codes/csv": admins(CREATED, body={"credits": 5}),
-    "DELETE /api/admin/codes/{id}": admins(OK),
-    "GET /api/admin/invoices": admins(OK),
-    "GET /api/admin/invoices/{id}/pdf": admins(OK),
-    "POST /api/admin/invoices/{id}/open": admins(CONFLICT),  # it is paid
-    "POST /api/admin/invoices/{id}/void": admins(CONFLICT, body={"reason": "a mistake"}),
-    "POST /api/admin/invoices/{id}/uncollectible": admins(CONFLICT, body={"reason": "no answer"}),
+    "GET /api/admin/models/{id}": finance(OK),
+    "PUT /api/admin/models/{id}": finance(
+        OK, body={"price": {"kind": "per_message", "per_message": 10}}
+    ),
+    "GET /api/admin/packages": finance(OK),
+    "POST /api/admin/packages": finance(REFUSED, body={}),
+    "PATCH /api/admin/packages/{id}": finance(OK, body={"position": 0}),
+    "GET /api/admin/plans": finance(OK),
+    "POST /api/admin/plans": finance(REFUSED, body={}),
+    "PATCH /api/admin/plans/{id}": finance(OK, body={"active": True}),
+    "GET /api/admin/codes": finance(OK),
+    "POST /api/admin/codes": finance(CREATED, body={"credits": 5}),
+    "POST /api/admin/codes/csv": finance(CREATED, body={"credits": 5}),
+    "DELETE /api/admin/codes/{id}": finance(OK),
+    "GET /api/admin/invoices": staff(OK),
+    "GET /api/admin/invoices/{id}/pdf": staff(OK),
+    "POST /api/admin/invoices/{id}/open": finance(CONFLICT),  # it is paid
+    "POST /api/admin/invoices/{id}/void": finance(CONFLICT, body={"reason": "a mistake"}),
+    "POST /api/admin/invoices/{id}/uncollectible": finance(CONFLICT, body={"reason": "no answer"}),
     "GET /api/notifications": member(OK),
     "GET /api/notifications/unread": member(OK),
     "POST /api/notifications/read": member(OK),
@@ -188,15 +233,15 @@ MATRIX: dict[str, Row] = {
     "POST /api/webhooks/{id}/rotate": owned(OK),
     "POST /api/webhooks/{id}/test": owned(OK),
     "GET /api/webhooks/{id}/deliveries": owned(OK),
-    "GET /api/monitoring/alerts": admins(OK),
-    "GET /api/admin/messages": admins(OK),
-    "POST /api/admin/messages/{id}/resend": admins(OK),
-    "GET /api/admin/announcements": admins(OK),
-    "POST /api/admin/announcements": admins(
+    "GET /api/monitoring/alerts": staff(OK),
+    "GET /api/admin/messages": support(OK),
+    "POST /api/admin/messages/{id}/resend": support(OK),
+    "GET /api/admin/announcements": support(OK),
+    "POST /api/admin/announcements": support(
         CREATED, body={"title": "Maintenance", "text": "On Monday at noon."}
     ),
-    "GET /api/admin/payments": admins(OK),
-    "GET /api/admin/payments/{id}": admins(OK),
-    "POST /api/admin/payments/{id}/refund": admins(409, body={"reason": "not paid yet"}),
-    "GET /api/admin/payment-events": admins(OK),
+    "GET /api/admin/payments": staff(OK),
+    "GET /api/admin/payments/{id}": staff(OK),
+    "POST /api/admin/payments/{id}/refund": finance(409, body={"reason": "not paid yet"}),
+    "GET /api/admin/payment-events": staff(OK),
 }

@@ -16,6 +16,7 @@ import uvicorn
 
 import launch
 from chat_app.accounts import users
+from chat_app.accounts.passwords import Passwords
 from chat_app.app import App, build
 from tests.apps import PASSWORD, script_settings
 
@@ -88,23 +89,24 @@ class Site:
         self.visitors.append(made)
         return made
 
-    def person(self, *, admin: bool = False) -> Visitor:
-        """Somebody with an account and a cookie."""
+    def person(self, *, admin: bool = False, role: str = "user") -> Visitor:
+        """Somebody with an account and a cookie; `admin` is short for that role."""
+        role = "admin" if admin else role
         made = self.visitor()
-        made.username = f"{'admin' if admin else 'user'}-{secrets.token_hex(4)}"
+        made.username = f"{role}-{secrets.token_hex(4)}"
         body = {
             "username": made.username,
             "email": f"{made.username}@example.org",
             "password": PASSWORD,
         }
         made.client.post("/api/auth/register", json=body).raise_for_status()
-        if admin:
+        if role != "user":
             with self.app.db.read() as session:
                 found = users.find(session, made.username)
             assert found is not None
             assert found.id is not None
             number = found.id
-            self.app.db.write(lambda session: users.set_role(session, user_id=number, role="admin"))
+            self.app.db.write(lambda session: users.set_role(session, user_id=number, role=role))
         body = {"login": made.username, "password": PASSWORD}
         made.client.post("/api/auth/login", json=body).raise_for_status()
         return made
@@ -118,6 +120,7 @@ class Site:
 def serving(data_dir: Path, **over: Any) -> Iterator[Site]:
     """A site with the script engine."""
     app = build(script_settings(data_dir, **over))
+    app.passwords = Passwords(app.secrets.pepper, cost=4, max_waiting=100)
     web = launch.build_web(app)
     server = uvicorn.Server(
         uvicorn.Config(web, port=0, log_level="warning", timeout_graceful_shutdown=1)

@@ -1,15 +1,17 @@
-"""Admin: the operator's sections. Every handler asks for the role again."""
+"""Admin: the operator's sections. Every handler asks for its permission again."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
+from chat_app.accounts.permissions import Permission, may
 from chat_app.app import App
 from ui.shell import Shell
 from ui.tabs.admin import books, invoices, machine, messages, payments, people, prices, shop
 
-# In the order in which they stand; each has `build()` and `bind(c, app, shell, tab)`.
+# In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
+# `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (prices, shop, payments, invoices, messages, books)
 
 
@@ -41,3 +43,20 @@ def bind(c: Admin, app: App, shell: Shell) -> None:
     people.bind(c.people, app, shell, c.tab)
     for section, parts in zip(SECTIONS, c.sections, strict=True):
         section.bind(parts, app, shell, c.tab)
+
+
+def needs(c: Admin) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    found = dict(people.needs(c.people))
+    for section, parts in zip(SECTIONS, c.sections, strict=True):
+        found |= section.needs(parts)
+    return found
+
+
+def hidden(c: Admin, role: str) -> dict[Any, Any]:
+    """The updates that hide from this role what it may not use. The guards refuse it anyway."""
+    return {
+        part: gr.update(visible="hidden")
+        for part, permission in needs(c).items()
+        if not may(role, permission)
+    }

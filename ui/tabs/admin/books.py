@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from chat_app.accounts import users
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import differences, log
@@ -86,6 +87,11 @@ def build() -> Books:
     return Books(tab, cards, prove, proof, again, found, kind, actor, events, cursor, older)
 
 
+def needs(c: Books) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {c.tab: "books.read"}
+
+
 def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section: it loads when it is opened."""
 
@@ -123,7 +129,7 @@ def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         with app.db.read() as session:
             return [ALL, *log.types(session)]
 
-    @guard(app, "admin")
+    @guard(app, "books.read")
     async def books_show(_admin: User, kind: str, actor: str) -> dict[Any, Any]:
         """All of the section."""
         choices = await asyncio.to_thread(kinds)
@@ -133,19 +139,19 @@ def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.kind: gr.update(choices=choices),
         }
 
-    @guard(app, "admin")
+    @guard(app, "audit.read")
     async def books_events(_admin: User, kind: str, actor: str) -> dict[Any, Any]:
         """The newest events that match."""
         return await asyncio.to_thread(events, kind or ALL, actor or "", None)
 
-    @guard(app, "admin")
+    @guard(app, "audit.read")
     async def books_older(
         _admin: User, kind: str, actor: str, cursor: str | None
     ) -> dict[Any, Any]:
         """The next page of events."""
         return await asyncio.to_thread(events, kind or ALL, actor or "", cursor)
 
-    @guard(app, "admin")
+    @guard(app, "books.read")
     async def books_prove(_admin: User) -> AsyncIterator[dict[Any, Any]]:
         """Prove the books and list every discrepancy."""
         yield {c.proof: parts.loading(2)}
@@ -154,7 +160,7 @@ def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         )
         yield {c.proof: _proof(problems, app.clock.micros())}
 
-    @guard(app, "admin")
+    @guard(app, "books.write")
     async def books_reconcile(admin: User) -> dict[Any, Any]:
         """Compare everything now."""
         run = await asyncio.to_thread(reconcile.run, app, actor=f"user:{admin.id}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from chat_app.accounts.permissions import Permission, may
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.credits.invoices import pdf, register
@@ -100,6 +101,11 @@ def build() -> Invoices:
     )  # fmt: skip
 
 
+def needs(c: Invoices) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {c.tab: "invoices.read"}
+
+
 def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
     """Wire the section. It loads when its own tab is opened; `tab` is the one it stands in."""
 
@@ -120,30 +126,31 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
         with app.db.read() as session:
             return register.get(session, invoice_id=invoice_id)
 
-    def opened(invoice: Invoice) -> dict[Any, Any]:
-        ends = invoice.kind == "invoice" and invoice.status in {"open", "uncollectible"}
+    def opened(invoice: Invoice, role: str) -> dict[Any, Any]:
+        writes = may(role, "invoices.write")
+        ends = writes and invoice.kind == "invoice" and invoice.status in {"open", "uncollectible"}
         return {
             c.about: _about(invoice),
             c.panel: gr.update(visible=True),
-            c.issue: gr.update(visible=invoice.status == "draft"),
+            c.issue: gr.update(visible=writes and invoice.status == "draft"),
             c.ending: gr.update(visible=ends),
             c.sure: gr.update(visible=False),
             c.chosen: invoice.id,
             c.reason: "",
         }
 
-    @guard(app, "admin")
+    @guard(app, "invoices.read")
     async def admin_invoices_show(_admin: User, q: str, status: str) -> dict[Any, Any]:
         """The invoices that match."""
         return {c.table: await asyncio.to_thread(look, q, status)}
 
-    @guard(app, "admin")
-    async def admin_invoices_choose(_admin: User, event: gr.EventData) -> dict[Any, Any]:
+    @guard(app, "invoices.read")
+    async def admin_invoices_choose(admin: User, event: gr.EventData) -> dict[Any, Any]:
         """Open the panel of the invoice whose button was pressed."""
         pressed = str((getattr(event, "_data", None) or {}).get("id", ""))[:64]
-        return opened(await asyncio.to_thread(find, pressed))
+        return opened(await asyncio.to_thread(find, pressed), admin.role)
 
-    @guard(app, "admin")
+    @guard(app, "invoices.write")
     async def admin_invoices_issue(
         admin: User, invoice_id: str | None, q: str, status: str
     ) -> dict[Any, Any]:
@@ -151,9 +158,9 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
         invoice = await asyncio.to_thread(find, invoice_id)
         done = await paperwork.open_draft(app, admin_id=_id(admin), invoice_id=invoice.id)
         gr.Info(f"{done.number} is open until {done.due_on}.", duration=4)
-        return {**opened(done), c.table: await asyncio.to_thread(look, q, status)}
+        return {**opened(done, admin.role), c.table: await asyncio.to_thread(look, q, status)}
 
-    @guard(app, "admin")
+    @guard(app, "invoices.write")
     async def admin_invoices_review(
         _admin: User, invoice_id: str | None, deed: str, reason: str
     ) -> dict[Any, Any]:
@@ -167,7 +174,7 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
             c.sure: gr.update(visible=True),
         }
 
-    @guard(app, "admin")
+    @guard(app, "invoices.write")
     async def admin_invoices_confirm(
         admin: User, invoice_id: str | None, deed: str, reason: str, q: str, status: str
     ) -> dict[Any, Any]:
@@ -181,9 +188,9 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
             reason=reason or "",
         )
         gr.Info(f"{done.number} is {done.status} now.", duration=4)
-        return {**opened(done), c.table: await asyncio.to_thread(look, q, status)}
+        return {**opened(done, admin.role), c.table: await asyncio.to_thread(look, q, status)}
 
-    @guard(app, "admin")
+    @guard(app, "invoices.read")
     async def admin_invoices_back(_admin: User) -> dict[Any, Any]:
         """Hide the confirmation."""
         return {c.sure: gr.update(visible=False)}

@@ -73,12 +73,12 @@ def bind(c: Machine, app: App, shell: Shell, tab: gr.Tab) -> None:
             c.models: _models(app, views),
         }
 
-    @guard(app, "admin")
+    @guard(app, "machine.read")
     async def open_tab(_user: User) -> dict[Any, Any]:
         """The first look; the timer starts."""
         return {**await shown(), c.timer: gr.update(active=True)}
 
-    @guard(app, "admin")
+    @guard(app, "machine.read")
     async def tick(_user: User) -> dict[Any, Any]:
         """Another look."""
         return await shown()

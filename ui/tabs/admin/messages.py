@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.flows import notices
@@ -86,6 +87,11 @@ def build() -> Messages:
     return Messages(tab, cards, state, table, news, title, text, review, sure, summary, send, back)
 
 
+def needs(c: Messages) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {c.tab: "messages.read"}
+
+
 def bind(c: Messages, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section."""
 
@@ -100,12 +106,12 @@ def bind(c: Messages, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.news: _news(latest),
         }
 
-    @guard(app, "admin")
+    @guard(app, "messages.read")
     async def messages_show(_admin: User, state: str) -> dict[Any, Any]:
         """The newest messages."""
         return await asyncio.to_thread(look, state or "")
 
-    @guard(app, "admin")
+    @guard(app, "messages.write")
     async def messages_act(admin: User, state: str, event: gr.EventData) -> dict[Any, Any]:
         """Send a dead message again."""
         pressed = getattr(event, "_data", None) or {}
@@ -113,7 +119,7 @@ def bind(c: Messages, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         gr.Info("It will be tried again within seconds.", duration=4)
         return await asyncio.to_thread(look, state or "")
 
-    @guard(app, "admin")
+    @guard(app, "messages.write")
     async def announce_review(_admin: User, title: str, text: str) -> dict[Any, Any]:
         """Show how it will read."""
         if len((title or "").strip()) < 3 or len((text or "").strip()) < 3:
@@ -124,7 +130,7 @@ def bind(c: Messages, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.sure: gr.update(visible=True),
         }
 
-    @guard(app, "admin")
+    @guard(app, "messages.write")
     async def announce_send(admin: User, title: str, text: str, state: str) -> dict[Any, Any]:
         """Tell everybody."""
         await notices.announce(app, admin_id=_id(admin), title=title or "", text=text or "")
@@ -136,7 +142,7 @@ def bind(c: Messages, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.sure: gr.update(visible=False),
         }
 
-    @guard(app, "admin")
+    @guard(app, "messages.write")
     async def announce_back(_admin: User) -> dict[Any, Any]:
         """Hide the confirmation."""
         return {c.sure: gr.update(visible=False)}

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from chat_app.accounts import users
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.credits.payments import events, orders
@@ -122,6 +123,16 @@ def build() -> Payments:
     )  # fmt: skip
 
 
+def needs(c: Payments) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {
+        c.tab: "payments.read",
+        c.amount: "payments.refund",
+        c.reason: "payments.refund",
+        c.review: "payments.refund",
+    }
+
+
 def bind(  # noqa: PLR0915 - one section, many small handlers
     c: Payments, app: App, _shell: Shell, _tab: gr.Tab
 ) -> None:
@@ -160,12 +171,12 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             raise ReasonMissing
         return payment_id, minor_of(amount or ""), cleaned
 
-    @guard(app, "admin")
+    @guard(app, "payments.read")
     async def payments_show(_admin: User, state: str, q: str) -> dict[Any, Any]:
         """The orders that match, and the events that were refused."""
         return await asyncio.to_thread(look, state or "", q or "")
 
-    @guard(app, "admin")
+    @guard(app, "payments.read")
     async def payments_open(_admin: User, event: gr.EventData) -> dict[Any, Any]:
         """The story of the order whose button was pressed."""
         pressed = str((getattr(event, "_data", None) or {}).get("id", ""))[:64]
@@ -174,7 +185,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         shown = await asyncio.to_thread(details, pressed)
         return {**shown, c.chosen: pressed, c.amount: "", c.reason: ""}
 
-    @guard(app, "admin")
+    @guard(app, "payments.refund")
     async def payments_review(
         _admin: User, payment_id: str | None, amount: str, reason: str
     ) -> dict[Any, Any]:
@@ -189,7 +200,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.sure: gr.update(visible=True),
         }
 
-    @guard(app, "admin")
+    @guard(app, "payments.refund")
     async def payments_refund(
         admin: User,
         payment_id: str | None,
@@ -213,12 +224,12 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.reason: "",
         }
 
-    @guard(app, "admin")
+    @guard(app, "payments.read")
     async def payments_back(_admin: User) -> dict[Any, Any]:
         """Hide the confirmation."""
         return {c.sure: gr.update(visible=False)}
 
-    @guard(app, "admin")
+    @guard(app, "payments.read")
     async def payments_close(_admin: User) -> dict[Any, Any]:
         """Hide the story."""
         return {c.panel: gr.update(visible=False), c.chosen: None}

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from chat_app.accounts import users
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.credits import ledger
@@ -103,6 +104,17 @@ def build() -> People:
     )  # fmt: skip
 
 
+def needs(c: People) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {
+        c.amount: "credits.adjust",
+        c.reason: "credits.adjust",
+        c.review: "credits.adjust",
+        c.suspend: "users.suspend",
+        c.sign_out: "users.logout",
+    }
+
+
 def bind(  # noqa: PLR0915 - one section, many small handlers
     c: People, app: App, _shell: Shell, tab: gr.Tab
 ) -> None:
@@ -142,12 +154,12 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         with app.db.read() as session:
             return users.get(session, user_id), micro, cleaned
 
-    @guard(app, "admin")
+    @guard(app, "users.read")
     async def show(_admin: User, q: str) -> dict[Any, Any]:
         """The users that match."""
         return {c.table: await asyncio.to_thread(look, q or "")}
 
-    @guard(app, "admin")
+    @guard(app, "users.read")
     async def choose(_admin: User, event: gr.EventData) -> dict[Any, Any]:
         """Open the panel of the user whose button was pressed."""
         pressed = str((getattr(event, "_data", None) or {}).get("id", ""))
@@ -156,7 +168,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         shown = await asyncio.to_thread(details, int(pressed))
         return {**shown, c.chosen: int(pressed), c.amount: "", c.reason: ""}
 
-    @guard(app, "admin")
+    @guard(app, "credits.adjust")
     async def review(_admin: User, user_id: int | None, amount: str, reason: str) -> dict[Any, Any]:
         """Say what would happen."""
         user, micro, cleaned = await asyncio.to_thread(wanted, user_id, amount, reason)
@@ -168,7 +180,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.sure: gr.update(visible=True),
         }
 
-    @guard(app, "admin")
+    @guard(app, "credits.adjust")
     async def confirm(
         admin: User, user_id: int | None, amount: str, reason: str, nonce: str, q: str
     ) -> dict[Any, Any]:
@@ -190,7 +202,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.reason: "",
         }
 
-    @guard(app, "admin")
+    @guard(app, "users.suspend")
     async def suspend(admin: User, user_id: int | None, q: str) -> dict[Any, Any]:
         """Suspend, or lift the suspension."""
         if user_id is None:
@@ -203,7 +215,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.table: await asyncio.to_thread(look, q or ""),
         }
 
-    @guard(app, "admin")
+    @guard(app, "users.logout")
     async def sign_out(admin: User, user_id: int | None) -> dict[Any, Any]:
         """End all sign-ins of the user."""
         if user_id is None:
@@ -212,12 +224,12 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         gr.Info("Signed out everywhere.", duration=4)
         return {c.sure: gr.update(visible=False)}
 
-    @guard(app, "admin")
+    @guard(app, "users.read")
     async def back(_admin: User) -> dict[Any, Any]:
         """Hide the confirmation."""
         return {c.sure: gr.update(visible=False)}
 
-    @guard(app, "admin")
+    @guard(app, "users.read")
     async def close(_admin: User) -> dict[Any, Any]:
         """Hide the panel."""
         return {c.panel: gr.update(visible=False), c.chosen: None}

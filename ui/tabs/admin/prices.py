@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import from_micros, to_micros
@@ -147,6 +148,11 @@ def _field(label: str, id: str) -> gr.Textbox:
     return gr.Textbox(label=label, placeholder="none", max_lines=1, elem_id=id)
 
 
+def needs(c: Prices) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {c.tab: "prices.read", c.offer: "models.write"}
+
+
 def bind(c: Prices, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section to its own tab."""
 
@@ -170,12 +176,12 @@ def bind(c: Prices, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.start: "",
         }
 
-    @guard(app, "admin")
+    @guard(app, "prices.read")
     async def prices_show(_admin: User) -> dict[Any, Any]:
         """Every model with its price."""
         return {c.table: await asyncio.to_thread(_table, app)}
 
-    @guard(app, "admin")
+    @guard(app, "prices.read")
     async def prices_choose(_admin: User, event: gr.EventData) -> dict[Any, Any]:
         """Open the form of the model whose button was pressed."""
         model = str((getattr(event, "_data", None) or {}).get("id", ""))
@@ -183,7 +189,7 @@ def bind(c: Prices, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             raise NoModelChosen
         return {**await asyncio.to_thread(details, model), c.chosen: model}
 
-    @guard(app, "admin")
+    @guard(app, "prices.read")
     async def prices_look(
         _admin: User,
         model: str | None,
@@ -204,7 +210,7 @@ def bind(c: Prices, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.sure: gr.update(visible=True),
         }
 
-    @guard(app, "admin")
+    @guard(app, "prices.write")
     async def prices_publish(
         admin: User, draft: Draft | None, checked: bool, nonce: str
     ) -> dict[Any, Any]:
@@ -220,7 +226,7 @@ def bind(c: Prices, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.table: await asyncio.to_thread(_table, app),
         }
 
-    @guard(app, "admin")
+    @guard(app, "models.write")
     async def prices_offer(admin: User, model: str | None) -> dict[Any, Any]:
         """Take the model off the shelf, or put it back."""
         if not model:
@@ -234,7 +240,7 @@ def bind(c: Prices, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.table: await asyncio.to_thread(_table, app),
         }
 
-    @guard(app, "admin")
+    @guard(app, "prices.read")
     async def prices_close(_admin: User) -> dict[Any, Any]:
         """Hide the form."""
         return {c.panel: gr.update(visible=False), c.chosen: None, c.draft: None}

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import to_micros
@@ -116,6 +117,11 @@ def build() -> Shop:
     )  # fmt: skip
 
 
+def needs(c: Shop) -> dict[Any, Permission]:
+    """What is hidden from staff without the permission."""
+    return {c.tab: "shelves.read"}
+
+
 def bind(c: Shop, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section."""
 
@@ -141,7 +147,7 @@ def bind(c: Shop, app: App, _shell: Shell, _tab: gr.Tab) -> None:
                     raise plans.UnknownPlan(plan=id)
         return _filled(c, kind, offer)
 
-    @guard(app, "admin")
+    @guard(app, "shelves.read")
     async def shop_show(_admin: User) -> dict[Any, Any]:
         """What is on the shelves, and the newest codes."""
         return {
@@ -150,7 +156,7 @@ def bind(c: Shop, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.made: "",
         }
 
-    @guard(app, "admin")
+    @guard(app, "shelves.read")
     async def shop_edit(_admin: User, event: gr.EventData) -> dict[Any, Any]:
         """Open the form, empty or with what the pressed button names."""
         pressed = getattr(event, "_data", None) or {}
@@ -158,12 +164,12 @@ def bind(c: Shop, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         kind = "plan" if act.endswith("plan") else "package"
         return await asyncio.to_thread(form, kind, id if act.startswith("edit") else "")
 
-    @guard(app, "admin")
+    @guard(app, "shelves.read")
     async def shop_close(_admin: User) -> dict[Any, Any]:
         """Hide the form."""
         return {c.form: gr.update(visible=False)}
 
-    @guard(app, "admin")
+    @guard(app, "shelves.write")
     async def shop_save(admin: User, kind: tuple[str, bool] | None, *fields: Any) -> dict[Any, Any]:
         """Save what the form says."""
         if kind is None:
@@ -172,7 +178,7 @@ def bind(c: Shop, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         gr.Info("Saved.", duration=3)
         return {**await asyncio.to_thread(look), c.form: gr.update(visible=False)}
 
-    @guard(app, "admin")
+    @guard(app, "shelves.write")
     async def codes_make(
         admin: User, worth: str, count: str, uses: str, per_user: str, ends: str, nonce: str
     ) -> dict[Any, Any]:
@@ -189,7 +195,7 @@ def bind(c: Shop, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         )
         return {**await asyncio.to_thread(look), c.made: _made(made)}
 
-    @guard(app, "admin")
+    @guard(app, "shelves.write")
     async def codes_act(admin: User, event: gr.EventData) -> dict[Any, Any]:
         """Revoke a code, after asking."""
         pressed = getattr(event, "_data", None) or {}
