@@ -66,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
     )
     admin.add_argument("--username", required=True, help="the user name")
     admin.add_argument("--email", required=True, help="the e-mail address")
+    link = _command(
+        commands, "reset-password", reset_password, "print a link to choose a new password"
+    )
+    link.add_argument("--username", required=True, help="the user name, or the e-mail address")
     _messages(commands)
     _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
     return root
@@ -593,6 +597,27 @@ def create_admin(options: argparse.Namespace, settings: Settings) -> int:
         app.passwords.close()
         app.db.close()
     print(f"{options.username} can sign in as an administrator.")
+    return OK
+
+
+def reset_password(options: argparse.Namespace, settings: Settings) -> int:
+    """Print the link with which somebody chooses a new password."""
+    from chat_app import app as parts
+    from chat_app.flows import recover
+
+    with _existing_database(settings):
+        pass
+    app = parts.build(settings)
+    try:
+        link = recover.operator_link(app, login=options.username)
+    finally:
+        app.passwords.close()
+        app.db.close()
+    print(link)
+    print(
+        f"Give this link to {options.username} alone. It works once, within "
+        f"{settings.accounts.link_minutes} minutes, and ends all sign-ins."
+    )
     return OK
 
 

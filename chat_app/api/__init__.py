@@ -13,6 +13,7 @@ from chat_app.api import (
     errors,
     images,
     invoices,
+    mailbox,
     monitoring,
     notifications,
     orgs,
@@ -28,6 +29,7 @@ from chat_app.monitor.health import Probe
 PREFIX = "/api"
 ROUTERS = (
     auth.router,
+    mailbox.router,
     chat.router,
     images.router,
     billing.router,

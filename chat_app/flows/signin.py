@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from chat_app.accounts import passwords, sessions, tokens, users
+from chat_app.accounts import links, passwords, sessions, tokens, users
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -152,16 +152,8 @@ async def change_password(
     """
     with app.db.read() as session:
         user = users.get(session, user_id)
-    passwords.check(
-        new,
-        minimum=app.settings.accounts.password_min_length,
-        context=[user.username, user.email.partition("@")[0]],
-    )
-    stored = user.password_hash
-    try:
-        await _verify(app, account=user.username_key, password=current, stored=stored, ip=ip)
-    except WrongPassword as error:
-        raise WrongCurrentPassword(param="current") from error
+    judge_password(app, new, username=user.username, email=user.email, role=user.role)
+    stored = await prove_password(app, user_id=user_id, password=current, ip=ip)
     hashed = await app.passwords.hash(new)
 
     def story(session: Session) -> SignIn:
@@ -169,6 +161,7 @@ async def change_password(
             raise WrongCurrentPassword(param="current")
         users.set_password(session, user_id=user_id, password_hash=hashed)
         end_all(session, user_id=user_id)
+        links.revoke(session, user_id=user_id, purposes=("email", "reset"))
         session.expire_all()
         now = app.clock.micros()
         audit.record(session, type="password_changed", actor=f"user:{user_id}", now=now)
@@ -183,6 +176,30 @@ async def change_password(
         return _open(app, session, user_id=user_id, stored=hashed, ip=ip, agent=agent)
 
     return await app.db.awrite(story)
+
+
+async def prove_password(app: App, *, user_id: int, password: str, ip: str) -> str:
+    """Ask somebody who is signed in for the password again; returns its stored form.
+
+    Raises WrongCurrentPassword, TooManySignIns or PasswordsBusy.
+    """
+    with app.db.read() as session:
+        user = users.get(session, user_id)
+    account, stored = user.username_key, user.password_hash
+    try:
+        await _verify(app, account=account, password=password, stored=stored, ip=ip)
+    except WrongPassword as error:
+        raise WrongCurrentPassword(param="current") from error
+    return stored
+
+
+def judge_password(app: App, password: str, *, username: str, email: str, role: str) -> None:
+    """Accept a new password for an account of this role, or raise WeakPassword."""
+    rules = app.settings.accounts
+    minimum = rules.password_min_length
+    if role != "user":
+        minimum = max(minimum, rules.password_min_length_staff)
+    passwords.check(password, minimum=minimum, context=[username, email])
 
 
 async def who(app: App, *, cookie: str | None = None, bearer: str | None = None) -> User:

@@ -7,7 +7,7 @@ else. A route that is missing here fails the test.
 from dataclasses import dataclass, field
 from typing import Any
 
-OK, CREATED, EMPTY = 200, 201, 204
+OK, CREATED, ACCEPTED, EMPTY = 200, 201, 202, 204
 ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED, CONFLICT = 401, 403, 404, 422, 409
 
 
@@ -66,6 +66,12 @@ MATRIX: dict[str, Row] = {
     "DELETE /api/auth/sessions/{id}": owned(EMPTY),
     "POST /api/auth/password/change": member(
         REFUSED, body={"current": "wrong", "new": "another horse battery"}
+    ),
+    "POST /api/auth/verify-email": public(REFUSED, body={"token": "nothing"}),
+    "POST /api/auth/verify-email/resend": member(ACCEPTED),
+    "POST /api/auth/password/forgot": public(ACCEPTED, body={"email": "nobody@example.org"}),
+    "POST /api/auth/password/reset": public(
+        REFUSED, body={"token": "nothing", "password": "another horse battery"}
     ),
     "GET /api/chat/models": member(OK),
     "POST /api/billing/transfer": member(
