@@ -119,6 +119,16 @@ def forget(session: Session, *, now: int) -> int:
     return int(done.rowcount)  # type: ignore[attr-defined]
 
 
+def forget_one(session: Session, *, user_id: int) -> None:
+    """Forget network and domain of one account, whose mailbox stays as a hash."""
+    session.execute(
+        update(FreeGift)
+        .where(col(FreeGift.user_id) == user_id)
+        .values(block="", domain="")
+        .execution_options(synchronize_session=False)
+    )
+
+
 def _given(session: Session, column: str, value: str, now: int) -> int:
     return session.exec(
         select(func.count())

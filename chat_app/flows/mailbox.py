@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from chat_app.accounts import links, mailboxes, users
+from chat_app.accounts import links, mailboxes, users, velocity
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
@@ -112,6 +112,23 @@ async def change_email(app: App, *, user_id: int, email: str, password: str, ip:
         audit.record(session, type="email_change_asked", actor=f"user:{user_id}", now=now)
 
     await app.db.awrite(story)
+
+
+def forget(session: Session, *, user_id: int) -> None:
+    """Delete what is kept about a person's address and network, when the account is erased.
+
+    Call it while the account still has its address. The keyed hash of the mailbox stays: it
+    names nobody, and without it erasing would bring welcome credits again.
+    """
+    user = users.get(session, user_id)
+    links.revoke(session, user_id=user_id)
+    for key in {user.email_key, user.pending_email_key} - {None}:
+        links.granted(session, str(key))
+    velocity.forget_one(session, user_id=user_id)
+    user.pending_email_key = None
+    user.email_verified_at = None
+    session.add(user)
+    session.flush()
 
 
 def _tell_both(session: Session, user: User, *, before: str, now: int) -> None:

@@ -490,6 +490,22 @@ async def test_an_operators_link_proves_no_address(tmp_path: Path) -> None:
 
 
 @in_loop
+async def test_what_is_kept_about_an_address_can_be_forgotten(tmp_path: Path) -> None:
+    """Bar 37: neither address nor network are left in the tables of this part."""
+    async with quick_app(tmp_path, accounts=STRICT) as app:
+        mails = Mails(app, tmp_path)
+        ann = await register(app, "ann")
+        await mailbox.confirm(app, token=mails.link("ann@example.org", "verify"), ip=IP)
+        await recover.ask(app, email="ann@example.org", ip=IP)
+        app.db.write(lambda s: mailbox.forget(s, user_id=ann.id or 0))
+        with app.db.read() as session:
+            for table in ("account_link", "reset_wish", "free_gift"):
+                rows = str(session.execute(text(f"SELECT * FROM {table}")).all())
+                assert "example.org" not in rows
+                assert "8.8.8" not in rows
+
+
+@in_loop
 async def test_old_links_are_forgotten(tmp_path: Path) -> None:
     clock = ManualClock()
     async with quick_app(tmp_path, accounts=STRICT, clock=clock) as app:
