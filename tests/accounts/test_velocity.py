@@ -26,19 +26,17 @@ def decide(db: Database, user_id: int, email: str = "", *, ip: str = "", now: in
     )
 
 
-@pytest.mark.parametrize(
-    ("email", "same"),
-    [
+def test_tags_and_dots_reach_one_mailbox(db: Database) -> None:
+    pairs = [
         ("Ann.Lee@gmail.com", "annlee@googlemail.com"),
-        ("annlee@gmail.com", "ann.lee+credits@gmail.com"),
+        ("bee.lee@gmail.com", "be.elee+credits@gmail.com"),
         ("bob@example.org", "BOB+2@Example.ORG"),
         ("eve@bücher.example", "eve+a+b@xn--bcher-kva.example"),
-    ],
-)
-def test_tags_and_dots_reach_one_mailbox(db: Database, email: str, same: str) -> None:
-    assert mailboxes.identity(email) == mailboxes.identity(same)
-    assert decide(db, 1, email) == ""
-    assert decide(db, 2, same) == "mailbox"
+    ]
+    for number, (email, same) in enumerate(pairs):
+        assert mailboxes.identity(email) == mailboxes.identity(same)
+        assert decide(db, 2 * number + 1, email) == ""
+        assert decide(db, 2 * number + 2, same) == "mailbox"
 
 
 def test_dots_count_elsewhere_than_at_gmail() -> None:

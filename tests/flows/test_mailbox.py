@@ -286,11 +286,11 @@ async def test_who_never_confirmed_can_still_choose_a_new_password(tmp_path: Pat
 
 @in_loop
 async def test_asking_writes_the_same_for_every_address(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bar 15: asking looks at no account at all, so there is nothing to measure."""
     limits = {"resets_per_hour_per_ip": 5}
-    async with quick_app(tmp_path, url=database_url, limits=limits) as app:
+    async with quick_app(tmp_path, limits=limits) as app:
         await register(app, "ann")
         with monkeypatch.context() as patch:
             patch.setattr(users, "find", None)
@@ -313,10 +313,10 @@ async def test_asking_writes_the_same_for_every_address(
 
 
 @in_loop
-async def test_changing_the_address(tmp_path: Path, database_url: str) -> None:
+async def test_changing_the_address(tmp_path: Path) -> None:
     """ASVS 6.3.7: the old address hears of it when it is asked for and when it is done."""
     clock = ManualClock()
-    async with quick_app(tmp_path, url=database_url, clock=clock) as app:
+    async with quick_app(tmp_path, clock=clock) as app:
         mails = Mails(app, tmp_path)
         ann, bob = await register(app, "ann"), await register(app, "bob")
         with pytest.raises(signin.WrongCurrentPassword):
@@ -384,12 +384,10 @@ async def test_one_address_is_not_flooded(tmp_path: Path) -> None:
 
 
 @in_loop
-async def test_farms_are_refused_with_a_reason_and_their_accounts_work(
-    tmp_path: Path, database_url: str
-) -> None:
+async def test_farms_are_refused_with_a_reason_and_their_accounts_work(tmp_path: Path) -> None:
     """T34: tags, networks and throw-away addresses; the reason is on the record."""
     limits = {"welcomes_per_day_per_network": 2}
-    async with quick_app(tmp_path, url=database_url, limits=limits) as app:
+    async with quick_app(tmp_path, limits=limits) as app:
         farm = [
             await register(app, "one", "one@example.org"),
             await register(app, "two", "one+2@example.org", "9.9.9.9"),
