@@ -73,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     lost = _command(commands, "totp-off", totp_off, "turn two-factor sign-in off for somebody")
     lost.description = "For somebody who lost telephone and backup codes; their sign-ins end."
     lost.add_argument("--username", required=True, help="the user name or the e-mail address")
+    link = _command(
+        commands, "reset-password", reset_password, "print a link to choose a new password"
+    )
+    link.add_argument("--username", required=True, help="the user name, or the e-mail address")
     _messages(commands)
     _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
     return root
@@ -628,6 +632,27 @@ def totp_off(options: argparse.Namespace, settings: Settings) -> int:
     state = "is off now, and all sign-ins have ended" if was_on else "was not on"
     print(f"{options.username}: two-factor sign-in {state}.")
     return OK if was_on else PROBLEMS
+
+
+def reset_password(options: argparse.Namespace, settings: Settings) -> int:
+    """Print the link with which somebody chooses a new password."""
+    from chat_app import app as parts
+    from chat_app.flows import recover
+
+    with _existing_database(settings):
+        pass
+    app = parts.build(settings)
+    try:
+        link = recover.operator_link(app, login=options.username)
+    finally:
+        app.passwords.close()
+        app.db.close()
+    print(link)
+    print(
+        f"Give this link to {options.username} alone. It works once, within "
+        f"{settings.accounts.link_minutes} minutes, and ends all sign-ins."
+    )
+    return OK
 
 
 def _ask_password() -> str:

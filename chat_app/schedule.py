@@ -13,6 +13,7 @@ from chat_app.flows import (
     payments,
     plans,
     reconcile,
+    recover,
     refund,
     summaries,
     sweep,
@@ -48,6 +49,11 @@ def jobs(app: App) -> list[Job]:
             3600,
             lambda: app.db.write(lambda session: sessions.purge(session, now=app.clock.micros())),
         ),
+        Job(
+            "forget old links",
+            3600,
+            lambda: app.db.write(lambda session: recover.forget(session, now=app.clock.micros())),
+        ),
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),
@@ -63,6 +69,7 @@ def errands(app: App) -> list[Job]:
     """The jobs that talk to other machines, on a thread of their own: they may be slow."""
     return [
         Job("look at changed balances", 5, lambda: alerts.look(app)),
+        Job("mail links for new passwords", 5, lambda: recover.answer_wishes(app)),
         Job("deliver messages", 5, lambda: deliver.deliver_due(app)),
         Job("hand out announcements", 30, lambda: notices.spread(app)),
         Job("write usage summaries", 900, lambda: summaries.send_due(app)),

@@ -74,8 +74,14 @@ class Admin(Section):
 
 class Accounts(Section):
     welcome_credits: Annotated[int, Field(ge=0, le=10**9)] = 100
-    require_verified_email: Literal[False] = False
+    require_verified_email: bool = False
+    link_minutes: Annotated[int, Field(ge=5, le=1440)] = 30
+    mail_pause_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
+    mails_per_day_per_address: Annotated[int, Field(ge=1, le=1000)] = 10
+    disposable_domains: Literal["refuse", "no_free_credits", "allow"] = "no_free_credits"
+    more_disposable_domains: str = ""
     password_min_length: Annotated[int, Field(ge=8, le=128)] = 12
+    password_min_length_staff: Annotated[int, Field(ge=8, le=128)] = 15
     session_hours: Annotated[int, Field(ge=1)] = 168
     session_idle_hours: Annotated[int, Field(ge=1)] = 72
     access_minutes: Annotated[int, Field(ge=1, le=60)] = 10
@@ -236,6 +242,9 @@ class Limits(Section):
     registrations_per_hour_per_ip: Count = 20
     login_failures_per_15_minutes: Count = 10
     code_failures_per_15_minutes: Count = 10
+    resets_per_hour_per_ip: Count = 20
+    welcomes_per_day_per_network: Count = 10
+    welcomes_per_day_per_domain: Count = 50
 
 
 class Settings(BaseSettings):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -227,6 +228,15 @@ def test_create_admin_refuses_in_words(
     monkeypatch.setenv("CHAT_APP_ADMIN__PASSWORD", password)
     assert run(books, *ADMIN) == commands.PROBLEMS
     assert words.lower() in capsys.readouterr().err.lower()
+
+
+def test_reset_password_prints_a_link(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ASVS 6.4.6: the operator starts a reset and never chooses the password."""
+    assert run(books, "reset-password", "--username", "root") == commands.OK
+    link = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"http://127.0.0.1:7860/#reset=[\w-]{43}", link)
+    assert run(books, "reset-password", "--username", "nobody") == commands.PROBLEMS
+    assert "no account" in capsys.readouterr().err
 
 
 def test_create_admin_without_a_terminal_or_password(data_dir: Path) -> None:

@@ -57,6 +57,13 @@ class TooManySignUps(TooMany):
     message = "Too many accounts were created from this address. Try again later."
 
 
+class TooManyResets(TooMany):
+    """Too many new passwords asked for from one address."""
+
+    code = "too_many_resets"
+    message = "Too many new passwords were asked for from this address. Try again later."
+
+
 class TooManySignIns(TooMany):
     """Too many failed sign-ins of one account from one address."""
 
@@ -165,6 +172,7 @@ class Limits:
         self._now = now
         self._messages = Window(settings.requests_per_minute, MINUTE_SECONDS, now)
         self._signups = Window(settings.registrations_per_hour_per_ip, SIGNUP_WINDOW_SECONDS, now)
+        self._resets = Window(settings.resets_per_hour_per_ip, SIGNUP_WINDOW_SECONDS, now)
         self._transfers = Window(settings.transfers_per_hour, TRANSFER_WINDOW_SECONDS, now)
         self._logins = Window(settings.login_failures_per_15_minutes, LOGIN_WINDOW_SECONDS, now)
         codes = settings.code_failures_per_15_minutes
@@ -250,6 +258,12 @@ class Limits:
     def undo_sign_up(self, ip: str) -> None:
         """The account did not come about after all."""
         self._signups.give_back(ip)
+
+    def admit_reset(self, ip: str) -> None:
+        """Count a new password asked for from this address; raises TooManyResets."""
+        wait = self._resets.take(ip)
+        if wait:
+            raise TooManyResets(retry_after_seconds=math.ceil(wait))
 
     def admit_sign_in(self, account: str, ip: str) -> None:
         """Count an attempt as failed until it succeeds; raises TooManySignIns.

@@ -15,6 +15,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -45,6 +46,9 @@ _GUESSABLE = frozenset(
     credits login guest
     """.split()  # noqa: SIM905
 )
+# What people put before and behind a word to meet some rule, and how much of it.
+_AROUND = "0123456789 !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_MOST_AROUND = 8
 _LEET = str.maketrans("013457@$", "oieastas")
 
 
@@ -66,7 +70,8 @@ def check(password: str, *, minimum: int, context: Iterable[str] = ()) -> None:
     """Accept a new password or raise WeakPassword with what to do about it.
 
     `minimum` counts characters. `context` holds what an attacker tries first: the user name,
-    the address. No rule asks for kinds of characters; any character is welcome.
+    the address. No rule asks for kinds of characters; any character is welcome. Thirty thousand
+    passwords that people are known to use are refused, also with something put around them.
     """
     if len(unicodedata.normalize("NFC", password)) < minimum:
         raise WeakPassword(
@@ -78,7 +83,7 @@ def check(password: str, *, minimum: int, context: Iterable[str] = ()) -> None:
             f"A password can have at most {MAX_BYTES} bytes. Choose a shorter one.",
             param="password",
         )
-    if _is_pattern(password) or _is_guessable(password, context):
+    if _is_pattern(password) or _is_known(password) or _is_guessable(password, context):
         raise WeakPassword(param="password")
 
 
@@ -160,6 +165,28 @@ def _is_pattern(password: str) -> bool:
             return True
     steps = {ord(b) - ord(a) for a, b in pairwise(password)}
     return steps <= {1, -9} or steps <= {-1, 9}
+
+
+def _is_known(password: str) -> bool:
+    """Whether many people use it: as it is, without what stands around its letters, or doubled."""
+    plain = unicodedata.normalize("NFC", password).casefold()
+    known = _known()
+    for text in (plain, plain.translate(_LEET)):
+        core = text.strip(_AROUND)
+        half = text[: len(text) // 2]
+        if text in known or (half * 2 == text and half in known):
+            return True
+        if core in known and len(core) >= len(text) - _MOST_AROUND:
+            return True
+    return False
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    """The passwords most often found in leaks, read when the first one is judged."""
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+    return frozenset(FREQUENCY_LISTS["passwords"])
 
 
 def _is_guessable(password: str, context: Iterable[str]) -> bool:

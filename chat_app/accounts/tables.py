@@ -7,7 +7,11 @@ from chat_app.db import BigInt
 
 
 class User(SQLModel, table=True):
-    """A person. `token_epoch` grows when every sign-in of theirs must end at once."""
+    """A person. `token_epoch` grows when every sign-in of theirs must end at once.
+
+    `email_key` is what the account is found by. While the address waits to be confirmed, the
+    account does not have it yet: then it stands in `pending_email_key`, where several may.
+    """
 
     __tablename__ = "user"
     __table_args__ = (
@@ -26,6 +30,8 @@ class User(SQLModel, table=True):
     token_epoch: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     created_at: int = Field(sa_column=Column(BigInt, nullable=False))
     last_login_at: int | None = Field(default=None, sa_column=Column(BigInt))
+    email_verified_at: int | None = Field(default=None, sa_column=Column(BigInt))
+    pending_email_key: str | None = Field(default=None, max_length=254, index=True)
 
 
 class SignInSession(SQLModel, table=True):

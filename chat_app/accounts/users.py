@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from secrets import token_urlsafe
 
 from sqlalchemy import func, or_
 from sqlalchemy.exc import IntegrityError
@@ -16,8 +17,9 @@ MAX_USER_ID = 2**63 - 1
 PAGE = 50
 _USERNAME = re.compile(r"[A-Za-z0-9_.-]{3,32}")
 _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+# Stands before what fills `email_key` until the address is confirmed: no address begins so.
+_PENDING = "pending "
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_DOTLESS_HOSTS = {"gmail.com", "googlemail.com"}
 
 
 class BadUsername(Invalid):
@@ -83,17 +85,9 @@ def username_key(username: str) -> str:
 
 
 def email_key(email: str) -> str:
-    """What the spellings of one mailbox have in common.
-
-    Mail to `ann+shop@…` reaches `ann@…`, and Gmail ignores dots, so they are one account:
-    otherwise one mailbox collects any number of welcome credits.
-    """
+    """What the spellings of one address have in common: case, and how its host is written."""
     local, _, host = unicodedata.normalize("NFC", email).strip().casefold().rpartition("@")
-    host = _ascii_host(host)
-    local = local.partition("+")[0] or local
-    if host in _DOTLESS_HOSTS:
-        local, host = local.replace(".", ""), "gmail.com"
-    return f"{local}@{host}"
+    return f"{local}@{_ascii_host(host)}"
 
 
 def create(
@@ -104,15 +98,22 @@ def create(
     password_hash: str,
     now: int,
     role: str = "user",
+    pending: bool = False,
 ) -> User:
-    """A new user. `now` in microseconds. Raises BadUsername, BadEmail or NameTaken."""
+    """A new user. `now` in microseconds. Raises BadUsername, BadEmail or NameTaken.
+
+    With `pending` the address is not the account's before it is confirmed, so that it may be
+    another's, or several people's who ask for it.
+    """
     _check_role(role)
     username, email = clean_username(username), clean_email(email)
+    key = email_key(email)
     user = User(
         username=username,
         username_key=username_key(username),
         email=email,
-        email_key=email_key(email),
+        email_key=f"{_PENDING}{token_urlsafe(24)}" if pending else key,
+        pending_email_key=key if pending else None,
         password_hash=password_hash,
         role=role,
         created_at=now,

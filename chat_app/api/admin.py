@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, StrictBool
 
-from chat_app.accounts import users
+from chat_app.accounts import users, velocity
 from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps, monitoring
 from chat_app.api.deps import Body, Credits, Text, errors_in
@@ -62,8 +62,12 @@ def list_users(
     """Accounts with their balances, oldest first."""
     with app.db.read() as session:
         found, following = users.search(session, q=q, status=status, limit=limit, cursor=cursor)
+        refused = velocity.refusals(session, [user.id or 0 for user in found])
         items = [
-            AccountOut.seen(user, ledger.balance(session, user_id=user.id or 0)) for user in found
+            AccountOut.seen(
+                user, ledger.balance(session, user_id=user.id or 0), refused.get(user.id or 0)
+            )
+            for user in found
         ]
     return Page(items=items, next_cursor=following)
 
@@ -73,7 +77,8 @@ def show_user(app: deps.App, who: Reading, id: deps.UserId) -> AccountOut:
     """One account with its balance."""
     with app.db.read() as session:
         user = users.get(session, id)
-        return AccountOut.seen(user, ledger.balance(session, user_id=id))
+        refused = velocity.refusals(session, [id])
+        return AccountOut.seen(user, ledger.balance(session, user_id=id), refused.get(id))
 
 
 @router.patch("/users/{id}", responses=errors_in(401, 403, 404, 409, 422))

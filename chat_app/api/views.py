@@ -68,6 +68,7 @@ class UserOut(Shown):
     id: str
     username: str
     email: str
+    email_verified: bool
     role: str
     created_at: str
 
@@ -77,6 +78,7 @@ class UserOut(Shown):
             id=str(user.id),
             username=user.username,
             email=user.email,
+            email_verified=user.email_verified_at is not None,
             role=user.role,
             created_at=rfc3339(user.created_at),
         )
@@ -535,14 +537,18 @@ class AccountOut(UserOut):
     suspended: bool
     last_login_at: str | None
     balance: BalanceOut | None = None
+    welcome_refused: str | None = None
 
     @classmethod
-    def seen(cls, user: User, balance: Balance | None = None) -> "AccountOut":
+    def seen(
+        cls, user: User, balance: Balance | None = None, welcome_refused: str | None = None
+    ) -> "AccountOut":
         return cls(
             **UserOut.of(user).model_dump(),
             suspended=user.suspended,
             last_login_at=None if user.last_login_at is None else rfc3339(user.last_login_at),
             balance=None if balance is None else BalanceOut.of(balance),
+            welcome_refused=welcome_refused,
         )
 
 

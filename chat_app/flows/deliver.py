@@ -16,7 +16,7 @@ from sqlmodel import Session
 
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND, from_micros
-from chat_app.flows import notices
+from chat_app.flows import letters, notices
 from chat_app.notify import inbox, kinds, mail, outbox, preferences, webhooks
 from chat_app.notify.outbox import Claimed
 from chat_app.notify.tables import OutboxRow
@@ -118,7 +118,7 @@ def _mail(app: App, message: Claimed) -> _Outcome:
         unsubscribe = f"{app.settings.site}/api/notifications/unsubscribe?token={token}"
     try:
         composed = mail.compose(
-            kinds.letter(message.kind, json.loads(message.data)),
+            kinds.letter(message.kind, letters.opened(app, json.loads(message.data))),
             settings=app.settings.mail,
             to=message.target,
             message_id=message.message_id,

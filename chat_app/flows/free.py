@@ -1,7 +1,8 @@
 """Free credits: codes that people redeem, and gifts for each week or month.
 
-Nothing is free before the account is what it must be: not suspended, and as old as the
-settings ask (T34). Wrong codes are counted for each user and for each address.
+Nothing is free before the account is what it must be: not suspended, as old as the settings
+ask, with a confirmed address where they ask for one, and the first of its mailbox (T34). Wrong
+codes are counted for each user and for each address.
 """
 
 import logging
@@ -18,6 +19,7 @@ from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import accounts, codes, grants, operations, plans
 from chat_app.credits.codes import Code, Redeemed
 from chat_app.errors import NotAllowed
+from chat_app.flows import welcome
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -97,13 +99,14 @@ async def revoke_codes(app: App, *, admin_id: int, id: str) -> int:
 async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Redeemed:
     """Redeem a code, once for each key.
 
-    Raises TooManyCodes, AccountTooNew, or what `codes.redeem` does.
+    Raises TooManyCodes, AccountTooNew, EmailNotVerified, NoFreeCredits, or what
+    `codes.redeem` does.
     """
     app.limits.admit_code(user_id, ip)
     actor = f"user:{user_id}"
 
     def run(session: Session, now: int) -> operations.Outcome:
-        _entitled(app, users.get(session, user_id), now=now)
+        _entitled(app, session, users.get(session, user_id), now=now)
         given = codes.redeem(
             session,
             secret=app.secrets.token_key,
@@ -217,7 +220,15 @@ def _give(app: App, page: list[User], session: Session) -> int:
 def _meant(app: App, session: Session, people: list[User]) -> list[User]:
     """Those of them whom the periodic credits are for."""
     whom = app.settings.credits.periodic_for
-    people = [user for user in people if not user.suspended]
+    unsure = app.settings.accounts.require_verified_email
+    left_out = welcome.excluded(session, people)
+    people = [
+        user
+        for user in people
+        if not user.suspended
+        and user.id not in left_out
+        and not (unsure and user.email_verified_at is None)
+    ]
     if whom == "everyone":
         return people
     if whom.startswith("plan:"):
@@ -227,7 +238,10 @@ def _meant(app: App, session: Session, people: list[User]) -> list[User]:
     return [user for user in people if user.role == whom]
 
 
-def _entitled(app: App, user: User, *, now: int) -> None:
+def _entitled(app: App, session: Session, user: User, *, now: int) -> None:
+    welcome.require_verified(app, user)
+    if welcome.excluded(session, [user]):
+        raise welcome.NoFreeCredits
     wait = user.created_at + app.settings.credits.free_after_hours * _HOUR - now
     if wait > 0:
         raise AccountTooNew(retry_after_seconds=wait // MICROS_PER_SECOND + 1)

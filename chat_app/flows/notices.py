@@ -52,12 +52,15 @@ def tell(
             told |= inbox.put(
                 session, user_id=user_id, kind=kind, letter=letter, dedupe_key=name, now=now
             )
-        else:
+            continue
+        person = users.get(session, user_id)
+        # An address that waits to be confirmed may be anybody's, and gets only the link for it.
+        if person.pending_email_key is None:
             told |= outbox.put(
                 session,
                 kind=kind,
                 channel="mail",
-                target=users.get(session, user_id).email,
+                target=person.email,
                 dedupe_key=f"mail:{name}",
                 data=data,
                 now=now,

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sqlmodel import Session
 
-from chat_app.accounts import keys, passwords, sessions, tokens, totp, users
+from chat_app.accounts import keys, links, passwords, sessions, tokens, totp, users
 from chat_app.accounts.limits import TooManySignIns
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
@@ -213,16 +213,8 @@ async def change_password(
     """
     with app.db.read() as session:
         user = users.get(session, user_id)
-    passwords.check(
-        new,
-        minimum=app.settings.accounts.password_min_length,
-        context=[user.username, user.email.partition("@")[0]],
-    )
-    stored = user.password_hash
-    try:
-        await _verify(app, account=user.username_key, password=current, stored=stored, ip=ip)
-    except WrongPassword as error:
-        raise WrongCurrentPassword(param="current") from error
+    judge_password(app, new, username=user.username, email=user.email, role=user.role)
+    stored = await prove_password(app, user_id=user_id, password=current, ip=ip)
     hashed = await app.passwords.hash(new)
 
     def story(session: Session) -> SignIn:
@@ -230,6 +222,7 @@ async def change_password(
             raise WrongCurrentPassword(param="current")
         users.set_password(session, user_id=user_id, password_hash=hashed)
         end_all(session, user_id=user_id)
+        links.revoke(session, user_id=user_id, purposes=("email", "reset"))
         session.expire_all()
         now = app.clock.micros()
         audit.record(session, type="password_changed", actor=f"user:{user_id}", now=now)
@@ -251,21 +244,38 @@ async def confirm(app: App, who: SignedIn, *, password: str | None, ip: str) -> 
 
     Raises PasswordNeeded, WrongCurrentPassword, TooManySignIns or PasswordsBusy.
     """
-    if password is None:
-        fresh = app.settings.accounts.fresh_minutes * 60 * MICROS_PER_SECOND
-        if who.key is not None or app.clock.micros() - who.since > fresh:
-            raise PasswordNeeded(param="password")
+    if password is not None:
+        await prove_password(app, user_id=_id(who.user), password=password, ip=ip, param="password")
         return
+    fresh = app.settings.accounts.fresh_minutes * 60 * MICROS_PER_SECOND
+    if who.key is not None or app.clock.micros() - who.since > fresh:
+        raise PasswordNeeded(param="password")
+
+
+async def prove_password(
+    app: App, *, user_id: int, password: str, ip: str, param: str = "current"
+) -> str:
+    """Ask somebody who is signed in for the password again; returns its stored form.
+
+    Raises WrongCurrentPassword, TooManySignIns or PasswordsBusy.
+    """
+    with app.db.read() as session:
+        user = users.get(session, user_id)
+    account, stored = user.username_key, user.password_hash
     try:
-        await _verify(
-            app,
-            account=who.user.username_key,
-            password=password,
-            stored=who.user.password_hash,
-            ip=ip,
-        )
+        await _verify(app, account=account, password=password, stored=stored, ip=ip)
     except WrongPassword as error:
-        raise WrongCurrentPassword(param="password") from error
+        raise WrongCurrentPassword(param=param) from error
+    return stored
+
+
+def judge_password(app: App, password: str, *, username: str, email: str, role: str) -> None:
+    """Accept a new password for an account of this role, or raise WeakPassword."""
+    rules = app.settings.accounts
+    minimum = rules.password_min_length
+    if role != "user":
+        minimum = max(minimum, rules.password_min_length_staff)
+    passwords.check(password, minimum=minimum, context=[username, email])
 
 
 async def who(app: App, *, cookie: str | None = None, bearer: str | None = None) -> User:

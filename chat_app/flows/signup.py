@@ -1,5 +1,8 @@
 """Signing up: an account and its welcome credits, in one transaction.
 
+Where addresses have to be confirmed, the credits come with that, and a taken address is
+answered exactly like a free one: only whoever reads its mail learns of it.
+
 The first administrator comes from the settings or from a one-time link; there is no default
 account.
 """
@@ -12,9 +15,8 @@ from chat_app.accounts import passwords, setup, users
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.credits import ledger
 from chat_app.errors import Conflict
-from chat_app.money import MICRO
+from chat_app.flows import letters, mailbox, signin, welcome
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +32,20 @@ class AdminNameTaken(Conflict):
 
 
 async def register(app: App, *, username: str, email: str, password: str, ip: str) -> User:
-    """A new account with its welcome credits.
+    """A new account with its welcome credits, or with a mail that asks for confirmation.
 
-    Raises BadUsername, BadEmail, WeakPassword, NameTaken, TooManySignUps or PasswordsBusy.
+    Raises BadUsername, BadEmail, DisposableEmail, WeakPassword, NameTaken, TooManySignUps or
+    PasswordsBusy.
     """
-    username, email = _checked(app, username=username, email=email, password=password)
+    username, email = _checked(app, username=username, email=email, password=password, role="user")
+    mailbox.accept(app, email)
     app.limits.admit_sign_up(ip)
     try:
         hashed = await app.passwords.hash(password)
         return await app.db.awrite(
-            lambda session: _create(app, session, username=username, email=email, hashed=hashed)
+            lambda session: _create(
+                app, session, username=username, email=email, hashed=hashed, ip=ip
+            )
         )
     except (users.NameTaken, passwords.PasswordsBusy):
         app.limits.undo_sign_up(ip)
@@ -56,7 +62,7 @@ async def claim_admin(
     key, now = app.secrets.token_key, app.clock.micros()
     with app.db.read() as session:
         setup.check(session, token=token, key=key, now=now)
-    username, email = _checked(app, username=username, email=email, password=password)
+    username, email = _checked(app, username=username, email=email, password=password, role="admin")
     hashed = await app.passwords.hash(password)
 
     def story(session: Session) -> User:
@@ -97,7 +103,9 @@ def create_admin(
 
     Raises BadUsername, BadEmail, WeakPassword, or AdminNameTaken.
     """
-    username, email = _checked(app, username=username, email=email, password=password)
+    # What stands in the settings is the operator's own choice, as long as users' passwords.
+    role = "user" if first else "admin"
+    username, email = _checked(app, username=username, email=email, password=password, role=role)
     hashed = app.passwords.hash_now(password)
 
     def story(session: Session) -> User | None:
@@ -114,37 +122,38 @@ def create_admin(
     return app.db.write(story)
 
 
-def _checked(app: App, *, username: str, email: str, password: str) -> tuple[str, str]:
+def _checked(app: App, *, username: str, email: str, password: str, role: str) -> tuple[str, str]:
     username, email = users.clean_username(username), users.clean_email(email)
-    passwords.check(
-        password,
-        minimum=app.settings.accounts.password_min_length,
-        context=[username, email.partition("@")[0]],
-    )
+    signin.judge_password(app, password, username=username, email=email, role=role)
     return username, email
 
 
 def _create(
-    app: App, session: Session, *, username: str, email: str, hashed: str, role: str = "user"
+    app: App,
+    session: Session,
+    *,
+    username: str,
+    email: str,
+    hashed: str,
+    role: str = "user",
+    ip: str = "",
 ) -> User:
     now = app.clock.micros()
+    pending = app.settings.accounts.require_verified_email and role == "user"
     user = users.create(
-        session, username=username, email=email, password_hash=hashed, role=role, now=now
+        session,
+        username=username,
+        email=email,
+        password_hash=hashed,
+        role=role,
+        now=now,
+        pending=pending,
     )
-    assert user.id is not None
-    credits = app.settings.accounts.welcome_credits
-    if credits:
-        ledger.grant(
-            session,
-            user_id=user.id,
-            micro=credits * MICRO,
-            source="welcome",
-            now=now,
-            scope="welcome",
-            key=str(user.id),
-            actor="system",
-            description="Welcome credits",
-            **ledger.terms(app.settings.credits, "welcome", now=now),
-        )
+    if pending:
+        letters.prove_address(app, session, user=user, address=user.email, now=now)
+    else:
+        if role != "user":  # made by the operator, whose word is enough
+            user.email_verified_at = now
+        welcome.give(app, session, user=user, ip=ip, now=now)
     audit.record(session, type="user_created", actor=f"user:{user.id}", now=now, role=role)
     return user

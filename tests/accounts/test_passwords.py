@@ -112,6 +112,24 @@ def test_long_passwords_of_any_characters_are_welcome(password: str) -> None:
     passwords.check(password, minimum=12, context=["alice", "alice"])
 
 
+def test_what_many_people_use_is_refused() -> None:
+    """Bar 16: the three thousand most used, whole, and with what is put around one of them."""
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+    for password in FREQUENCY_LISTS["passwords"][:3000]:
+        with pytest.raises(WeakPassword):
+            passwords.check(password, minimum=8)
+    for password in ("Liverpool1892!", "1qaz2wsx3edc", "2024!dragonball", "Scoobydooscoobydoo"):
+        with pytest.raises(WeakPassword):
+            passwords.check(password, minimum=12)
+
+
+def test_the_least_length_counts_composed_characters() -> None:
+    """An accent of its own is no character more."""
+    with pytest.raises(WeakPassword):
+        passwords.check(unicodedata.normalize("NFD", "éèêëàâäîïôö"), minimum=12)
+
+
 def test_hashing_waits_in_a_short_line_and_not_on_the_loop() -> None:
     """Bar 13: twenty wait, the next is refused, and the loop runs on meanwhile."""
 

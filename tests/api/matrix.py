@@ -9,7 +9,7 @@ the program's table of permissions.
 from dataclasses import dataclass, field
 from typing import Any
 
-OK, CREATED, EMPTY = 200, 201, 204
+OK, CREATED, ACCEPTED, EMPTY = 200, 201, 202, 204
 ANONYMOUS, FORBIDDEN, HIDDEN, REFUSED, CONFLICT = 401, 403, 404, 422, 409
 CALLERS = ("anonymous", "owner", "other", "mate", "boss", "support", "finance", "admin")
 STAFF = ("support", "finance", "admin")
@@ -113,6 +113,12 @@ MATRIX: dict[str, Row] = {
     "POST /api/auth/totp/verify": member(CONFLICT, body={"code": "000000"}),
     "POST /api/auth/totp/backup-codes": member(REFUSED, body={"password": "wrong", "code": "0"}),
     "POST /api/auth/totp/disable": member(REFUSED, body={"password": "wrong", "code": "0"}),
+    "POST /api/auth/verify-email": public(REFUSED, body={"token": "nothing"}),
+    "POST /api/auth/verify-email/resend": member(ACCEPTED),
+    "POST /api/auth/password/forgot": public(ACCEPTED, body={"email": "nobody@example.org"}),
+    "POST /api/auth/password/reset": public(
+        REFUSED, body={"token": "nothing", "password": "another horse battery"}
+    ),
     "GET /api/chat/models": member(OK),
     "POST /api/billing/transfer": member(
         HIDDEN, body={"to_username": "nobody.of.this.name", "credits": 1}
