@@ -7,7 +7,10 @@ from chat_app.db import BigInt
 
 
 class User(SQLModel, table=True):
-    """A person. `token_epoch` grows when every sign-in of theirs must end at once."""
+    """A person. `token_epoch` grows when every sign-in of theirs must end at once.
+
+    Of one that was erased only the number, the role and the times are left.
+    """
 
     __tablename__ = "user"
     __table_args__ = (
@@ -26,6 +29,10 @@ class User(SQLModel, table=True):
     token_epoch: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     created_at: int = Field(sa_column=Column(BigInt, nullable=False))
     last_login_at: int | None = Field(default=None, sa_column=Column(BigInt))
+    display_name: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    language: str = Field(default="", max_length=16, sa_column_kwargs={"server_default": ""})
+    timezone: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    erased_at: int | None = Field(default=None, sa_column=Column(BigInt))
 
 
 class SignInSession(SQLModel, table=True):

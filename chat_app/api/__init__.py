@@ -4,6 +4,7 @@ from fastapi import APIRouter, FastAPI
 
 from chat_app import __version__
 from chat_app.api import (
+    account,
     admin,
     auth,
     billing,
@@ -28,6 +29,7 @@ from chat_app.monitor.health import Probe
 PREFIX = "/api"
 ROUTERS = (
     auth.router,
+    account.router,
     chat.router,
     images.router,
     billing.router,

@@ -70,6 +70,9 @@ class UserOut(Shown):
     email: str
     role: str
     created_at: str
+    display_name: str = ""
+    language: str = ""
+    timezone: str = ""
 
     @classmethod
     def of(cls, user: User) -> "UserOut":
@@ -79,6 +82,9 @@ class UserOut(Shown):
             email=user.email,
             role=user.role,
             created_at=rfc3339(user.created_at),
+            display_name=user.display_name,
+            language=user.language,
+            timezone=user.timezone,
         )
 
 

@@ -2,7 +2,7 @@
 
 from sqlmodel import Session
 
-from chat_app.accounts import users
+from chat_app.accounts import profile, users
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
@@ -28,6 +28,8 @@ async def change(
     def story(session: Session) -> User:
         _require_admin(session, admin_id)
         user = users.get(session, user_id)
+        if user.erased_at is not None:
+            raise profile.AlreadyErased
         before = {"role": user.role, "suspended": user.suspended}
         if role is not None:
             user = users.set_role(session, user_id=user_id, role=role)

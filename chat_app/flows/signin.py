@@ -185,6 +185,21 @@ async def change_password(
     return await app.db.awrite(story)
 
 
+async def prove_password(app: App, *, user_id: int, password: str, ip: str) -> str:
+    """Ask somebody who is signed in for the password again; returns its stored form.
+
+    Raises WrongCurrentPassword, TooManySignIns or PasswordsBusy.
+    """
+    with app.db.read() as session:
+        user = users.get(session, user_id)
+    account, stored = user.username_key, user.password_hash
+    try:
+        await _verify(app, account=account, password=password, stored=stored, ip=ip)
+    except WrongPassword as error:
+        raise WrongCurrentPassword(param="current") from error
+    return stored
+
+
 async def who(app: App, *, cookie: str | None = None, bearer: str | None = None) -> User:
     """The user behind a cookie or an access token; raises NotSignedIn."""
     return (await identify(app, cookie=cookie, bearer=bearer)).user

@@ -62,6 +62,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/auth/logout": public(EMPTY),
     "POST /api/auth/logout-all": member(EMPTY),
     "GET /api/auth/me": member(OK),
+    "PATCH /api/auth/me": member(OK, body={"display_name": "Somebody"}),
+    "DELETE /api/auth/me": member(REFUSED, body={"password": "wrong"}),
+    "GET /api/auth/me/export": member(OK),
     "GET /api/auth/sessions": member(OK),
     "DELETE /api/auth/sessions/{id}": owned(EMPTY),
     "POST /api/auth/password/change": member(
