@@ -18,8 +18,23 @@ READY = {
     "Credits": "#credits-transactions table",
     "History": "#history-list .hit",
     "Analytics": "#analytics-models table",
+    "Account": "#account-session-list .line",
     "Admin": "#admin-users table",
 }
+
+
+OPEN_ALL = """() => {
+  document.querySelectorAll('#account-page [hidden]').forEach((part) => { part.hidden = false; });
+  document.querySelectorAll('#account-page details').forEach((part) => { part.open = true; });
+}"""
+
+
+def sections(robot: Robot, tab: str) -> list[str]:
+    """The names of a tab's sections, also of those behind the overflow menu."""
+    bar = robot.page.locator(f"#{tab.lower()}-sections > .tab-wrapper")
+    if not bar.count():
+        return []
+    return [text.strip() for text in bar.locator("[role=tab]").all_inner_texts() if text.strip()]
 
 
 def serious(page: Any) -> list[str]:
@@ -36,7 +51,7 @@ def serious(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(robot: Make, scheme: str) -> None:
-    """Each tab, with data in it."""
+    """Each tab and each of its sections, with data in it: one browser, one sign-in."""
     root = robot(color_scheme=scheme, reduced_motion="reduce")
     root.visit()
     root.page.wait_for_selector("#login-submit", state="visible")
@@ -50,6 +65,14 @@ def test_axe_finds_nothing_serious(robot: Make, scheme: str) -> None:
         root.page.locator(ready).first.wait_for()
         root.page.wait_for_timeout(500)
         problems[tab] = serious(root.page)
+        for section in sections(root, tab)[1:]:
+            root.section(tab.lower(), section)
+            root.page.wait_for_timeout(400)
+            problems[f"{tab} {section}"] = serious(root.page)
+    root.tab("Account")
+    root.page.evaluate(OPEN_ALL)
+    problems["Account, all parts"] = serious(root.page)
+    assert len(problems) > 20
     assert {tab: found for tab, found in problems.items() if found} == {}
 
 
