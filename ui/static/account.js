@@ -247,9 +247,9 @@
   };
   does.verify = async () => {
     const done = await ask("POST", "auth/verify-email", { token: door.token });
-    const gift = Number(done.credits_given) > 0 ? ` ${done.credits_given} credits were added.` : "";
+    const gift = Number(done.credits_given) > 0 ? ` ${done.credits_given} credits were added to your account.` : "";
     door.box.querySelector("form").replaceChildren(make("h2", { textContent: "Your address is confirmed" }),
-      make("p", { className: "hint", textContent: `${done.email || ""}${gift}` }), make("button", { type: "button", className: "go", id: "door-close", textContent: "Go on" }));
+      make("p", { className: "hint", textContent: `${done.email || "It"} is yours.${gift}` }), make("button", { type: "button", className: "go", id: "door-close", textContent: "Go on" }));
   };
   document.addEventListener("click", (event) => { if (event.target.closest("#door-close")) { door.box.close(); location.replace("/"); } });
   const links = () => {
@@ -272,7 +272,10 @@
       if (who.email_verified !== false) return;
       const button = make("button", { type: "button", textContent: "Send the mail again" });
       button.dataset.act = "resend";
-      $("topbar").after(make("div", { id: "notice", role: "status" }, make("span", { textContent: `Confirm your address: open the link in the mail to ${who.email}.` }), button));
+      const note = make("div", { id: "notice", role: "status" }, make("span", { textContent: `Confirm your address: open the link in the mail to ${who.email}.` }), button);
+      $("topbar").after(note);
+      // The chat fills the window: it makes room.
+      new ResizeObserver(() => document.body.style.setProperty("--notice", `${note.offsetHeight}px`)).observe(note);
     } catch { /* not signed in any more */ }
   };
   let seen = null;
