@@ -49,10 +49,13 @@ def look(robot: Robot, place: str) -> dict[str, list[str]]:
 
 def serious(page: Any, *, only: str = "") -> list[str]:
     """What axe finds that keeps people out."""
-    from axe_playwright_python.sync_playwright import Axe
+    from axe_playwright_python.base import AXE_SCRIPT
 
-    options = {"runOnly": [only]} if only else {}
-    found = Axe().run(page, options=options).response["violations"]
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
+    options = {"resultTypes": ["violations"], **({"runOnly": [only]} if only else {})}
+    run = "options => axe.run(document, options).then((found) => found.violations)"
+    found = page.evaluate(run, options)
     return [
         f"{item['id']}: {item['help']} {[node['html'][:160] for node in item['nodes'][:3]]}"
         for item in found
