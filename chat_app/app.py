@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 class App:
     """What a flow needs. `draining` refuses new work while running answers end.
 
-    `titles` are the jobs that name conversations, by conversation.
+    `titles` are the jobs that name conversations, by conversation; `exports` are the users
+    whose data is being packed.
     """
 
     settings: Settings
@@ -49,6 +50,7 @@ class App:
     payments: Provider
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
+    exports: set[int] = field(default_factory=set)
     draining: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
 

@@ -120,6 +120,20 @@ class Database:
         """`write` for a coroutine: the event loop stays free meanwhile."""
         return await asyncio.wrap_future(self.submit(story))
 
+    def scrub(self) -> bool:
+        """Empty the file of recent writes, which still shows what was deleted just now.
+
+        False if a reader was in the way: then the file is overwritten by later writes. Does
+        nothing on PostgreSQL, where that is the server's business.
+        """
+        if not self.sqlite:
+            return True
+        with self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA busy_timeout=2000")
+            busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
+
     def close(self) -> None:
         """Finish the queued writes and close all connections."""
         if self._closed:
@@ -294,6 +308,7 @@ def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA wal_autocheckpoint=0")  # see wal.py
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA secure_delete=ON")  # what was deleted is not left in free pages
         if not immediate:
             cursor.execute("PRAGMA query_only=ON")
         cursor.close()

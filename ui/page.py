@@ -12,8 +12,8 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from ui import parts
 from ui.guard import guard
-from ui.shell import BRAND, Shell, bell, pill
-from ui.tabs import admin, analytics, chat, credits, history, login
+from ui.shell import Shell, bell, brand, pill
+from ui.tabs import account, admin, analytics, chat, credits, history, login
 
 HIDDEN = "hidden"  # visible=False would leave the button of a tab that was shown once
 
@@ -23,7 +23,7 @@ def build(app: App) -> gr.Blocks:
     accounts = app.settings.accounts
     with gr.Blocks(title="ML Chat Billing", fill_width=True) as demo:
         with gr.Row(elem_id="topbar"):
-            gr.HTML(BRAND, elem_id="brand")
+            gr.HTML(brand(verify=accounts.require_verified_email), elem_id="brand")
             pill_part = gr.HTML(visible=HIDDEN, elem_id="credits-pill")
             bell_part = gr.HTML(visible=HIDDEN, elem_id="bell")
             who = gr.HTML(visible=HIDDEN, elem_id="who")
@@ -40,10 +40,19 @@ def build(app: App) -> gr.Blocks:
                 credits.build(),
                 history.build(),
                 analytics.build(),
+                account.build(password_min_length=accounts.password_min_length),
                 admin.build(),
             )
         shell = Shell(tabs=tabs, pill=pill_part, who=who, sign_out=sign_out)
-        signin_tab, chat_room, credits_room, history_room, analytics_room, admin_room = rooms
+        (
+            signin_tab,
+            chat_room,
+            credits_room,
+            history_room,
+            analytics_room,
+            account_room,
+            admin_room,
+        ) = rooms
         chat.bind(chat_room, app, shell)
         credits.bind(credits_room, app, shell)
         history.bind(history_room, app, shell)
@@ -66,7 +75,7 @@ def build(app: App) -> gr.Blocks:
             shown[pill_part] = gr.update(value=pill(app, user.id), visible=True)
             shown[bell_part] = gr.update(value=bell(app, user.id), visible=True)
             shown[who] = gr.update(value=f"<span>{parts.esc(user.username)}</span>", visible=True)
-            for room in (chat_room, credits_room, history_room, analytics_room):
+            for room in (chat_room, credits_room, history_room, analytics_room, account_room):
                 shown[room.tab] = gr.update(visible=True)
             if permissions.is_staff(user.role):
                 shown[admin_room.tab] = gr.update(visible=True)

@@ -11,8 +11,8 @@ from chat_app.credits import ledger
 from chat_app.notify import inbox
 from ui import parts
 
-BRAND = (
-    '<div class="brand"><svg viewBox="0 0 24 24" width="24" height="24" aria-hidden="true">'
+_BRAND = (
+    '<svg viewBox="0 0 24 24" width="24" height="24" aria-hidden="true">'
     '<rect width="24" height="24" rx="7" fill="#4f46e5"/>'
     '<path d="M7 8.5h10M7 12h10M7 15.5h6" stroke="#fff" stroke-width="1.8" '
     'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
@@ -31,6 +31,11 @@ class Shell:
     follow: Callable[[Any], None] | None = None
     open_outputs: tuple[Any, ...] = ()
     chat: Any = None
+
+
+def brand(*, verify: bool) -> str:
+    """The name. `verify`: the script reminds people of an address that is not confirmed."""
+    return f'<div class="brand" data-verify="{int(verify)}">{_BRAND}'
 
 
 def pill(app: App, user_id: int) -> str:

@@ -90,7 +90,9 @@ def css() -> str:
 
 def head() -> str:
     """The page's own script; it talks to nobody but this server."""
-    script = (STATIC / "app.js").read_text(encoding="utf-8")
+    script = "".join(
+        (STATIC / name).read_text(encoding="utf-8") for name in ("app.js", "account.js")
+    )
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<script>{script}</script>"

@@ -11,6 +11,7 @@ class User(SQLModel, table=True):
 
     `email_key` is what the account is found by. While the address waits to be confirmed, the
     account does not have it yet: then it stands in `pending_email_key`, where several may.
+    Of one that was erased only the number, the role and the times are left.
     """
 
     __tablename__ = "user"
@@ -32,6 +33,10 @@ class User(SQLModel, table=True):
     last_login_at: int | None = Field(default=None, sa_column=Column(BigInt))
     email_verified_at: int | None = Field(default=None, sa_column=Column(BigInt))
     pending_email_key: str | None = Field(default=None, max_length=254, index=True)
+    display_name: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    language: str = Field(default="", max_length=16, sa_column_kwargs={"server_default": ""})
+    timezone: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
+    erased_at: int | None = Field(default=None, sa_column=Column(BigInt))
 
 
 class SignInSession(SQLModel, table=True):

@@ -15,6 +15,8 @@ ROLES = ("user", "support", "finance", "admin")
 MAX_EMAIL = 254
 MAX_USER_ID = 2**63 - 1
 PAGE = 50
+# What the name of an erased account begins with; nobody can sign up with such a name.
+ERASED = "erased-"
 _USERNAME = re.compile(r"[A-Za-z0-9_.-]{3,32}")
 _LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 # Stands before what fills `email_key` until the address is confirmed: no address begins so.
@@ -60,7 +62,7 @@ class LastAdmin(Conflict):
 def clean_username(text: str) -> str:
     """The user name without spaces around it; raises BadUsername."""
     name = text.strip()
-    if not _USERNAME.fullmatch(name):
+    if not _USERNAME.fullmatch(name) or name.casefold().startswith(ERASED):
         raise BadUsername(param="username")
     return name
 

@@ -4,6 +4,7 @@ from fastapi import APIRouter, FastAPI
 
 from chat_app import __version__
 from chat_app.api import (
+    account,
     admin,
     auth,
     billing,
@@ -34,6 +35,7 @@ ROUTERS = (
     keys.router,
     second_factor.router,
     mailbox.router,
+    account.router,
     chat.router,
     images.router,
     billing.router,

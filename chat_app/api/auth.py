@@ -166,6 +166,11 @@ async def change_password(
     return _signed_in(app, response, done)
 
 
+def no_cookie(app: App) -> str:
+    """The header that takes the session cookie away."""
+    return _cookie(app, "", 0)
+
+
 def _signed_in(app: App, response: Response, done: SignIn) -> SignInOut:
     seconds = app.settings.accounts.session_hours * 3600
     response.headers["Set-Cookie"] = _cookie(app, done.session_token, seconds)

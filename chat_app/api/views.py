@@ -71,6 +71,9 @@ class UserOut(Shown):
     email_verified: bool
     role: str
     created_at: str
+    display_name: str = ""
+    language: str = ""
+    timezone: str = ""
 
     @classmethod
     def of(cls, user: User) -> "UserOut":
@@ -81,6 +84,9 @@ class UserOut(Shown):
             email_verified=user.email_verified_at is not None,
             role=user.role,
             created_at=rfc3339(user.created_at),
+            display_name=user.display_name,
+            language=user.language,
+            timezone=user.timezone,
         )
 
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 from sqlmodel import Session
 
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import accounts, debts, holds, lots, operations, transfers
+from chat_app.credits import accounts, debts, holds, lots, operations, transfers, words
 from chat_app.credits.sql import Books, Statement
 from chat_app.errors import Invalid
 from chat_app.money import MAX_MICROCREDITS
@@ -353,7 +353,7 @@ def transactions(
         Transaction(id, code, amount, after, text, model, reply_id, reference, created_at)
         for id, code, amount, after, text, reference, created_at, model, reply_id in found[:limit]
     ]
-    return page, str(page[-1].id) if len(found) > limit else None
+    return words.told(session, page), str(page[-1].id) if len(found) > limit else None
 
 
 _OPERATION = Statement("SELECT id FROM operation WHERE scope = :scope AND key = :key")

@@ -137,6 +137,15 @@ def cancel(session: Session, shop: Shop, *, user_id: int, now: int) -> Subscript
     return plans.load(session, held.id, zone=shop.zone)
 
 
+def end(session: Session, shop: Shop, *, user_id: int, now: int) -> bool:
+    """End the plan at once, whatever was paid ahead; False if there is none."""
+    held = plans.current(session, user_id=user_id, zone=shop.zone)
+    if held is None:
+        return False
+    _end(session, held, now=now)
+    return True
+
+
 def pause(session: Session, shop: Shop, *, user_id: int, now: int) -> Subscription:
     """No further period until it is resumed; the credits that are there stay.
 

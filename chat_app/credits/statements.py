@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from chat_app.clock import from_micros, rfc3339
-from chat_app.credits import accounts, paper
+from chat_app.credits import accounts, paper, words
 from chat_app.credits.ledger import Transaction
 from chat_app.credits.sql import Books, Statement
 from chat_app.db import Database
@@ -137,10 +137,11 @@ def movements(db: Database, head: Head) -> Iterator[Transaction]:
                 above=above,
                 limit=PAGE,
             )
-        for id, code, amount, after, text, model, reply_id, reference, at in found:
-            balance += amount
-            assert balance == after, "a statement's balances are those of the ledger"
-            yield Transaction(id, code, amount, after, text, model, reply_id, reference, at)
+            page = words.told(session, [Transaction(*row) for row in found])
+        for row in page:
+            balance += row.credits
+            assert balance == row.balance_after, "a statement's balances are those of the ledger"
+            yield row
         more = len(found) == PAGE
         above = found[-1][0] if found else above
     assert balance == head.closing, "a statement ends with its closing balance"

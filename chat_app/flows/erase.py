@@ -1,10 +1,29 @@
-"""A conversation is deleted: texts and images leave the house, and the cache of answers."""
+"""Erasure: of a conversation, or of a whole account. What was booked stays in the books.
 
-from sqlmodel import Session
+An account becomes a number: its name, address, texts, images, sign-ins and messages are
+deleted; amounts, invoices and the audit stay, because the law and the proof need them.
+"""
 
+import asyncio
+import logging
+
+from sqlmodel import Session, col, select
+
+from chat_app.accounts import profile, users
 from chat_app.app import App
+from chat_app.audit import log as audit
 from chat_app.chat import conversations, images
+from chat_app.chat import leaving as texts
+from chat_app.chat.tables import Reply
+from chat_app.credits import leaving as books
 from chat_app.flows import images as pictures
+from chat_app.flows import plans, reply, signin
+from chat_app.money import format_credits
+from chat_app.notify import leaving as messages
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 10
 
 
 async def conversation(app: App, *, user_id: int, conversation_id: str) -> None:
@@ -19,3 +38,54 @@ async def conversation(app: App, *, user_id: int, conversation_id: str) -> None:
     await pictures.leave(app, user_id=user_id, digests=digests)
     # The cache does not know which conversations its answers were given in.
     app.cache.forget(str(user_id))
+
+
+async def account(app: App, *, user_id: int, password: str, forfeit: bool, ip: str) -> None:
+    """Erase the account of whoever knows its password; it cannot be undone.
+
+    Running answers are stopped and paid as they stand. Credits that are left are given up with
+    `forfeit`. Raises WrongCurrentPassword, LastAdmin, OwnsOrganisation, CreditsLeft,
+    AnswersRunning, TooManySignIns or PasswordsBusy; then nothing was changed.
+    """
+    await signin.prove_password(app, user_id=user_id, password=password, ip=ip)
+    await _stop_answers(app, user_id)
+
+    def story(session: Session) -> str:
+        now, actor = app.clock.micros(), f"user:{user_id}"
+        email = users.get(session, user_id).email
+        if session.exec(
+            select(Reply.id).where(Reply.user_id == user_id, col(Reply.state) == "running")
+        ).first():
+            raise books.AnswersRunning
+        left = books.settle(
+            session, plans.shop(app), user_id=user_id, forfeit=forfeit, actor=actor, now=now
+        )
+        profile.erase(session, user_id=user_id, now=now)
+        books.forget(session, user_id=user_id)
+        texts.forget(session, user_id=user_id, now=now)
+        messages.forget(session, user_id=user_id, email=email)
+        audit.record(
+            session, type="user_erased", actor=actor, now=now, forfeited=format_credits(left)
+        )
+        return email
+
+    email = await app.db.awrite(story)
+    app.cache.forget(str(user_id))
+    await asyncio.to_thread(_files, app, user_id, email)
+    log.info("account %d was erased", user_id)
+
+
+async def _stop_answers(app: App, user_id: int) -> None:
+    """Stop what this process writes for the user, and wait until it is settled."""
+    tasks = [item.task for item in app.replies if item.user_id == user_id and item.task]
+    for reply_id in reply.running(app, user_id=user_id):
+        await reply.stop(app, user_id=user_id, reply_id=reply_id)
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+
+def _files(app: App, user_id: int, email: str) -> None:
+    texts.drop_images(app.settings.data_dir, user_id=user_id)
+    messages.drop_mails(app.settings.data_dir / "outbox", email=email)
+    if not app.db.scrub():
+        log.info("the file of recent writes was in use; it is emptied with the next writes")

@@ -41,6 +41,9 @@ def tell(
     Mail and app follow the person's preferences, webhooks the events they were set up for.
     """
     what = kinds.KINDS[kind]
+    person = users.get(session, user_id)
+    if person.erased_at is not None:
+        return False
     letter = what.letter(data)
     assert len(key) <= MAX_KEY, key
     name = f"{kind}:{user_id}:{key}"

@@ -15,7 +15,7 @@ from chat_app.accounts.orgs import RUNNING
 from chat_app.accounts.tables import Org, OrgMember
 from chat_app.app import App
 from chat_app.audit import log
-from chat_app.credits import budgets, ledger, moves, operations, usage
+from chat_app.credits import budgets, ledger, moves, operations, usage, words
 from chat_app.credits.accounts import Owner
 from chat_app.credits.ledger import Balance
 from chat_app.credits.moves import Moved
@@ -230,7 +230,7 @@ async def fund(app: App, *, user_id: int, org_id: int, micro: int, key: str) -> 
             key=key,
             actor=f"user:{user_id}",
             kinds=transfer.kinds(app),
-            description=f"{users.get(session, user_id).username} → {org.name}",
+            description=words.of(Owner("user", user_id), Owner("org", org_id)),
         )
 
     request = {"org": org_id, "micro": micro}
@@ -256,7 +256,7 @@ async def allocate(
             scope=f"allocate:{user_id}",
             key=key,
             actor=f"user:{user_id}",
-            description=f"{org.name} → {users.get(session, who.user_id).username}",
+            description=words.of(Owner("org", org_id), Owner("user", who.user_id)),
         )
 
     request = {"org": org_id, "micro": micro, "to": users.username_key(username)}

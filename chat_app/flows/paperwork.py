@@ -64,18 +64,20 @@ async def file(app: App, *, invoice: Invoice) -> bytes:
     Raises NotIssued or InvoiceDamaged.
     """
 
-    def look() -> bytes | None:
-        with app.db.read() as session:
-            return files.load(session, invoice_id=invoice.id)
+    return await asyncio.to_thread(rendered, app, invoice=invoice)
 
+
+def rendered(app: App, *, invoice: Invoice) -> bytes:
+    """`file` on the calling thread."""
     if invoice.number is None:
         raise NotIssued
-    stored = await asyncio.to_thread(look)
+    with app.db.read() as session:
+        stored = files.load(session, invoice_id=invoice.id)
     if stored is not None:
         return stored
-    made = await asyncio.to_thread(pdf.render, invoice.document, sha256=invoice.document_sha256)
+    made = pdf.render(invoice.document, sha256=invoice.document_sha256)
     now = app.clock.micros()
-    return await app.db.awrite(
+    return app.db.write(
         lambda session: files.keep(session, invoice_id=invoice.id, content=made, now=now)
     )
 

@@ -2,7 +2,7 @@
 
 from sqlmodel import Session
 
-from chat_app.accounts import permissions, users
+from chat_app.accounts import permissions, profile, users
 from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -22,6 +22,8 @@ async def change(
         if role is not None:
             permissions.require(session, user_id=admin_id, permission="users.role")
         user = _within_reach(session, admin_id, user_id, "users.suspend")
+        if user.erased_at is not None:
+            raise profile.AlreadyErased
         before = {"role": user.role, "suspended": user.suspended}
         if role is not None:
             user = users.set_role(session, user_id=user_id, role=role)

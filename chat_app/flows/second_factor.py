@@ -52,7 +52,7 @@ async def enroll(app: App, who: SignedIn, *, password: str, ip: str) -> Enrollme
 
     Raises WrongCurrentPassword, TooManySignIns, PasswordsBusy or TotpEnabled.
     """
-    await signin.confirm_password(app, user_id=_id(who), password=password, ip=ip)
+    await signin.prove_password(app, user_id=_id(who), password=password, ip=ip, param="password")
     secret = await app.db.awrite(
         lambda session: totp.begin(
             session, user_id=_id(who), key=app.secrets.pepper, now=app.clock.micros()
@@ -98,7 +98,7 @@ async def renew_backup_codes(
     app: App, who: SignedIn, *, password: str, code: str, ip: str
 ) -> list[str]:
     """Ten new backup codes in place of the earlier ones. Raises what `disable` does."""
-    await signin.confirm_password(app, user_id=_id(who), password=password, ip=ip)
+    await signin.prove_password(app, user_id=_id(who), password=password, ip=ip, param="password")
 
     def story(session: Session) -> list[str]:
         now = app.clock.micros()
@@ -116,7 +116,7 @@ async def disable(app: App, who: SignedIn, *, password: str, code: str, ip: str)
     Raises WrongCurrentPassword, TotpNotEnrolled, WrongSecondFactor, TooManySignIns or
     PasswordsBusy.
     """
-    await signin.confirm_password(app, user_id=_id(who), password=password, ip=ip)
+    await signin.prove_password(app, user_id=_id(who), password=password, ip=ip, param="password")
 
     def story(session: Session) -> None:
         now = app.clock.micros()

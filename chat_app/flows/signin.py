@@ -121,20 +121,6 @@ def second_factor_account(user_id: int) -> str:
     return f"second factor:{user_id}"
 
 
-async def confirm_password(app: App, *, user_id: int, password: str, ip: str) -> None:
-    """Ask for the password again, before something that a stolen session must not do.
-
-    Raises WrongCurrentPassword, TooManySignIns or PasswordsBusy.
-    """
-    with app.db.read() as session:
-        user = users.get(session, user_id)
-    account, stored = user.username_key, user.password_hash
-    try:
-        await _verify(app, account=account, password=password, stored=stored, ip=ip)
-    except WrongPassword as error:
-        raise WrongCurrentPassword(param="password") from error
-
-
 async def refresh(app: App, *, refresh_token: str) -> SignIn:
     """Exchange a refresh token for new tokens; raises BadRefreshToken.
 

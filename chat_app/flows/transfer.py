@@ -9,7 +9,7 @@ from chat_app.accounts import users
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log
-from chat_app.credits import ledger, moves, operations
+from chat_app.credits import ledger, moves, operations, words
 from chat_app.credits.accounts import Owner
 from chat_app.credits.ledger import Balance
 from chat_app.errors import Invalid, NotFound
@@ -121,13 +121,13 @@ async def send(
     request = {"to": users.username_key(to_username), "micro": micro, "note": note}
 
     def do(session: Session, now: int) -> dict[str, Any]:
-        sender, receiver = users.get(session, user_id), recipient(session, to_username)
+        receiver = recipient(session, to_username)
         assert receiver.id is not None
-        names = f"{sender.username} → {receiver.username}"
+        source, target = Owner("user", user_id), Owner("user", receiver.id)
         moved = moves.move(
             session,
-            source=Owner("user", user_id),
-            target=Owner("user", receiver.id),
+            source=source,
+            target=target,
             micro=micro,
             code=moves.SENT,
             now=now,
@@ -136,8 +136,10 @@ async def send(
             actor=actor,
             kinds=kinds(app),
             day_limit=limits(app).day,
-            description=f"{names}: {note}" if note else names,
+            description=words.of(source, target),
         )
+        if note:
+            words.add_note(session, transfer_id=moved.transfer_id, user_id=user_id, text=note)
         log.record(
             session,
             type="credits_sent",
@@ -149,9 +151,8 @@ async def send(
         )
         return {
             "id": moved.transfer_id,
-            "to_username": receiver.username,
+            "to": receiver.id,
             "micro": micro,
-            "note": note,
             "balance_after": moved.balance_after,
             "created_at": moved.created_at,
         }
@@ -167,7 +168,14 @@ async def send(
             actor=actor,
             run=lambda: do(session, now),
         )
-        return Sent(**outcome)
+        return Sent(
+            id=outcome["id"],
+            to_username=users.get(session, outcome["to"]).username,
+            micro=outcome["micro"],
+            note=words.note(session, outcome["id"]),
+            balance_after=outcome["balance_after"],
+            created_at=outcome["created_at"],
+        )
 
     return await app.db.awrite(story)
 

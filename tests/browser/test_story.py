@@ -238,6 +238,8 @@ def test_an_administrator_adjusts_and_suspends(robot: Make) -> None:
     page.locator("#admin-users tbody tr", has_text="125").wait_for()
     assert ann.balance() == Decimal(125)
     page.click("#admin-suspend")
+    page.locator("#admin-user-question", has_text=f"Suspend {user}?").wait_for()
+    page.click("#admin-user-yes")
     page.locator("#admin-users tbody tr", has_text="suspended").wait_for()
     ann.page.fill("#chat-input textarea", "am I still here")
     ann.page.click("#chat-send")
@@ -250,4 +252,10 @@ def test_users_see_no_admin_tab(robot: Make) -> None:
     ann.register(name())
     ann.settled()
     shown = ann.page.locator("#tabs > .tab-wrapper [role=tablist] button").all_inner_texts()
-    assert [text.strip() for text in shown] == ["Chat", "Credits", "History", "Analytics"]
+    assert [text.strip() for text in shown] == [
+        "Chat",
+        "Credits",
+        "History",
+        "Analytics",
+        "Account",
+    ]

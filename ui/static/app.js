@@ -7,7 +7,7 @@
     });
     let content = {};
     try { content = await answer.json(); } catch { /* an empty body */ }
-    if (!answer.ok) throw new Error((content.error && content.error.message) || "The server did not answer. Try again.");
+    if (!answer.ok) throw Object.assign(new Error((content.error && content.error.message) || "The server did not answer. Try again."), { code: content.error && content.error.code });
     return content;
   };
   const key = () => {
@@ -27,11 +27,33 @@
   window.chatKey = (what) => (keys[what] ||= key());
   window.chatDone = (what) => { delete keys[what]; };
 
+  // Between the password and the second factor the page keeps what was typed, nowhere else.
+  let half = null;
+  const signIn = async (given) => {
+    try { await post("/api/auth/login", given); } catch (error) {
+      if (error.code !== "totp_required") throw error;
+      half = given;
+      return "second";
+    }
+    half = null;
+    return "";
+  };
   const forms = {
-    login: async (data) => { await post("/api/auth/login", { login: data.login, password: data.password }); },
+    login: (data) => signIn({ login: data.login, password: data.password }),
+    second: async (data) => {
+      if (!half) return "login";
+      return signIn({ ...half, totp: data.totp.trim() });
+    },
+    forgot: async (data) => {
+      await post("/api/auth/password/forgot", { email: data.email });
+      return "If an account has this address, the mail is on its way. Open the link in it.";
+    },
     register: async (data) => {
       await post("/api/auth/register", data);
-      await post("/api/auth/login", { login: data.username, password: data.password });
+      try { return await signIn({ login: data.username, password: data.password }); } catch (error) {
+        if (error.code !== "wrong_password") throw error;
+        return "Almost done: open the link in the mail that we have sent you, then sign in.";
+      }
     },
     setup: async (data) => {
       const token = new URLSearchParams(location.search).get("setup");
@@ -56,11 +78,14 @@
       missing.focus();
       return;
     }
-    trouble.textContent = "";
+    trouble.textContent = ""; trouble.classList.remove("fine");
     button.disabled = true; button.classList.add("busy");
     try {
-      await forms[form.dataset.panel](data);
-      location.replace("/");
+      const next = await forms[form.dataset.panel](data);
+      if (!next) { location.replace("/"); return; }
+      button.disabled = false; button.classList.remove("busy");
+      if (document.querySelector(`[data-panel="${next}"]`)) panel(next);
+      else { trouble.textContent = next; trouble.classList.add("fine"); form.querySelectorAll("input").forEach((input) => { input.value = ""; }); }
     } catch (error) {
       trouble.textContent = error.message;
       button.disabled = false; button.classList.remove("busy");
@@ -129,6 +154,8 @@
     const target = event.target;
     if (target.closest("#register-open")) { event.preventDefault(); panel("register"); }
     if (target.closest("#login-open, #login-open-too")) { event.preventDefault(); panel("login"); }
+    const opens = target.closest("[data-open]");
+    if (opens) { event.preventDefault(); panel(opens.dataset.open); }
     if (target.closest("#sign-out")) {
       try { await post("/api/auth/logout"); } finally { location.replace("/"); }
     }
@@ -256,14 +283,17 @@
       panel("setup");
     }
   };
-  // Back from a payment page: the credits come first, as soon as the page has settled.
+  // Back from a payment page, or from a changed password: that tab comes first, as soon as the
+  // page has settled.
+  const PLACES = { "#credits": "Credits", "#account": "Account" };
   let arriving = 0;
   const arrive = () => {
-    if (location.hash !== "#credits" || arriving) return;
+    const place = PLACES[location.hash];
+    if (!place || arriving) return;
     let seen = 0, tries = 0;
     arriving = setInterval(() => {
       const tabs = document.querySelectorAll("#tabs > .tab-wrapper .tab-container[role=tablist] button");
-      const tab = Array.from(tabs).find((one) => one.textContent.trim() === "Credits" && one.offsetParent);
+      const tab = Array.from(tabs).find((one) => one.textContent.trim() === place && one.offsetParent);
       seen = tab && tab.getAttribute("aria-selected") === "true" ? seen + 1 : 0;
       if (tab && !seen) tab.click();
       if (seen > 1 || ++tries > 60) { clearInterval(arriving); history.replaceState(null, "", "/"); }

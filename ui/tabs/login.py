@@ -48,6 +48,7 @@ def _page(welcome: int, length: int) -> str:
     )
     name = _field("login-username", "login", "User name or e-mail", "text", "username", plain)
     hint = f'<p class="hint">At least {length} characters. A few random words are best.</p>'
+    code = 'maxlength="32" spellcheck="false"'
     gift = f"{welcome} credits to start with" if welcome else "Pay only for what you use"
     return f"""
 <div class="welcome">
@@ -67,8 +68,26 @@ def _page(welcome: int, length: int) -> str:
       {name}
       {_field("login-password", "password", "Password", "password", "current-password")}
       {_submit("login-submit", "Sign in")}
+      <p class="other"><button type="button" data-open="forgot" id="forgot-open">Forgot your
+        password?</button></p>
       <p class="other">New here?
         <button type="button" id="register-open">Create an account</button></p>
+    </form>
+    <form data-panel="second" novalidate hidden>
+      <h2>Second factor</h2>
+      <p class="hint">Enter the six digits of your authenticator app, or one of your backup
+        codes.</p>
+      {_field("login-totp", "totp", "Code", "text", "one-time-code", code)}
+      {_submit("login-totp-submit", "Sign in")}
+      <p class="other"><button type="button" data-open="login">Back</button></p>
+    </form>
+    <form data-panel="forgot" novalidate hidden>
+      <h2>Forgot your password?</h2>
+      <p class="hint">We send a link to the address of your account. It is good for half an hour
+        and ends all earlier sign-ins.</p>
+      {_field("forgot-email", "email", "E-mail", "email", "email", 'maxlength="254"')}
+      {_submit("forgot-submit", "Send the link")}
+      <p class="other"><button type="button" data-open="login">Back to sign in</button></p>
     </form>
     <form data-panel="register" novalidate hidden>
       <h2>Create an account</h2>

@@ -40,6 +40,10 @@ _KEEP = Statement(
     """INSERT INTO receipt (transfer_id, key_id, sha256, created_at)
     VALUES (:transfer_id, :key_id, :sha256, :now) ON CONFLICT (transfer_id) DO NOTHING"""
 )
+_OF = Statement(
+    """SELECT r.transfer_id FROM receipt r JOIN usage u ON u.transfer_id = r.transfer_id
+    WHERE u.user_id = :user_id AND r.transfer_id > :after ORDER BY r.transfer_id LIMIT :limit"""
+)
 _ALL = Statement(
     "SELECT transfer_id, key_id, sha256 FROM receipt WHERE transfer_id > :after"
     " ORDER BY transfer_id LIMIT 1000"
@@ -106,6 +110,12 @@ def issue(
         raise ReceiptKeyLost(key_id=given[0])
     body = _body(row, named.id)
     return {**body, "signature": keys.encode(named.sign(canonical(body).encode()))}
+
+
+def given_to(session: Session, *, user_id: int, after: int = 0, limit: int = 200) -> list[int]:
+    """The transfers whose receipts this user was given, from `after` on, oldest first."""
+    rows = Books(session).rows(_OF, user_id=user_id, after=after, limit=limit)
+    return [int(id) for (id,) in rows]
 
 
 def public_keys(known: list[ReceiptKey]) -> list[PublicKey]:

@@ -1,4 +1,4 @@
-"""People: find a user, see the balance, adjust it with a reason, suspend, sign out."""
+"""People: find a user, see the balance, adjust it with a reason, role, suspension, sign-out."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from chat_app.accounts import users
+from chat_app.accounts import totp, users
 from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -51,9 +51,16 @@ class People:
     summary: gr.HTML
     confirm: gr.Button
     back: gr.Button
+    role: gr.Dropdown
+    change_role: gr.Button
     suspend: gr.Button
     sign_out: gr.Button
     close: gr.Button
+    asked: gr.State
+    ask: gr.Column
+    question: gr.HTML
+    yes: gr.Button
+    no: gr.Button
 
 
 def build() -> People:
@@ -95,12 +102,22 @@ def build() -> People:
                     )
                     back = gr.Button("Back", scale=0)
             with gr.Row(elem_classes="filters"):
-                suspend = gr.Button("Suspend", elem_id="admin-suspend", size="sm", scale=0)
-                sign_out = gr.Button("Sign out", elem_id="admin-logout", size="sm", scale=0)
-                close = gr.Button("Close", size="sm", scale=0)
+                role = gr.Dropdown(
+                    list(users.ROLES), label="Role", filterable=False, elem_id="admin-role"
+                )
+                change_role = gr.Button("Change role", elem_id="admin-role-change", scale=0)
+                suspend = gr.Button("Suspend", elem_id="admin-suspend", scale=0)
+                sign_out = gr.Button("Sign out", elem_id="admin-logout", scale=0)
+                close = gr.Button("Close", scale=0)
+            asked = gr.State(None)
+            with gr.Column(visible=False, elem_id="admin-user-sure") as ask:
+                question = gr.HTML(elem_id="admin-user-question")
+                with gr.Row(elem_classes="filters"):
+                    yes = gr.Button("Yes", variant="stop", elem_id="admin-user-yes", scale=0)
+                    no = gr.Button("Back", elem_id="admin-user-no", scale=0)
     return People(
         search, table, panel, chosen, about, amount, reason, nonce, review, sure, summary,
-        confirm, back, suspend, sign_out, close,
+        confirm, back, role, change_role, suspend, sign_out, close, asked, ask, question, yes, no,
     )  # fmt: skip
 
 
@@ -112,6 +129,8 @@ def needs(c: People) -> dict[Any, Permission]:
         c.review: "credits.adjust",
         c.suspend: "users.suspend",
         c.sign_out: "users.logout",
+        c.role: "users.role",
+        c.change_role: "users.role",
     }
 
 
@@ -123,7 +142,13 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
     def look(q: str) -> str:
         with app.db.read() as session:
             found, more = users.search(session, q=q[:200], limit=PAGE)
-            rows = [_row(user, ledger.balance(session, user_id=_id(user)).total) for user in found]
+            codes = totp.enabled_of(session, [_id(user) for user in found])
+            rows = [
+                _row(
+                    user, ledger.balance(session, user_id=_id(user)).total, codes=_id(user) in codes
+                )
+                for user in found
+            ]
         if not rows:
             return parts.empty("Nobody matches", "Try a part of the name or of the address.")
         heads = ["User", "E-mail", "Role", "State", "Credits>", "Since", ""]
@@ -138,7 +163,33 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.about: f"<h3>{parts.esc(user.username)}</h3><p>{show_credits(balance.available)} "
             f"available, {show_credits(balance.held)} held, {parts.esc(user.email)}</p>",
             c.suspend: gr.update(value="Lift suspension" if user.suspended else "Suspend"),
+            c.role: user.role,
             c.panel: gr.update(visible=True),
+            c.sure: gr.update(visible=False),
+            c.ask: gr.update(visible=False),
+            c.asked: None,
+        }
+
+    def ask(user_id: int | None, act: str, value: str = "") -> dict[Any, Any]:
+        if user_id is None:
+            raise NobodyChosen
+        with app.db.read() as session:
+            user = users.get(session, user_id)
+        name = f"<b>{parts.esc(user.username)}</b>"
+        questions = {
+            "role": f"Make {name} <b>{parts.esc(value)}</b> instead of {parts.esc(user.role)}? It "
+            "counts at once, also in what is open.",
+            "suspended": f"Let {name} back in?"
+            if user.suspended
+            else f"Suspend {name}? All sign-ins end at once.",
+            "sign_out": f"Sign {name} out on every device?",
+        }
+        if act == "suspended":
+            value = "" if user.suspended else "yes"
+        return {
+            c.question: f"<p>{questions[act]}</p>",
+            c.asked: (act, value),
+            c.ask: gr.update(visible=True),
             c.sure: gr.update(visible=False),
         }
 
@@ -203,26 +254,45 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         }
 
     @guard(app, "users.suspend")
-    async def suspend(admin: User, user_id: int | None, q: str) -> dict[Any, Any]:
-        """Suspend, or lift the suspension."""
-        if user_id is None:
+    async def suspend(_admin: User, user_id: int | None) -> dict[Any, Any]:
+        """Ask before suspending, or before lifting the suspension."""
+        return await asyncio.to_thread(ask, user_id, "suspended")
+
+    @guard(app, "users.logout")
+    async def sign_out(_admin: User, user_id: int | None) -> dict[Any, Any]:
+        """Ask before ending all sign-ins of the user."""
+        return await asyncio.to_thread(ask, user_id, "sign_out")
+
+    @guard(app, "users.role")
+    async def change_role(_admin: User, user_id: int | None, role: str) -> dict[Any, Any]:
+        """Ask before giving another role."""
+        return await asyncio.to_thread(ask, user_id, "role", role)
+
+    @guard(app, "users.read")
+    async def people_yes(
+        admin: User, user_id: int | None, asked: tuple[str, str] | None, q: str
+    ) -> dict[Any, Any]:
+        """Do what was asked; the flow decides anew whether this person may."""
+        if user_id is None or asked is None:
             raise NobodyChosen
-        with app.db.read() as session:
-            suspended = users.get(session, user_id).suspended
-        await people.change(app, admin_id=_id(admin), user_id=user_id, suspended=not suspended)
+        act, value = asked
+        if act == "sign_out":
+            await people.end_sign_ins(app, admin_id=_id(admin), user_id=user_id)
+            gr.Info("Signed out everywhere.", duration=4)
+        elif act == "role":
+            await people.change(app, admin_id=_id(admin), user_id=user_id, role=value)
+        else:
+            suspended = value == "yes"
+            await people.change(app, admin_id=_id(admin), user_id=user_id, suspended=suspended)
         return {
             **await asyncio.to_thread(details, user_id),
             c.table: await asyncio.to_thread(look, q or ""),
         }
 
-    @guard(app, "users.logout")
-    async def sign_out(admin: User, user_id: int | None) -> dict[Any, Any]:
-        """End all sign-ins of the user."""
-        if user_id is None:
-            raise NobodyChosen
-        await people.end_sign_ins(app, admin_id=_id(admin), user_id=user_id)
-        gr.Info("Signed out everywhere.", duration=4)
-        return {c.sure: gr.update(visible=False)}
+    @guard(app, "users.read")
+    async def people_no(_admin: User) -> dict[Any, Any]:
+        """Do nothing."""
+        return {c.ask: gr.update(visible=False), c.asked: None}
 
     @guard(app, "users.read")
     async def back(_admin: User) -> dict[Any, Any]:
@@ -235,7 +305,8 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         return {c.panel: gr.update(visible=False), c.chosen: None}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    panel = [c.about, c.suspend, c.panel, c.sure]
+    panel = [c.about, c.suspend, c.role, c.panel, c.sure, c.ask, c.asked]
+    asking = [c.question, c.asked, c.ask, c.sure]
     tab.select(show, [c.search], [c.table], **quiet)
     c.search.change(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
     c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet)
@@ -248,22 +319,34 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         **quiet,
     ).then(None, js="() => { window.chatDone('adjust'); }", api_visibility="private")
     c.back.click(back, None, [c.sure], **quiet)
-    c.suspend.click(suspend, [c.chosen, c.search], [*panel, c.table], **quiet)
-    c.sign_out.click(sign_out, [c.chosen], [c.sure], **quiet)
+    c.suspend.click(suspend, [c.chosen], asking, **quiet)
+    c.sign_out.click(sign_out, [c.chosen], asking, **quiet)
+    c.change_role.click(change_role, [c.chosen, c.role], asking, **quiet)
+    c.yes.click(people_yes, [c.chosen, c.asked, c.search], [*panel, c.table], **quiet)
+    c.no.click(people_no, None, [c.ask, c.asked], **quiet)
     c.close.click(close, None, [c.panel, c.chosen], **quiet)
 
 
-def _row(user: User, total: int) -> list[str]:
+def _row(user: User, total: int, *, codes: bool) -> list[str]:
     return [
         f"<b>{parts.esc(user.username)}</b>",
-        parts.esc(user.email),
+        parts.esc(user.email)
+        + (" " + parts.badge("confirmed", "good") if user.email_verified_at is not None else ""),
         parts.badge(user.role, "good" if user.role == "admin" else ""),
-        parts.badge("suspended", "bad") if user.suspended else parts.badge("active"),
+        _state(user) + (" " + parts.badge("two-factor", "good") if codes else ""),
         show_credits(total),
         parts.when(user.created_at),
         f'<button data-act="choose" data-id="{user.id}" '
-        f'aria-label="Manage {parts.esc(user.username)}">Manage</button>',
+        f'aria-label="Manage {parts.esc(user.username)}">Manage</button>'
+        if user.erased_at is None
+        else "",
     ]
+
+
+def _state(user: User) -> str:
+    if user.erased_at is not None:
+        return parts.badge("erased")
+    return parts.badge("suspended", "bad") if user.suspended else parts.badge("active")
 
 
 def _id(user: User) -> int:

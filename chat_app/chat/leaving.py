@@ -1,0 +1,35 @@
+"""Leaving: all texts, titles and images of a person are deleted; numbers of replies stay."""
+
+import shutil
+from pathlib import Path
+
+from sqlmodel import Session, col, delete, select, update
+
+from chat_app.chat import images
+from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
+
+
+def forget(session: Session, *, user_id: int, now: int) -> None:
+    """Wipe every conversation, also those that were deleted before. `now` in µs."""
+    mine = select(Conversation.id).where(Conversation.user_id == user_id)
+    session.execute(delete(MessageImage).where(col(MessageImage.user_id) == user_id))
+    session.execute(
+        update(Message).where(col(Message.conversation_id).in_(mine)).values(content="")
+    )
+    session.execute(
+        update(Reply).where(col(Reply.user_id) == user_id).values(pieces="", error_message=None)
+    )
+    session.execute(
+        update(Conversation).where(col(Conversation.user_id) == user_id).values(title="")
+    )
+    session.execute(
+        update(Conversation)
+        .where(col(Conversation.user_id) == user_id, col(Conversation.deleted_at).is_(None))
+        .values(deleted_at=now)
+    )
+    session.flush()
+
+
+def drop_images(data_dir: Path, *, user_id: int) -> None:
+    """Delete the files; those that are gone already are fine."""
+    shutil.rmtree(data_dir / images.FOLDER / str(user_id), ignore_errors=True)
