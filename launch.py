@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chat_app.settings import Settings
 
 log = logging.getLogger("launch")
+REREAD_SECONDS = 10
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -70,12 +71,13 @@ def build_web(app: "App") -> Any:
         ]
         for runner in runners:
             runner.start()
-        keeper = asyncio.create_task(keep_progress(app))
+        keepers = [asyncio.create_task(keep(app)) for keep in (keep_progress, keep_secrets)]
         try:
             yield
         finally:
             await app.drain()
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             for runner in runners:
                 await asyncio.to_thread(runner.stop)
             await app.stop()
@@ -94,6 +96,18 @@ async def keep_progress(app: "App") -> None:
             await sweep.save_progress(app)
         except Exception:
             log.exception("the progress of running answers could not be saved")
+
+
+async def keep_secrets(app: "App") -> None:
+    """Read the secrets again now and then: a command may have added or removed a key."""
+    from chat_app.secrets import BadSecrets
+
+    while True:
+        await asyncio.sleep(REREAD_SECONDS)
+        try:
+            app.reread_secrets()
+        except BadSecrets as error:
+            log.error("%s The server goes on with the keys it has.", error)
 
 
 def pull_demo_model(settings: "Settings") -> None:

@@ -56,6 +56,11 @@ class App:
         """Start what needs an event loop: the engine."""
         await self.engine.start()
 
+    def reread_secrets(self) -> None:
+        """Take over the keys that a command added or removed; raises BadSecrets."""
+        self.secrets = secrets.reread(self.settings.data_dir)
+        self.passwords.pepper = self.secrets.pepper
+
     async def drain(self) -> None:
         """Refuse new replies and wait for the running ones; stop them when time is up.
 
@@ -111,7 +116,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         db=db,
         engine=create(settings),
         limits=limits.Limits(settings.limits),
-        passwords=passwords.Passwords(keys.pepper),
+        passwords=passwords.Passwords(keys.pepper, micros=clock.micros),
         cache=Cache(settings.llm.cache),
         receipt_keys=receipt_keys.load_or_create(settings.data_dir),
         wire=Wire(

@@ -52,7 +52,7 @@ async def make_codes(
         now = app.clock.micros()
         made = codes.make(
             session,
-            secret=app.secrets.token_key,
+            secret=app.secrets.link_key,
             micro=micro,
             count=count,
             uses=uses,
@@ -106,7 +106,7 @@ async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Red
         _entitled(app, users.get(session, user_id), now=now)
         given = codes.redeem(
             session,
-            secret=app.secrets.token_key,
+            secret=app.secrets.link_key,
             text=text,
             user_id=user_id,
             now=now,

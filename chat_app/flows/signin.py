@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlmodel import Session
 
@@ -64,14 +65,19 @@ async def login(app: App, *, login: str, password: str, ip: str, agent: str = ""
     Raises WrongPassword, AccountSuspended, TooManySignIns or PasswordsBusy. An unknown account
     takes as long as a wrong password.
     """
-    with app.db.read() as session:
-        user = users.find(session, login)
-    stored = user.password_hash if user else None
-    await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
-    assert user is not None
-    return await app.db.awrite(
-        lambda session: _open(app, session, user_id=_id(user), stored=stored, ip=ip, agent=agent)
-    )
+    for _ in range(2):  # the stored form may change meanwhile: by a new password or a new pepper
+        with app.db.read() as session:
+            user = users.find(session, login)
+        stored = user.password_hash if user else None
+        await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
+        assert user is not None
+        assert stored is not None
+        renewed = await _renewed(app, password, stored)
+        opening = partial(_open, user_id=_id(user), stored=stored, ip=ip, agent=agent)
+        done = await app.db.awrite(partial(opening, app, renewed=renewed))
+        if done is not None:
+            return done
+    raise WrongPassword
 
 
 async def refresh(app: App, *, refresh_token: str) -> SignIn:
@@ -85,7 +91,7 @@ async def refresh(app: App, *, refresh_token: str) -> SignIn:
         turned = sessions.rotate(
             session,
             token=refresh_token,
-            key=app.secrets.token_key,
+            ring=app.secrets.tokens,
             now=now,
             settings=app.settings.accounts,
         )
@@ -180,7 +186,9 @@ async def change_password(
             text="All earlier sign-ins have ended. If it was not you, ask the operator at once.",
             now=now,
         )
-        return _open(app, session, user_id=user_id, stored=hashed, ip=ip, agent=agent)
+        done = _open(app, session, user_id=user_id, stored=hashed, ip=ip, agent=agent)
+        assert done is not None
+        return done
 
     return await app.db.awrite(story)
 
@@ -194,7 +202,7 @@ async def identify(app: App, *, cookie: str | None = None, bearer: str | None = 
     """`who`, with the session. An access token that is given is the one that counts."""
     now = app.clock.micros()
     if bearer is not None:
-        claims = tokens.read(app.secrets.token_key, bearer, now=now)
+        claims = tokens.read(app.secrets.tokens, bearer, now=now)
         found = await _look(
             app, lambda s: sessions.resolve_id(s, session_id=claims.session_id, now=now)
         )
@@ -212,7 +220,7 @@ async def identify(app: App, *, cookie: str | None = None, bearer: str | None = 
 def session_of(app: App, bearer: str) -> str | None:
     """The session that a genuine access token names; None for any other text."""
     try:
-        return tokens.read(app.secrets.token_key, bearer, now=app.clock.micros()).session_id
+        return tokens.read(app.secrets.tokens, bearer, now=app.clock.micros()).session_id
     except tokens.BadToken:
         return None
 
@@ -247,12 +255,30 @@ async def _verify(app: App, *, account: str, password: str, stored: str | None, 
     app.limits.signed_in(account, ip)
 
 
+async def _renewed(app: App, password: str, stored: str) -> str | None:
+    """A new form of a password whose stored one is by an earlier pepper; when there is time."""
+    if not app.passwords.is_old(stored):
+        return None
+    try:
+        return await app.passwords.hash(password)
+    except passwords.PasswordsBusy:
+        return None
+
+
 def _open(
-    app: App, session: Session, *, user_id: int, stored: str | None, ip: str, agent: str
-) -> SignIn:
+    app: App,
+    session: Session,
+    *,
+    user_id: int,
+    stored: str,
+    ip: str,
+    agent: str,
+    renewed: str | None = None,
+) -> SignIn | None:
+    """Begin a session; None if the stored form changed while it was being compared."""
     user = users.get(session, user_id)
-    if user.password_hash != stored:  # changed while it was being compared
-        raise WrongPassword
+    if user.password_hash != stored:
+        return None
     if user.suspended:
         raise AccountSuspended
     now, settings = app.clock.micros(), app.settings.accounts
@@ -264,6 +290,7 @@ def _open(
         session, session_id=session_id, token=refresh_token, now=now, settings=settings
     )
     user.last_login_at = now
+    user.password_hash = renewed or stored
     session.add(user)
     session.flush()
     return _sign_in(app, user, session_id, cookie, refresh_token)
@@ -272,7 +299,7 @@ def _open(
 def _sign_in(app: App, user: User, session_id: str, cookie: str, refresh_token: str) -> SignIn:
     minutes = app.settings.accounts.access_minutes
     access = tokens.issue(
-        app.secrets.token_key,
+        app.secrets.tokens,
         user_id=_id(user),
         session_id=session_id,
         epoch=user.token_epoch,

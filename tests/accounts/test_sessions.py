@@ -5,6 +5,7 @@ import threading
 import pytest
 from sqlmodel import select
 
+from chat_app import secrets
 from chat_app.accounts import sessions, tokens, users
 from chat_app.accounts.sessions import DAY, HOUR, Rotation
 from chat_app.accounts.tables import RefreshToken, SignInSession, User
@@ -12,7 +13,7 @@ from chat_app.db import Database
 from chat_app.errors import NotFound
 from chat_app.settings import Accounts
 
-KEY = b"k" * 32
+RING = secrets.ring(b"k" * 32)
 SETTINGS = Accounts()
 NOON = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -40,7 +41,9 @@ def sign_in(db: Database, user: User, *, now: int = NOON, refresh: str = "") -> 
 
 
 def rotate(db: Database, token: str, *, now: int = NOON) -> Rotation:
-    return db.write(lambda s: sessions.rotate(s, token=token, key=KEY, now=now, settings=SETTINGS))
+    return db.write(
+        lambda s: sessions.rotate(s, token=token, ring=RING, now=now, settings=SETTINGS)
+    )
 
 
 def stands(db: Database, cookie: str, *, now: int = NOON) -> bool:
@@ -172,6 +175,20 @@ def test_racing_refreshes_agree_on_one_successor(db: Database, ann: User) -> Non
     assert all(result.outcome == "rotated" for result in results)
     with db.read() as session:
         assert len(session.exec(select(RefreshToken)).all()) == 2
+
+
+def test_a_key_that_came_meanwhile_changes_no_successor(db: Database, ann: User) -> None:
+    """Bar 18: two tabs on both sides of a rotation still get one successor."""
+    sign_in(db, ann, refresh="first")
+    before = rotate(db, "first")
+    two = secrets.Ring((*RING.keys, secrets.Key("2", b"m" * 32, NOON + SECOND)))
+    after = db.write(
+        lambda s: sessions.rotate(
+            s, token="first", ring=two, now=NOON + 2 * SECOND, settings=SETTINGS
+        )
+    )
+    assert after.refresh_token == before.refresh_token
+    assert after.outcome == "rotated"
 
 
 def test_refresh_tokens_grow_old(db: Database, ann: User) -> None:
