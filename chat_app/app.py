@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from chat_app import db as database
 from chat_app import secrets
 from chat_app.accounts import limits, passwords
+from chat_app.accounts.standing import Standing
 from chat_app.chat.live import Replies
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 class App:
     """What a flow needs. `draining` refuses new work while running answers end.
 
-    `titles` are the jobs that name conversations, by conversation.
+    `titles` are the jobs that name conversations, by conversation. `looks` says how users with
+    open streams stand, see `flows/standing.py`.
     """
 
     settings: Settings
@@ -49,6 +51,7 @@ class App:
     payments: Provider
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
+    looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
     draining: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
 

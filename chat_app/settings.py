@@ -234,6 +234,14 @@ class Limits(Section):
     code_failures_per_15_minutes: Count = 10
 
 
+class Logging(Section):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: str = ""
+    max_mib: Annotated[int, Field(ge=1, le=10_000)] = 50
+    keep: Annotated[int, Field(ge=1, le=100)] = 5
+
+
 class Settings(BaseSettings):
     """All settings. `load()` makes one; nothing in the program keeps it in a module."""
 
@@ -258,6 +266,7 @@ class Settings(BaseSettings):
     llm: Llm = Llm()
     chat: Chat = Chat()
     limits: Limits = Limits()
+    logging: Logging = Logging()
 
     @property
     def database_url(self) -> str:

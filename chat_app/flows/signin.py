@@ -5,6 +5,7 @@ programs. Every request asks the database whether the session still stands.
 """
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import partial
 
 from sqlmodel import Session
 
+from chat_app import logs, secrets
 from chat_app.accounts import passwords, sessions, tokens, users
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
@@ -76,6 +78,8 @@ async def login(app: App, *, login: str, password: str, ip: str, agent: str = ""
         opening = partial(_open, user_id=_id(user), stored=stored, ip=ip, agent=agent)
         done = await app.db.awrite(partial(opening, app, renewed=renewed))
         if done is not None:
+            logs.bind(user=pseudonym(app, _id(user)))
+            log.info("somebody signed in")
             return done
     raise WrongPassword
 
@@ -212,9 +216,16 @@ async def identify(app: App, *, cookie: str | None = None, bearer: str | None = 
         found = await _look(app, lambda s: sessions.resolve(s, token=cookie or "", now=now))
     if found is None:
         raise NotSignedIn
+    logs.bind(user=pseudonym(app, _id(found.user)))
     if found.due and bearer is None:
         await _touch(app, found.session_id, now)
     return found
+
+
+def pseudonym(app: App, user_id: int) -> str:
+    """What the logs call a user: always the same, and nobody's without this installation's key."""
+    key = secrets.subkey(app.secrets.link_key, "log pseudonyms")
+    return f"u_{hmac.digest(key, str(user_id).encode(), 'sha256').hex()[:12]}"
 
 
 def session_of(app: App, bearer: str) -> str | None:
@@ -223,13 +234,6 @@ def session_of(app: App, bearer: str) -> str | None:
         return tokens.read(app.secrets.tokens, bearer, now=app.clock.micros()).session_id
     except tokens.BadToken:
         return None
-
-
-async def still_signed_in(app: App, *, session_id: str, user_id: int) -> bool:
-    """Whether an open stream may go on: the session stands and is this user's."""
-    now = app.clock.micros()
-    found = await _look(app, lambda s: sessions.resolve_id(s, session_id=session_id, now=now))
-    return found is not None and found.user.id == user_id
 
 
 async def _look(app: App, query: Callable[[Session], SignedIn | None]) -> SignedIn | None:
