@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chat_app.settings import Settings
 
 log = logging.getLogger("launch")
+REREAD_SECONDS = 10
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,6 +59,7 @@ def build_web(app: "App") -> Any:
     """REST and UI as one ASGI application with the app's life bound to it."""
     import ui
     from chat_app import api, schedule
+    from chat_app.api.access import Access
     from chat_app.jobs import Runner
 
     web = api.create(app)
@@ -70,30 +72,44 @@ def build_web(app: "App") -> Any:
         ]
         for runner in runners:
             runner.start()
-        keeper = asyncio.create_task(keep_progress(app))
+        keepers = [asyncio.create_task(keep(app)) for keep in (keep_progress, keep_secrets)]
         try:
             yield
         finally:
             await app.drain()
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             for runner in runners:
                 await asyncio.to_thread(runner.stop)
             await app.stop()
 
     web.router.lifespan_context = lifespan
-    return ui.mount(app, web)
+    return Access(ui.mount(app, web))
 
 
 async def keep_progress(app: "App") -> None:
-    """Save the progress of running replies and renew their leases, as long as the app lives."""
-    from chat_app.flows import sweep
+    """Save the progress of running replies and stop those of suspended users, again and again."""
+    from chat_app.flows import standing, sweep
 
     while True:
         await asyncio.sleep(app.settings.chat.progress_seconds)
         try:
             await sweep.save_progress(app)
+            await standing.stop_barred(app)
         except Exception:
             log.exception("the progress of running answers could not be saved")
+
+
+async def keep_secrets(app: "App") -> None:
+    """Read the secrets again now and then: a command may have added or removed a key."""
+    from chat_app.secrets import BadSecrets
+
+    while True:
+        await asyncio.sleep(REREAD_SECONDS)
+        try:
+            app.reread_secrets()
+        except BadSecrets as error:
+            log.error("%s The server goes on with the keys it has.", error)
 
 
 def pull_demo_model(settings: "Settings") -> None:
@@ -141,6 +157,7 @@ async def serve(app: "App", setup_token: str | None) -> None:
         build_web(app),
         host=server_settings.host,
         port=server_settings.port,
+        log_config=None,  # its lines go where all others go
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -184,16 +201,13 @@ async def serve(app: "App", setup_token: str | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; the exit code is 0 after a clean end and 2 for a wrong start."""
+    from chat_app import logs
     from chat_app.errors import AppError
 
     options = arguments(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = read_settings(options)
+        logs.configure(**settings.logging.model_dump())
         pull_demo_model(settings)
         from chat_app.app import build
         from chat_app.flows import signup

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from chat_app import db as database
 from chat_app import secrets
 from chat_app.accounts import limits, passwords
+from chat_app.accounts.standing import Standing
 from chat_app.chat.live import Replies
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
@@ -34,7 +35,8 @@ class App:
     """What a flow needs. `draining` refuses new work while running answers end.
 
     `titles` are the jobs that name conversations, by conversation; `exports` are the users
-    whose data is being packed.
+    whose data is being packed. `looks` says how users with open streams stand, see
+    `flows/standing.py`.
     """
 
     settings: Settings
@@ -51,12 +53,18 @@ class App:
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
+    looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
     draining: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
 
     async def start(self) -> None:
         """Start what needs an event loop: the engine."""
         await self.engine.start()
+
+    def reread_secrets(self) -> None:
+        """Take over the keys that a command added or removed; raises BadSecrets."""
+        self.secrets = secrets.reread(self.settings.data_dir)
+        self.passwords.pepper = self.secrets.pepper
 
     async def drain(self) -> None:
         """Refuse new replies and wait for the running ones; stop them when time is up.
@@ -113,7 +121,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         db=db,
         engine=create(settings),
         limits=limits.Limits(settings.limits),
-        passwords=passwords.Passwords(keys.pepper),
+        passwords=passwords.Passwords(keys.pepper, micros=clock.micros),
         cache=Cache(settings.llm.cache),
         receipt_keys=receipt_keys.load_or_create(settings.data_dir),
         wire=Wire(

@@ -82,7 +82,9 @@ class Database:
             self._starting = threading.Lock()
             self._carrier = Carrier(path or "")
         else:
-            self.engine = create_engine(url, pool_size=PG_WRITERS + 4, max_overflow=8)
+            self.engine = create_engine(
+                url, pool_size=PG_WRITERS + 4, max_overflow=8, hide_parameters=True
+            )
             self._reader = self.engine
             self._pool = ThreadPoolExecutor(PG_WRITERS, thread_name_prefix="db-write")
         self._closed = False
@@ -297,6 +299,7 @@ def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
         url,
         poolclass=NullPool if immediate else QueuePool,
         connect_args={"timeout": 30, "check_same_thread": False},
+        hide_parameters=True,  # an error's text reaches the log, what people wrote must not
         **({} if immediate else {"pool_size": 8, "max_overflow": 32}),
     )
 

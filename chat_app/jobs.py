@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select, update
 
+from chat_app import logs
 from chat_app.clock import MICROS_PER_SECOND, Clock
 from chat_app.db import BigInt, Database
 
@@ -73,6 +74,10 @@ class Runner:
             self._stopped.wait(min(pause, 5))
 
     def _run_if_due(self, job: Job) -> bool:
+        with logs.bound(request_id=logs.new_id(), job=job.name):
+            return self._try(job)
+
+    def _try(self, job: Job) -> bool:
         try:
             if not self._db.write(lambda session: self._claim(session, job)):
                 return False

@@ -247,6 +247,14 @@ class Limits(Section):
     welcomes_per_day_per_domain: Count = 50
 
 
+class Logging(Section):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: str = ""
+    max_mib: Annotated[int, Field(ge=1, le=10_000)] = 50
+    keep: Annotated[int, Field(ge=1, le=100)] = 5
+
+
 class Settings(BaseSettings):
     """All settings. `load()` makes one; nothing in the program keeps it in a module."""
 
@@ -271,6 +279,7 @@ class Settings(BaseSettings):
     llm: Llm = Llm()
     chat: Chat = Chat()
     limits: Limits = Limits()
+    logging: Logging = Logging()
 
     @property
     def database_url(self) -> str:

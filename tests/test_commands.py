@@ -294,6 +294,27 @@ def test_models_verify_of_one_that_is_not_there(
     assert "models pull" in capsys.readouterr().out
 
 
+def test_secrets_are_listed_and_rotated(books: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = secrets.load_or_create(books)
+    assert run(books, "secrets", "rotate", "tokens") == commands.OK
+    assert run(books, "secrets", "rotate", "pepper") == commands.OK
+    with pytest.raises(SystemExit):
+        run(books, "secrets", "rotate", "audit_key")
+    assert run(books, "secrets", "rotate", "pepper", "--at-once") == commands.WRONG_USE
+    capsys.readouterr()
+    assert run(books, "secrets", "list") == commands.OK
+    shown = capsys.readouterr().out
+    rows = [line.split()[:2] for line in shown.splitlines()]
+    assert rows == [["tokens", "1"], ["tokens", "2"], ["pepper", "1"], ["pepper", "2"]]
+    assert "in use, 1 passwords" in shown.splitlines()[2]
+    after = secrets.load_or_create(books)
+    assert (after.audit_key, after.link_key) == (before.audit_key, before.link_key)
+    keys = [key for ring in (after.tokens, after.pepper) for key in ring.keys]
+    assert not [key for key in keys if key.secret.hex() in shown]
+    assert run(books, "secrets", "rotate", "tokens", "--at-once") == commands.OK
+    assert [key.id for key in secrets.load_or_create(books).tokens.keys] == ["3"]
+
+
 def findings(text: str) -> dict[str, tuple[bool, str]]:
     """The lines of selfcheck by name."""
     split = (line.split(maxsplit=2) for line in text.splitlines())

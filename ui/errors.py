@@ -1,7 +1,6 @@
 """Told: what goes wrong in a handler becomes a sentence on the page, never a traceback."""
 
 import logging
-import secrets
 from collections.abc import AsyncIterator, Callable
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction
@@ -9,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from chat_app import logs
 from chat_app.errors import AppError, NotAllowed, NotSignedIn, OutOfCredits, TooMany, Unavailable
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def toast(error: Exception) -> gr.Error:
     if isinstance(error, AppError):
         title = next((title for kind, title in _TITLES if isinstance(error, kind)), "Please note")
         return gr.Error(str(error), duration=8, title=title, print_exception=False)
-    reference = secrets.token_hex(4)
+    reference = logs.request_id()
     log.error("handler failed, reference %s", reference, exc_info=error)
     return gr.Error(
         f"Something went wrong on our side. Try again; if it stays, give the operator the "

@@ -7,16 +7,18 @@ handler without a guard is open to the world. A test walks all of them.
 import inspect
 import ipaddress
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Literal
 
 import gradio as gr
 
+from chat_app import logs
 from chat_app.accounts import sessions
 from chat_app.accounts.permissions import Permission
-from chat_app.accounts.tables import User
+from chat_app.accounts.sessions import SignedIn
 from chat_app.app import App
 from chat_app.errors import NotSignedIn
-from chat_app.flows import signin, staff
+from chat_app.flows import signin, staff, standing
 from ui.errors import told
 
 Role = Literal["anyone", "user"] | Permission
@@ -36,15 +38,20 @@ def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
         if inspect.isasyncgenfunction(handler):
 
             async def streaming(request: gr.Request, *inputs: Any) -> AsyncIterator[Any]:
-                user = await identify(app, request, role)
-                async for update in handler(user, *inputs):
-                    yield update
+                who = await identify(app, request, role)
+                async with aclosing(handler(who and who.user, *inputs)) as updates:
+                    async for update in updates:
+                        # Long after its start, too: a stream may run for minutes.
+                        if who is not None:
+                            await standing.require(app, who, staff=role not in ("anyone", "user"))
+                        yield update
 
             wrapped = told(streaming)
         elif inspect.iscoroutinefunction(handler):
 
             async def waiting(request: gr.Request, *inputs: Any) -> Any:
-                return await handler(await identify(app, request, role), *inputs)
+                who = await identify(app, request, role)
+                return await handler(who and who.user, *inputs)
 
             wrapped = told(waiting)
         else:
@@ -54,11 +61,13 @@ def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
     return decorate
 
 
-async def identify(app: App, request: gr.Request, role: Role) -> User | None:
-    """The user behind the request's cookie.
+async def identify(app: App, request: gr.Request, role: Role) -> SignedIn | None:
+    """Whose sign-in the request's cookie belongs to.
 
     Raises NotSignedIn, AdminsOnly, NotPermitted, or SecondFactorRequired where money moves.
     """
+    # Gradio runs handlers in tasks of their own, so what the request was given is bound again.
+    logs.bind(request_id=request.headers.get("x-request-id") or logs.new_id())
     name = sessions.cookie_name(sessions.secure_cookies(app.settings))
     try:
         who = await signin.identify(app, cookie=request.cookies.get(name))
@@ -71,7 +80,7 @@ async def identify(app: App, request: gr.Request, role: Role) -> User | None:
             pass
         case permission:
             await staff.require(app, who, permission)
-    return who.user
+    return who
 
 
 def address(app: App, request: gr.Request) -> str:

@@ -188,6 +188,12 @@ def standing(session: Session, key_id: str, *, now: int) -> bool:
     return _find(session, key_id, now=now) is not None
 
 
+def standing_of(session: Session, user: User, *, now: int) -> list[ApiKey]:
+    """The user's keys that may be used now."""
+    keys = session.exec(select(ApiKey).where(ApiKey.user_id == user.id))
+    return [key for key in keys if _stands(key, user, now=now)]
+
+
 def spending(session: Session, key_id: str, *, now: int) -> ApiKey:
     """The key as it is now, for the transaction that spends with it; raises BadKey."""
     key = _find(session, key_id, now=now)

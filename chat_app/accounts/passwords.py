@@ -1,9 +1,10 @@
 """Passwords: judged, hashed and compared, away from the event loop.
 
-The stored form is `scheme$bcrypt`, where bcrypt gets base64(HMAC-SHA-384(pepper, NFC(password))):
-64 bytes, so that every character of a long password counts and a stolen database alone cannot
-be guessed at. bcrypt at cost 12 takes about a quarter of a second, so one thread does it and
-a short queue waits; more than that is refused at once.
+The stored form is `scheme:id$bcrypt`, where bcrypt gets base64(HMAC-SHA-384(pepper,
+NFC(password))) with the pepper of that id: 64 bytes, so that every character of a long
+password counts and a stolen database alone cannot be guessed at. bcrypt at cost 12 takes
+about a quarter of a second, so one thread does it and a short queue waits; more than that is
+refused at once.
 """
 
 import asyncio
@@ -21,12 +22,16 @@ from typing import TypeVar
 
 import bcrypt
 
+from chat_app.clock import Clock
 from chat_app.errors import Invalid, TooMany
+from chat_app.secrets import FIRST, Ring
 
 T = TypeVar("T")
 
 SCHEME = "hs384-bcrypt-1"
 COST = 12
+# So much of a stored form holds scheme and pepper.
+PEPPER_PART = len(SCHEME) + 12
 MAX_BYTES = 1024
 MAX_WAITING = 20
 PRODUCT = "mlchatbilling"
@@ -90,8 +95,16 @@ def check(password: str, *, minimum: int, context: Iterable[str] = ()) -> None:
 class Passwords:
     """Hashes and compares passwords on a thread of its own."""
 
-    def __init__(self, pepper: bytes, *, cost: int = COST, max_waiting: int = MAX_WAITING) -> None:
-        self._pepper = pepper
+    def __init__(
+        self,
+        pepper: Ring,
+        *,
+        cost: int = COST,
+        max_waiting: int = MAX_WAITING,
+        micros: Callable[[], int] | None = None,
+    ) -> None:
+        self.pepper = pepper
+        self._micros = micros or Clock().micros
         self._cost = cost
         self._max_waiting = max_waiting
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="passwords")
@@ -114,25 +127,29 @@ class Passwords:
     def hash_now(self, password: str) -> str:
         """`hash` on the calling thread, for commands and the first start."""
         salt = bcrypt.gensalt(self._cost)
-        return f"{SCHEME}${bcrypt.hashpw(self._digest(password), salt).decode()}"
+        key = self.pepper.active(self._micros())
+        return f"{SCHEME}:{key.id}${bcrypt.hashpw(_digest(key.secret, password), salt).decode()}"
 
     def verify_now(self, password: str, stored: str | None) -> bool:
         """`verify` on the calling thread."""
-        scheme, _, form = (stored or self._nobody).partition("$")
-        possible = scheme == SCHEME and not _too_long(password) and stored is not None
+        head, _, form = (stored or self._nobody).partition("$")
+        scheme, _, id = head.partition(":")
+        # The forms of the time before there was a ring do not name their key.
+        key = self.pepper.get(id or FIRST)
+        possible = scheme == SCHEME and key is not None and stored is not None
         if scheme != SCHEME:
             form = self._nobody.partition("$")[2]
-        same = bcrypt.checkpw(self._digest(password), form.encode())
-        return same and possible
+        secret = (key or self.pepper.keys[0]).secret
+        same = bcrypt.checkpw(_digest(secret, password), form.encode())
+        return same and possible and not _too_long(password)
+
+    def is_old(self, stored: str) -> bool:
+        """Whether the stored form is by an earlier pepper and should be made anew."""
+        return pepper_of(stored) != self.pepper.active(self._micros()).id
 
     def close(self) -> None:
         """Wait for what is being hashed and end the thread."""
         self._pool.shutdown()
-
-    def _digest(self, password: str) -> bytes:
-        text = unicodedata.normalize("NFC", password)
-        encoded = text.encode("utf-8", "surrogatepass")[: MAX_BYTES + 1]
-        return base64.b64encode(hmac.new(self._pepper, encoded, hashlib.sha384).digest())
 
     async def _do(self, work: Callable[[], T]) -> T:
         with self._lock:
@@ -147,6 +164,17 @@ class Passwords:
     def _leave(self) -> None:
         with self._lock:
             self._inside -= 1
+
+
+def pepper_of(stored: str) -> str:
+    """The id of the pepper in a stored form."""
+    return stored.partition("$")[0].partition(":")[2] or FIRST
+
+
+def _digest(pepper: bytes, password: str) -> bytes:
+    text = unicodedata.normalize("NFC", password)
+    encoded = text.encode("utf-8", "surrogatepass")[: MAX_BYTES + 1]
+    return base64.b64encode(hmac.new(pepper, encoded, hashlib.sha384).digest())
 
 
 def _too_long(password: str) -> bool:

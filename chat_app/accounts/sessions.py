@@ -17,6 +17,7 @@ from chat_app.accounts.key_tables import ApiKey
 from chat_app.accounts.tables import RefreshToken, SignInSession, User
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import NotFound, NotSignedIn
+from chat_app.secrets import Ring
 from chat_app.settings import Accounts, Settings
 
 HOUR = 3600 * MICROS_PER_SECOND
@@ -53,6 +54,11 @@ class SignedIn:
     since: int = 0
     key: ApiKey | None = None
     proved_at: int | None = None
+
+    @property
+    def ground(self) -> str:
+        """By what the user is here: the id of the session or of the API key."""
+        return f"key:{self.key.id}" if self.key else self.session_id
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,7 @@ def add_refresh_token(
     session.flush()
 
 
-def rotate(session: Session, *, token: str, key: bytes, now: int, settings: Accounts) -> Rotation:
+def rotate(session: Session, *, token: str, ring: Ring, now: int, settings: Accounts) -> Rotation:
     """Exchange a refresh token for its successor, or end the sign-in if it was stolen.
 
     A second use within 20 seconds gets the same successor; one after that deletes the
@@ -232,7 +238,7 @@ def rotate(session: Session, *, token: str, key: bytes, now: int, settings: Acco
     user = session.get(User, owner.user_id) if owner else None
     if owner is None or user is None or user.suspended or owner.token_epoch != user.token_epoch:
         return Rotation("refused")
-    successor = tokens.derive(key, "refresh", token)
+    successor = tokens.derive(ring.active(now).secret, "refresh", token)
     first_use = session.exec(
         update(RefreshToken)
         .where(col(RefreshToken.token_hash) == row.token_hash, col(RefreshToken.used_at).is_(None))
@@ -246,7 +252,17 @@ def rotate(session: Session, *, token: str, key: bytes, now: int, settings: Acco
         if now - (row.used_at or 0) > GRACE:
             revoke(session, session_id=owner.id)
             return Rotation("reused", user=user, session_id=owner.id)
+        successor = _given(session, ring, token) or successor
     return Rotation("rotated", user=user, session_id=owner.id, refresh_token=successor)
+
+
+def _given(session: Session, ring: Ring, token: str) -> str | None:
+    """The successor that was given before, perhaps by a key that is not the active one now."""
+    derived = [tokens.derive(key.secret, "refresh", token) for key in ring.keys]
+    by_hash = {tokens.token_hash(successor): successor for successor in derived}
+    query = select(RefreshToken.token_hash).where(col(RefreshToken.token_hash).in_(by_hash))
+    found = session.exec(query).first()
+    return by_hash[found] if found else None
 
 
 def purge(session: Session, *, now: int) -> int:

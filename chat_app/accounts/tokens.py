@@ -1,7 +1,8 @@
 """Tokens: what a program shows instead of a password.
 
-Access tokens are short-lived JWTs, refresh tokens are random and used once. Whether the
-sign-in behind a token still stands is decided by `sessions.py`, at every request.
+Access tokens are short-lived JWTs that name their key, refresh tokens are random and used
+once. Whether the sign-in behind a token still stands is decided by `sessions.py`, at every
+request.
 """
 
 import base64
@@ -15,6 +16,7 @@ import jwt
 
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import NotSignedIn
+from chat_app.secrets import FIRST, Ring
 
 ALGORITHM = "HS256"
 ISSUER = "ml-chat-billing"
@@ -62,8 +64,9 @@ def derive(key: bytes, purpose: str, text: str) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-def issue(key: bytes, *, user_id: int, session_id: str, epoch: int, now: int, minutes: int) -> str:
+def issue(ring: Ring, *, user_id: int, session_id: str, epoch: int, now: int, minutes: int) -> str:
     """An access token for one sign-in, valid for `minutes` from `now` (microseconds)."""
+    key = ring.active(now)
     seconds = now // MICROS_PER_SECOND
     claims = {
         "sub": str(user_id),
@@ -77,17 +80,21 @@ def issue(key: bytes, *, user_id: int, session_id: str, epoch: int, now: int, mi
         "exp": seconds + minutes * 60,
         "jti": secrets.token_urlsafe(12),
     }
-    return jwt.encode(claims, _strong(key), algorithm=ALGORITHM)
+    return jwt.encode(claims, _strong(key.secret), algorithm=ALGORITHM, headers={"kid": key.id})
 
 
-def read(key: bytes, token: str, *, now: int) -> Claims:
+def read(ring: Ring, token: str, *, now: int) -> Claims:
     """The claims of a genuine token that is valid at `now` (microseconds); raises BadToken."""
     if len(token) > MAX_TOKEN_LENGTH:
         raise BadToken
     try:
+        # The header only picks one of our own keys. Tokens had no kid before there were rings.
+        key = ring.get(str(jwt.get_unverified_header(token).get("kid", FIRST)))
+        if key is None:
+            raise BadToken
         claims = jwt.decode(
             token,
-            _strong(key),
+            _strong(key.secret),
             algorithms=[ALGORITHM],
             audience=AUDIENCE,
             issuer=ISSUER,

@@ -2,12 +2,14 @@
 
 import re
 import unicodedata
+from collections import Counter
 from secrets import token_urlsafe
 
 from sqlalchemy import func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select, update
 
+from chat_app.accounts.passwords import PEPPER_PART, SCHEME, pepper_of
 from chat_app.accounts.tables import User
 from chat_app.errors import Conflict, Invalid, NotFound
 
@@ -194,6 +196,18 @@ def count(session: Session) -> dict[str, int]:
         ).select_from(User)
     ).one()
     return {"total": total, "admins": admins, "suspended": suspended}
+
+
+def peppers(session: Session) -> Counter[str]:
+    """How many stored passwords need which pepper, by its id."""
+    head = func.substr(User.password_hash, 1, PEPPER_PART)
+    rows = session.exec(
+        select(head, func.count()).where(col(User.password_hash).startswith(SCHEME)).group_by(head)
+    )
+    found: Counter[str] = Counter()
+    for form, number in rows:
+        found[pepper_of(form)] += number
+    return found
 
 
 def has_admin(session: Session) -> bool:

@@ -5,7 +5,6 @@ refuses. A bug answers 500 with a reference number and tells the rest to the log
 """
 
 import logging
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from chat_app import errors
+from chat_app import errors, logs
 from chat_app.errors import AppError
 
 log = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ def install(web: FastAPI) -> None:
 
 def crash_body(where: str, error: BaseException) -> dict[str, Any]:
     """The answer to a bug: a number for the person, the traceback for the log."""
-    reference = secrets.token_hex(4)
+    reference = logs.request_id()
     log.error("%s failed, reference %s", where, reference, exc_info=error)
     message = f"Something went wrong on our side. Please try again; reference {reference}."
     return body(message=message, type=_SERVER[1], code="internal", facts={"reference": reference})

@@ -303,7 +303,7 @@ Token = Annotated[str, Query(max_length=200, description="From the mail's link."
 @router.get("/unsubscribe", response_class=HTMLResponse, responses=errors_in(404))
 def ask_unsubscribe(app: deps.App, token: Token = "") -> HTMLResponse:
     """A page with one button. Opening it changes nothing: mail programs open links unasked."""
-    _, topic = preferences.read_token(app.secrets.token_key, token)
+    _, topic = preferences.read_token(app.secrets.link_key, token)
     name = kinds.TOPICS[topic].name
     return _small_page(
         f"No more mail about {name.lower()}?",
@@ -314,7 +314,7 @@ def ask_unsubscribe(app: deps.App, token: Token = "") -> HTMLResponse:
 @router.post("/unsubscribe", response_class=HTMLResponse, responses=errors_in(404))
 async def unsubscribe(app: deps.App, token: Token = "") -> HTMLResponse:
     """No more mail about the link's topic. Also for mail programs: one click, RFC 8058."""
-    user_id, topic = preferences.read_token(app.secrets.token_key, token)
+    user_id, topic = preferences.read_token(app.secrets.link_key, token)
     now, wanted = app.clock.micros(), {topic: {"mail": False}}
     await app.db.awrite(lambda s: preferences.choose(s, user_id=user_id, wanted=wanted, now=now))
     name = escape(kinds.TOPICS[topic].name.lower())
@@ -362,7 +362,7 @@ async def add_webhook(
             user_id=owner,
             url=body.url,
             events=body.events,
-            key=app.secrets.token_key,
+            key=app.secrets.link_key,
             most=app.settings.notifications.webhooks_per_user,
             allowed=app.wire.allowed,
             now=now,
@@ -404,7 +404,7 @@ async def rotate_webhook(
     app: deps.App, who: deps.CurrentUser, id: deps.Id, response: Response
 ) -> WebhookSecretOut:
     """A new secret, shown this once. For a day the former one signs as well."""
-    owner, now, key = deps.user_id(who), app.clock.micros(), app.secrets.token_key
+    owner, now, key = deps.user_id(who), app.clock.micros(), app.secrets.link_key
     endpoint, secret = await app.db.awrite(
         lambda s: webhooks.rotate(s, user_id=owner, webhook_id=id, key=key, now=now)
     )

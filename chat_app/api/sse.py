@@ -4,11 +4,10 @@ Whoever listens may leave at any time: the reply is a job of the app and goes on
 no longer listen is sent away within seconds.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing
 from typing import Any
 
 from fastapi.responses import StreamingResponse
@@ -19,15 +18,13 @@ from chat_app.api.deps import user_id
 from chat_app.api.views import ReplyOut
 from chat_app.app import App
 from chat_app.chat.live import Piece, Status
-from chat_app.errors import AppError, Invalid, NotSignedIn, Unavailable
-from chat_app.flows import reply, signin
+from chat_app.errors import AppError, Invalid, Unavailable
+from chat_app.flows import reply, standing
 from chat_app.flows.message import Started
 from chat_app.flows.reply import ReplyView
 from chat_app.money import format_credits
 
 HEARTBEAT_SECONDS = 10.0
-# A sign-out or suspension reaches an open stream within this time and one look-up.
-RECHECK_SECONDS = 2.5
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Failures that are about the request and not about the moment.
 _CALLERS_FAULT = {"context_overflow", "model_cannot_see"}
@@ -52,31 +49,12 @@ async def listen(
 
     Raises NotSignedIn when the sign-in ends meanwhile.
     """
-    owner = user_id(who)
-    items = reply.follow(app, user_id=owner, reply_id=reply_id, after=after)
-    checked = time.monotonic()
-    coming: asyncio.Future[Any] | None = None
-    try:
-        while True:
-            coming = coming or asyncio.ensure_future(anext(items))
-            await asyncio.wait({coming}, timeout=RECHECK_SECONDS)
-            if time.monotonic() - checked >= RECHECK_SECONDS:
-                checked = time.monotonic()
-                if not await signin.stands(app, who):
-                    raise NotSignedIn
-            if not coming.done():
-                yield None
-                continue
-            item = coming.result()
-            coming = None
+    items = reply.follow(app, user_id=user_id(who), reply_id=reply_id, after=after)
+    async with aclosing(standing.watch(app, who, items)) as allowed:
+        async for item in allowed:
             yield item
             if isinstance(item, ReplyView):
                 return
-    finally:
-        if coming is not None:
-            coming.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration, AppError):
-                await coming
 
 
 async def wait(app: App, *, who: SignedIn, reply_id: str) -> ReplyView:

@@ -111,7 +111,7 @@ def _mail(app: App, message: Claimed) -> _Outcome:
     unsubscribe = ""
     if message.user_id is not None and not topic.fixed:
         token = preferences.link_token(
-            app.secrets.token_key,
+            app.secrets.link_key,
             user_id=message.user_id,
             topic=kinds.KINDS[message.kind].topic,
         )
@@ -143,7 +143,7 @@ def _call(app: App, message: Claimed) -> _Outcome:
             webhook_id=message.target,
             message_id=message.message_id,
             body=body,
-            key=app.secrets.token_key,
+            key=app.secrets.link_key,
             now=app.clock.micros(),
         )
     if signed is None:

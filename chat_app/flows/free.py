@@ -54,7 +54,7 @@ async def make_codes(
         now = app.clock.micros()
         made = codes.make(
             session,
-            secret=app.secrets.token_key,
+            secret=app.secrets.link_key,
             micro=micro,
             count=count,
             uses=uses,
@@ -109,7 +109,7 @@ async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Red
         _entitled(app, session, users.get(session, user_id), now=now)
         given = codes.redeem(
             session,
-            secret=app.secrets.token_key,
+            secret=app.secrets.link_key,
             text=text,
             user_id=user_id,
             now=now,

@@ -58,7 +58,7 @@ class MailJustSent(TooMany):
 
 def key_of(app: App) -> bytes:
     """What tokens of links are derived with."""
-    return secrets.subkey(app.secrets.pepper, "account links")
+    return secrets.subkey(app.secrets.link_key, "account links")
 
 
 def check_pause(app: App, session: Session, *, user_id: int, purpose: Purpose, now: int) -> None:

@@ -109,7 +109,7 @@ def hosted_path(token: str) -> str:
 
 def link_token(app: App, invoice_id: str) -> str:
     """The secret of an invoice's link: from the installation's key, so that it is not stored."""
-    mac = hmac.digest(app.secrets.token_key, f"invoice-link:{invoice_id}".encode(), "sha256")
+    mac = hmac.digest(app.secrets.link_key, f"invoice-link:{invoice_id}".encode(), "sha256")
     return urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session, col, select, update
 
+from chat_app import logs
 from chat_app.accounts.limits import Ticket
 from chat_app.app import App
 from chat_app.chat import live
@@ -62,6 +63,7 @@ class ReplyView:
     receipt_id: str | None
     created_at: int
     cached: bool = False
+    hold_id: int | None = None
     # The organisation that paid; None: the user did.
     org_id: int | None = None
 
@@ -141,6 +143,7 @@ async def write(
     With `keep` a complete answer is kept for the same user, and one that was kept is given
     instead of a new one, unless it has to be `fresh`.
     """
+    logs.bind(reply=item.reply_id)
     began = time.monotonic()
     key: cache.Key | None = None
     end: Done | Failed
@@ -157,6 +160,18 @@ async def write(
     duration_ms = int((time.monotonic() - began) * 1000)
     shown = await _settle(app, item, end, duration_ms)
     if shown is not None:
+        log.info(
+            "answer ended",
+            extra={
+                "model": shown.model,
+                "reason": shown.finish_reason,
+                "error_code": shown.error_code,
+                "completion_tokens": shown.completion_tokens,
+                "charged": shown.charged,
+                "hold": shown.hold_id,
+                "duration_ms": duration_ms,
+            },
+        )
         # A conversation that was deleted meanwhile has no text, and none is kept of it.
         if key is not None and shown.content == item.text and not item.cached:
             _keep(app, key, item, end)
@@ -392,6 +407,7 @@ def _view(session: Session, reply: Reply) -> ReplyView:
         receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
         created_at=reply.created_at,
         cached=reply.cached,
+        hold_id=reply.hold_id,
         org_id=holds.paid_by(session, hold_id=reply.hold_id),
     )
 

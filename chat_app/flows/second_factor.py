@@ -55,7 +55,7 @@ async def enroll(app: App, who: SignedIn, *, password: str, ip: str) -> Enrollme
     await signin.prove_password(app, user_id=_id(who), password=password, ip=ip, param="password")
     secret = await app.db.awrite(
         lambda session: totp.begin(
-            session, user_id=_id(who), key=app.secrets.pepper, now=app.clock.micros()
+            session, user_id=_id(who), key=app.secrets.link_key, now=app.clock.micros()
         )
     )
     uri = totp.uri(secret, username=who.user.username)
@@ -70,7 +70,9 @@ async def confirm(app: App, who: SignedIn, *, code: str, ip: str) -> list[str]:
 
     def story(session: Session) -> list[str]:
         now = app.clock.micros()
-        codes = totp.confirm(session, user_id=_id(who), code=code, key=app.secrets.pepper, now=now)
+        codes = totp.confirm(
+            session, user_id=_id(who), code=code, key=app.secrets.link_key, now=now
+        )
         sessions.revoke_others(session, user_id=_id(who), session_id=who.session_id)
         sessions.prove(session, session_id=who.session_id, now=now)
         _tell(session, who, now, "on")
@@ -103,7 +105,7 @@ async def renew_backup_codes(
     def story(session: Session) -> list[str]:
         now = app.clock.micros()
         _use(app, session, who, code, now)
-        made = totp.new_backup_codes(session, user_id=_id(who), key=app.secrets.pepper, now=now)
+        made = totp.new_backup_codes(session, user_id=_id(who), key=app.secrets.link_key, now=now)
         audit.record(session, type="backup_codes_renewed", actor=f"user:{_id(who)}", now=now)
         return made
 
@@ -173,7 +175,7 @@ def _forget(app: App, session: Session, *, user_id: int, actor: str) -> bool:
 def _use(app: App, session: Session, who: SignedIn, code: str, now: int) -> None:
     if not totp.enabled(session, user_id=_id(who)):
         raise TotpNotEnrolled
-    if not totp.use(session, user_id=_id(who), code=code, key=app.secrets.pepper, now=now):
+    if not totp.use(session, user_id=_id(who), code=code, key=app.secrets.link_key, now=now):
         raise WrongSecondFactor(param="code")
 
 

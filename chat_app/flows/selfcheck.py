@@ -87,9 +87,8 @@ def _secrets(path: Path) -> Finding:
         return Finding("secrets", ok=True, sentence=sentence)
     try:
         secrets.load_or_create(path.parent)
-    except (OSError, ValueError, TypeError) as error:
-        sentence = f"{path} cannot be used ({error}). Restore it from your backup."
-        return Finding("secrets", ok=False, sentence=sentence)
+    except secrets.BadSecrets as error:
+        return Finding("secrets", ok=False, sentence=str(error))
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         sentence = f"Others can read {path}. Run: chmod 600 {path}"

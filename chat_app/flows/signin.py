@@ -5,13 +5,16 @@ programs. Every request asks the database whether the session or the API key sti
 """
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from sqlmodel import Session
 
+from chat_app import logs, secrets
 from chat_app.accounts import keys, links, passwords, sessions, tokens, totp, users
 from chat_app.accounts.limits import TooManySignIns
 from chat_app.accounts.sessions import SignedIn
@@ -91,12 +94,30 @@ async def login(
     Raises WrongPassword, TotpRequired, WrongTotp, AccountSuspended, TooManySignIns or
     PasswordsBusy. An unknown account takes as long as a wrong password.
     """
-    with app.db.read() as session:
-        user = users.find(session, login)
-    stored = user.password_hash if user else None
-    await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
-    assert user is not None
-    user_id, factor = _id(user), second_factor_account(_id(user))
+    for _ in range(2):  # the stored form may change meanwhile: by a new password or a new pepper
+        with app.db.read() as session:
+            user = users.find(session, login)
+        stored = user.password_hash if user else None
+        await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
+        assert user is not None
+        assert stored is not None
+        renewed = await _renewed(app, password, stored)
+        opening = partial(_open, user_id=_id(user), stored=stored, ip=ip, agent=agent)
+        done = await _with_second_factor(
+            app, partial(opening, renewed=renewed), user_id=_id(user), code=code, ip=ip
+        )
+        if done is not None:
+            logs.bind(user=pseudonym(app, _id(user)))
+            log.info("somebody signed in")
+            return done
+    raise WrongPassword
+
+
+async def _with_second_factor(
+    app: App, opening: Callable[..., SignIn | None], *, user_id: int, code: str | None, ip: str
+) -> SignIn | None:
+    """Open a session in the transaction that looks at the code; counts wrong codes."""
+    factor = second_factor_account(user_id)
     if code:
         try:
             app.limits.admit_sign_in(factor, ip)
@@ -104,11 +125,9 @@ async def login(
             await _warn_of_guesses(app, user_id)
             raise
 
-    def story(session: Session) -> SignIn:
+    def story(session: Session) -> SignIn | None:
         proved = _second_factor(app, session, user_id=user_id, code=code)
-        return _open(
-            app, session, user_id=user_id, stored=stored, ip=ip, agent=agent, proved=proved
-        )
+        return opening(app, session, proved=proved)
 
     done = await app.db.awrite(story)
     if code:
@@ -132,7 +151,7 @@ async def refresh(app: App, *, refresh_token: str) -> SignIn:
         turned = sessions.rotate(
             session,
             token=refresh_token,
-            key=app.secrets.token_key,
+            ring=app.secrets.tokens,
             now=now,
             settings=app.settings.accounts,
         )
@@ -220,7 +239,9 @@ async def change_password(
             text="All earlier sign-ins have ended. If it was not you, ask the operator at once.",
             now=now,
         )
-        return _open(app, session, user_id=user_id, stored=hashed, ip=ip, agent=agent)
+        done = _open(app, session, user_id=user_id, stored=hashed, ip=ip, agent=agent)
+        assert done is not None
+        return done
 
     return await app.db.awrite(story)
 
@@ -275,7 +296,7 @@ async def identify(app: App, *, cookie: str | None = None, bearer: str | None = 
     if bearer is not None and keys.looks_like(bearer):
         return await _by_key(app, bearer, now)
     if bearer is not None:
-        claims = tokens.read(app.secrets.token_key, bearer, now=now)
+        claims = tokens.read(app.secrets.tokens, bearer, now=now)
         found = await _look(
             app, lambda s: sessions.resolve_id(s, session_id=claims.session_id, now=now)
         )
@@ -285,38 +306,31 @@ async def identify(app: App, *, cookie: str | None = None, bearer: str | None = 
         found = await _look(app, lambda s: sessions.resolve(s, token=cookie or "", now=now))
     if found is None:
         raise NotSignedIn
+    logs.bind(user=pseudonym(app, _id(found.user)))
     if found.due and bearer is None:
         await _touch(app, found.session_id, now)
     return found
 
 
+def pseudonym(app: App, user_id: int) -> str:
+    """What the logs call a user: always the same, and nobody's without this installation's key."""
+    key = secrets.subkey(app.secrets.link_key, "log pseudonyms")
+    return f"u_{hmac.digest(key, str(user_id).encode(), 'sha256').hex()[:12]}"
+
+
 def session_of(app: App, bearer: str) -> str | None:
     """The session that a genuine access token names; None for any other text."""
     try:
-        return tokens.read(app.secrets.token_key, bearer, now=app.clock.micros()).session_id
+        return tokens.read(app.secrets.tokens, bearer, now=app.clock.micros()).session_id
     except tokens.BadToken:
         return None
-
-
-async def stands(app: App, who: SignedIn) -> bool:
-    """Whether an open stream may go on: the sign-in or the API key is still good."""
-    if who.key is None:
-        return await still_signed_in(app, session_id=who.session_id, user_id=_id(who.user))
-    key_id, now = who.key.id, app.clock.micros()
-    return await _look(app, lambda s: keys.standing(s, key_id, now=now))
-
-
-async def still_signed_in(app: App, *, session_id: str, user_id: int) -> bool:
-    """Whether an open stream may go on: the session stands and is this user's."""
-    now = app.clock.micros()
-    found = await _look(app, lambda s: sessions.resolve_id(s, session_id=session_id, now=now))
-    return found is not None and found.user.id == user_id
 
 
 async def _by_key(app: App, token: str, now: int) -> SignedIn:
     found = await _look(app, lambda s: keys.resolve(s, token=token, now=now))
     if found is None:
         raise keys.BadKey
+    logs.bind(user=pseudonym(app, _id(found.user)))
     if found.due and found.key is not None:
         key_id = found.key.id
         try:
@@ -356,7 +370,7 @@ def _second_factor(app: App, session: Session, *, user_id: int, code: str | None
     if not code:
         raise TotpRequired
     now = app.clock.micros()
-    if not totp.use(session, user_id=user_id, code=code, key=app.secrets.pepper, now=now):
+    if not totp.use(session, user_id=user_id, code=code, key=app.secrets.link_key, now=now):
         raise WrongTotp
     return now
 
@@ -376,19 +390,31 @@ async def _warn_of_guesses(app: App, user_id: int) -> None:
     )
 
 
+async def _renewed(app: App, password: str, stored: str) -> str | None:
+    """A new form of a password whose stored one is by an earlier pepper; when there is time."""
+    if not app.passwords.is_old(stored):
+        return None
+    try:
+        return await app.passwords.hash(password)
+    except passwords.PasswordsBusy:
+        return None
+
+
 def _open(
     app: App,
     session: Session,
     *,
     user_id: int,
-    stored: str | None,
+    stored: str,
     ip: str,
     agent: str,
     proved: int | None = None,
-) -> SignIn:
+    renewed: str | None = None,
+) -> SignIn | None:
+    """Begin a session; None if the stored form changed while it was being compared."""
     user = users.get(session, user_id)
-    if user.password_hash != stored:  # changed while it was being compared
-        raise WrongPassword
+    if user.password_hash != stored:
+        return None
     if user.suspended:
         raise AccountSuspended
     now, settings = app.clock.micros(), app.settings.accounts
@@ -402,6 +428,7 @@ def _open(
     if proved is not None:
         sessions.prove(session, session_id=session_id, now=proved)
     user.last_login_at = now
+    user.password_hash = renewed or stored
     session.add(user)
     session.flush()
     return _sign_in(app, user, session_id, cookie, refresh_token)
@@ -410,7 +437,7 @@ def _open(
 def _sign_in(app: App, user: User, session_id: str, cookie: str, refresh_token: str) -> SignIn:
     minutes = app.settings.accounts.access_minutes
     access = tokens.issue(
-        app.secrets.token_key,
+        app.secrets.tokens,
         user_id=_id(user),
         session_id=session_id,
         epoch=user.token_epoch,

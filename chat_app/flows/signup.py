@@ -59,7 +59,7 @@ async def claim_admin(
 
     Raises SetupClosed once there is an administrator, and otherwise what `register` does.
     """
-    key, now = app.secrets.token_key, app.clock.micros()
+    key, now = app.secrets.link_key, app.clock.micros()
     with app.db.read() as session:
         setup.check(session, token=token, key=key, now=now)
     username, email = _checked(app, username=username, email=email, password=password, role="admin")
@@ -88,7 +88,7 @@ def ensure_first_admin(app: App) -> str | None:
     wanted = app.settings.admin
     if not (wanted.username and wanted.password):
         return app.db.write(
-            lambda session: setup.token(session, key=app.secrets.token_key, now=app.clock.micros())
+            lambda session: setup.token(session, key=app.secrets.link_key, now=app.clock.micros())
         )
     create_admin(
         app, username=wanted.username, email=wanted.email, password=wanted.password, first=True

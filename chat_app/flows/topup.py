@@ -65,7 +65,7 @@ async def look(app: App, *, user_id: int) -> None:
         if await asyncio.to_thread(_is_low, app, user_id):
             await app.db.awrite(partial(_fire, app, user_id))
     except Exception:
-        log.exception("the automatic top-up of user %s was not looked at", user_id)
+        log.exception("an automatic top-up was not looked at")
 
 
 def run_low(app: App) -> int:

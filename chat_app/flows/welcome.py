@@ -56,7 +56,7 @@ def give(app: App, session: Session, *, user: User, ip: str, now: int) -> bool:
         user_id=user.id,
         email=user.email,
         ip="" if trusted else ip,
-        key=secrets.subkey(app.secrets.pepper, "free credits"),
+        key=secrets.subkey(app.secrets.link_key, "free credits"),
         rules=velocity.Rules(
             per_block=limits.welcomes_per_day_per_network,
             per_domain=limits.welcomes_per_day_per_domain,

@@ -48,15 +48,16 @@ def app_at(data_dir: Path, **sections: object) -> App:
     return made
 
 
-def test_four_processes_print_one_link(tmp_path: Path) -> None:
-    """Bar 9: one key set, one valid token, no crash."""
-    printed = start_four(tmp_path)
+@pytest.mark.postgres
+def test_four_processes_print_one_link(tmp_path: Path, empty_postgres_url: str) -> None:
+    """Bar 9: on an empty PostgreSQL, one key set, one valid token, no crash."""
+    printed = start_four(tmp_path, CHAT_APP_DATABASE__URL=empty_postgres_url)
     assert len(printed) == 1
     token = printed.pop().removeprefix("TOKEN ")
     assert len(token) == 43
 
     async def claim() -> None:
-        app = app_at(tmp_path)
+        app = app_at(tmp_path, database={"url": empty_postgres_url})
         user = await signup.claim_admin(
             app, token=token, username="boss", email="b@example.org", password=PASSWORD, ip=""
         )
@@ -70,7 +71,7 @@ def test_four_processes_print_one_link(tmp_path: Path) -> None:
 
 
 def test_four_processes_make_one_administrator_from_the_settings(tmp_path: Path) -> None:
-    """Bar 9."""
+    """Bar 9: on an empty SQLite database, one administrator, one key set, no crash."""
     printed = start_four(
         tmp_path,
         CHAT_APP_ADMIN__USERNAME="boss",
@@ -78,6 +79,8 @@ def test_four_processes_make_one_administrator_from_the_settings(tmp_path: Path)
         CHAT_APP_ADMIN__PASSWORD=PASSWORD,
     )
     assert printed == {"TOKEN None"}
+
+    assert len([path for path in tmp_path.iterdir() if "secrets" in path.name]) == 1
 
     async def look() -> None:
         app = app_at(tmp_path)

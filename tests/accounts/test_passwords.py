@@ -6,10 +6,11 @@ import unicodedata
 
 import pytest
 
+from chat_app import secrets
 from chat_app.accounts import passwords
 from chat_app.accounts.passwords import Passwords, PasswordsBusy, WeakPassword
 
-PEPPER = b"p" * 32
+PEPPER = secrets.ring(b"p" * 32)
 
 
 @pytest.fixture
@@ -56,13 +57,36 @@ def test_two_ways_to_write_an_accent_are_one_password(quick: Passwords) -> None:
 
 def test_the_pepper_is_needed(quick: Passwords) -> None:
     stored = quick.hash_now("correct horse battery")
-    assert not Passwords(b"q" * 32, cost=4).verify_now("correct horse battery", stored)
+    assert not Passwords(secrets.ring(b"q" * 32), cost=4).verify_now(
+        "correct horse battery", stored
+    )
 
 
 def test_the_stored_form_has_a_scheme_and_is_bcrypt_12() -> None:
     assert passwords.COST == 12
     stored = Passwords(PEPPER).hash_now("correct horse battery")
-    assert stored.startswith("hs384-bcrypt-1$$2b$12$")
+    assert stored.startswith("hs384-bcrypt-1:1$$2b$12$")
+
+
+def test_a_new_pepper_leaves_old_passwords_valid_and_marks_them() -> None:
+    """What was stored before there was a ring, too, until its pepper is removed."""
+    stored = Passwords(PEPPER, cost=4).hash_now("correct horse battery")
+    bare = stored.replace(":1$", "$", 1)
+    ring = secrets.Ring((*PEPPER.keys, secrets.Key("2", b"q" * 32, since=1000)))
+    later = Passwords(ring, cost=4, micros=lambda: 1000)
+    for form in (stored, bare):
+        assert later.verify_now("correct horse battery", form)
+        assert not later.verify_now("correct horse batterx", form)
+        assert later.is_old(form)
+        assert passwords.pepper_of(form) == "1"
+    fresh = later.hash_now("correct horse battery")
+    assert fresh.startswith("hs384-bcrypt-1:2$")
+    assert not later.is_old(fresh)
+    assert later.verify_now("correct horse battery", fresh)
+    # Not yet: other processes may not know the new pepper.
+    assert not Passwords(ring, cost=4, micros=lambda: 999).is_old(stored)
+    without = Passwords(secrets.Ring(ring.keys[1:]), cost=4)
+    assert not without.verify_now("correct horse battery", stored)
 
 
 @pytest.mark.parametrize("stored", [None, "", "plain", "md5$abc", "hs384-bcrypt-0$abc"])

@@ -1,10 +1,15 @@
 """Sessions: a row is a sign-in; when it ends, so does everything that names it."""
 
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from sqlmodel import select
 
+from chat_app import secrets
 from chat_app.accounts import sessions, tokens, users
 from chat_app.accounts.sessions import DAY, HOUR, Rotation
 from chat_app.accounts.tables import RefreshToken, SignInSession, User
@@ -12,7 +17,8 @@ from chat_app.db import Database
 from chat_app.errors import NotFound
 from chat_app.settings import Accounts
 
-KEY = b"k" * 32
+ROOT = Path(__file__).resolve().parents[2]
+RING = secrets.ring(b"k" * 32)
 SETTINGS = Accounts()
 NOON = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -40,7 +46,9 @@ def sign_in(db: Database, user: User, *, now: int = NOON, refresh: str = "") -> 
 
 
 def rotate(db: Database, token: str, *, now: int = NOON) -> Rotation:
-    return db.write(lambda s: sessions.rotate(s, token=token, key=KEY, now=now, settings=SETTINGS))
+    return db.write(
+        lambda s: sessions.rotate(s, token=token, ring=RING, now=now, settings=SETTINGS)
+    )
 
 
 def stands(db: Database, cookie: str, *, now: int = NOON) -> bool:
@@ -172,6 +180,65 @@ def test_racing_refreshes_agree_on_one_successor(db: Database, ann: User) -> Non
     assert all(result.outcome == "rotated" for result in results)
     with db.read() as session:
         assert len(session.exec(select(RefreshToken)).all()) == 2
+
+
+TAB = """
+import sys, time
+from pathlib import Path
+from chat_app import secrets
+from chat_app.accounts import sessions
+from chat_app.accounts.tables import User
+from chat_app.db import Database
+from chat_app.settings import Accounts
+db, ring = Database(sys.argv[1]), secrets.ring(b"k" * 32)
+Path(sys.argv[2]).touch()
+while not Path(sys.argv[3]).exists():
+    time.sleep(0.005)
+turned = db.write(lambda s: sessions.rotate(
+    s, token="first", ring=ring, now=1_800_000_000_000_000, settings=Accounts()))
+print(turned.outcome, turned.refresh_token)
+db.close()
+"""
+
+
+def test_racing_refreshes_of_three_processes_agree(db: Database, ann: User, tmp_path: Path) -> None:
+    """Bar 18: each process has its own connections and its own writer."""
+    sign_in(db, ann, refresh="first")
+    url = db.engine.url.render_as_string(hide_password=False)
+    start = tmp_path / "start"
+    ready = [tmp_path / f"ready{number}" for number in range(3)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", TAB, url, str(mark), str(start)],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )
+        for mark in ready
+    ]  # fmt: skip
+    while not all(mark.exists() for mark in ready):
+        assert all(process.poll() is None for process in running)
+        time.sleep(0.01)
+    start.touch()
+    printed = {process.communicate(timeout=60)[0].strip() for process in running}
+    (same,) = printed
+    outcome, successor = same.split()
+    assert outcome == "rotated"
+    assert rotate(db, successor, now=NOON + SECOND).outcome == "rotated"
+    with db.read() as session:
+        assert len(session.exec(select(RefreshToken)).all()) == 3
+
+
+def test_a_key_that_came_meanwhile_changes_no_successor(db: Database, ann: User) -> None:
+    """Bar 18: two tabs on both sides of a rotation still get one successor."""
+    sign_in(db, ann, refresh="first")
+    before = rotate(db, "first")
+    two = secrets.Ring((*RING.keys, secrets.Key("2", b"m" * 32, NOON + SECOND)))
+    after = db.write(
+        lambda s: sessions.rotate(
+            s, token="first", ring=two, now=NOON + 2 * SECOND, settings=SETTINGS
+        )
+    )
+    assert after.refresh_token == before.refresh_token
+    assert after.outcome == "rotated"
 
 
 def test_refresh_tokens_grow_old(db: Database, ann: User) -> None:

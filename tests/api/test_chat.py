@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from chat_app.api import sse
+from chat_app.flows import standing
 from tests.api.conftest import MODEL, Person, Serve, Server
 
 FULL = "".join(f"w{number} " for number in range(8))
@@ -175,7 +176,7 @@ def test_a_silent_stream_says_that_it_is_alive(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy or a browser would give up on a line that stays silent."""
-    monkeypatch.setattr(sse, "RECHECK_SECONDS", 0.05)
+    monkeypatch.setattr(standing, "WAKE_SECONDS", 0.05)
     monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.1)
     person = serve(script={"fault": "hang_at:2"}).person()
     body = {"model": MODEL, "message": "hello there", "stream": True}

@@ -115,7 +115,7 @@ def test_addresses_inside_are_refused_at_once(ann: Person, url: str) -> None:
 
 def test_one_click_ends_a_topic_and_a_look_does_not(server: Server, ann: Person) -> None:
     """RFC 8058: the POST acts without any sign-in; opening the link changes nothing."""
-    key = server.app.secrets.token_key
+    key = server.app.secrets.link_key
     token = preferences.link_token(key, user_id=int(ann.id), topic="purchases")
     path = "/api/notifications/unsubscribe"
 

@@ -35,7 +35,7 @@ def hook(app: App, user_id: int, url: str, *events: str) -> tuple[str, str]:
     """A webhook's id and secret."""
     endpoint, secret = app.db.write(
         lambda s: webhooks.add(
-            s, user_id=user_id, url=url, events=events, key=app.secrets.token_key, most=5,
+            s, user_id=user_id, url=url, events=events, key=app.secrets.link_key, most=5,
             allowed=app.wire.allowed, now=app.clock.micros(),
         )
     )  # fmt: skip
@@ -243,7 +243,7 @@ async def test_a_test_call_says_how_it_went(tmp_path: Path) -> None:
 async def test_who_wants_no_mail_gets_none_and_security_always(tmp_path: Path) -> None:
     async with running_app(tmp_path) as app:
         ann = await person(app)
-        key = app.secrets.token_key
+        key = app.secrets.link_key
         token = preferences.link_token(key, user_id=ann, topic="purchases")
         user_id, topic = preferences.read_token(key, token)
         app.db.write(

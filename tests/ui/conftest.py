@@ -145,7 +145,7 @@ def _demo(web: Any) -> Any:
     """The Blocks inside the mounted application."""
     return next(
         route.app.get_blocks()
-        for route in web.inner.routes
+        for route in web.inner.inner.routes
         if hasattr(getattr(route, "app", None), "get_blocks")
     )
 

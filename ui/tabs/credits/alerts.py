@@ -179,7 +179,7 @@ def bind(c: Alerts, app: App, _shell: Shell, _tab: gr.Tab) -> None:
                 user_id=_id(user),
                 url=url or "",
                 events=events or [],
-                key=app.secrets.token_key,
+                key=app.secrets.link_key,
                 most=app.settings.notifications.webhooks_per_user,
                 allowed=app.wire.allowed,
                 now=app.clock.micros(),
@@ -229,7 +229,7 @@ def _change(app: App, session: Session, *, user_id: int, webhook_id: str, act: s
     now = app.clock.micros()
     if act == "rotate":
         endpoint, secret = webhooks.rotate(
-            session, user_id=user_id, webhook_id=webhook_id, key=app.secrets.token_key, now=now
+            session, user_id=user_id, webhook_id=webhook_id, key=app.secrets.link_key, now=now
         )
         return _secret(endpoint, secret)
     if act == "remove":

@@ -1,0 +1,130 @@
+"""Open streams: whoever may no longer be here is sent away within five seconds.
+
+Streams of every transport pass through here. One look at the database for each user and two
+seconds serves all of the user's streams in this process, however many pieces they carry.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from chat_app.accounts import keys, standing
+from chat_app.accounts.sessions import SignedIn
+from chat_app.accounts.standing import Standing
+from chat_app.app import App
+from chat_app.errors import AppError, NotAllowed, NotSignedIn
+
+T = TypeVar("T")
+
+# A look counts for this long, and a silent stream asks again this often: together below five.
+LOOK_SECONDS = 2.0
+WAKE_SECONDS = 1.0
+
+
+class RoleEnded(NotAllowed):
+    """The user's role changed while a page or a stream for that role was open."""
+
+    code = "role_ended"
+    message = "Your role has changed. Reload the page to go on."
+
+
+async def require(app: App, who: SignedIn, *, staff: bool = False) -> None:
+    """Whether an open stream may go on; cheap enough to ask for each piece.
+
+    Raises NotSignedIn once the sign-in ended or the user was suspended. With `staff` what is
+    shown belongs to the role, and RoleEnded is raised when that is another now.
+    """
+    assert who.user.id is not None
+    found = await _look(app, who.user.id)
+    if not _good(found, who, staff=staff):
+        # The look may be older than the sign-in; a refusal is worth another one.
+        app.looks.pop(who.user.id, None)
+        found = await _look(app, who.user.id)
+    if found is None or who.ground not in found.grounds:
+        raise NotSignedIn
+    if not _good(found, who, staff=staff):
+        raise RoleEnded
+
+
+async def watch(
+    app: App, who: SignedIn, items: AsyncIterator[T], *, staff: bool = False
+) -> AsyncGenerator[T | None, None]:
+    """What `items` gives while `who` may have it; None when nothing came for a while.
+
+    Raises what `require` does. Leaving early closes `items`.
+    """
+    coming: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(items))
+            await asyncio.wait({coming}, timeout=WAKE_SECONDS)
+            await require(app, who, staff=staff)
+            if not coming.done():
+                yield None
+                continue
+            try:
+                item = coming.result()
+            except StopAsyncIteration:
+                return
+            finally:
+                coming = None
+            yield item
+    finally:
+        if coming is not None:
+            coming.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration, AppError):
+                await coming
+
+
+async def stop_barred(app: App) -> int:
+    """Stop the running answers of users who were suspended and of keys that were revoked.
+
+    What was written is settled. A sign-in that ended stops no answer: its owner finds it in the
+    history.
+    """
+    running = {item.user_id for item in app.replies}
+    used = {item.key_id for item in app.replies if item.key_id is not None}
+    if not running:
+        return 0
+    now = app.clock.micros()
+
+    def ask() -> tuple[set[int], set[str]]:
+        with app.db.read() as session:
+            fallen = {key for key in used if not keys.standing(session, key, now=now)}
+            return standing.barred(session, running), fallen
+
+    barred, fallen = await asyncio.to_thread(ask)
+    ended = [item for item in app.replies if item.user_id in barred or item.key_id in fallen]
+    for item in ended:
+        item.stop_wanted.set()
+    return len(ended)
+
+
+def _good(found: Standing | None, who: SignedIn, *, staff: bool) -> bool:
+    return (
+        found is not None
+        and who.ground in found.grounds
+        and not (staff and found.role != who.user.role)
+    )
+
+
+async def _look(app: App, user_id: int) -> Standing | None:
+    """How the user stands, at most two seconds ago."""
+    look = app.looks.get(user_id)
+    if look is None:
+        look = asyncio.ensure_future(asyncio.to_thread(_ask, app, user_id))
+        app.looks[user_id] = look
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, _forget, app, user_id, look)
+    # Shielded: a listener who leaves must not take the others' answer away.
+    return await asyncio.shield(look)
+
+
+def _ask(app: App, user_id: int) -> Standing | None:
+    with app.db.read() as session:
+        return standing.of(session, user_id=user_id, now=app.clock.micros())
+
+
+def _forget(app: App, user_id: int, look: "asyncio.Future[Standing | None]") -> None:
+    if app.looks.get(user_id) is look:
+        del app.looks[user_id]
