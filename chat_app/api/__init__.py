@@ -15,6 +15,7 @@ from chat_app.api import (
     invoices,
     monitoring,
     notifications,
+    openai,
     orgs,
     payments,
     prices,
@@ -71,6 +72,7 @@ def create(app: App) -> FastAPI:
     for router in ROUTERS:
         rooms.include_router(router)
     web.include_router(rooms)
+    web.include_router(openai.router)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]
     return web

@@ -45,6 +45,11 @@ def admins(status: int, **more: Any) -> Row:
 
 QUESTION = {"model": "smollm2-135m-instruct", "message": "hello there"}
 
+COMPLETION = {
+    "model": "smollm2-135m-instruct",
+    "messages": [{"role": "user", "content": "hello there"}],
+}
+
 WEBHOOK = {"url": "https://hooks.example.org/in", "events": ["balance.low"]}
 
 MATRIX: dict[str, Row] = {
@@ -195,4 +200,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/payments/{id}": admins(OK),
     "POST /api/admin/payments/{id}/refund": admins(409, body={"reason": "not paid yet"}),
     "GET /api/admin/payment-events": admins(OK),
+    "GET /v1/models": member(OK),
+    "GET /v1/models/{id}": member(OK),
+    "POST /v1/chat/completions": member(OK, body=COMPLETION),
 }
