@@ -7,8 +7,10 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
+from pydantic.json_schema import models_json_schema
 
 from chat_app.api import errors
+from chat_app.api.bulk import BulkIn
 
 router = APIRouter(tags=["reference"])
 
@@ -18,6 +20,8 @@ INTRODUCTION = (
     '"0.25", money is minor units, times are RFC 3339 in UTC. An Idempotency-Key makes a POST '
     "act once however often it is sent. Every refusal is {error: {message, type, code, param}}."
 )
+# Bodies that a route reads itself, because they come in several kinds.
+READ_BY_HAND = (BulkIn,)
 _METHODS = ("get", "post", "put", "patch", "delete")
 _STYLE = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8881; --get: #0b7a4b; --post: #2757d6;
@@ -68,6 +72,11 @@ def describe(web: FastAPI) -> dict[str, Any]:
             for route in methods.values():
                 if "422" in route["responses"]:
                     route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
+        _, made = models_json_schema(
+            [(kind, "validation") for kind in READ_BY_HAND],
+            ref_template="#/components/schemas/{model}",
+        )
+        schema["components"]["schemas"] |= made["$defs"]
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         schema["x-error-codes"] = {

@@ -99,6 +99,13 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/chat/conversations/{id}": owned(OK, body={"title": "Another title"}),
     "DELETE /api/chat/conversations/{id}": owned(EMPTY),
     "GET /api/chat/conversations/{id}/export": owned(OK),
+    "POST /api/chat/conversations/import": member(
+        CREATED,
+        body={
+            "format": "ml-chat-billing/conversation/1",
+            "messages": [{"role": "user", "content": "hello"}],
+        },
+    ),
     "GET /api/chat/images/{id}": owned(OK),
     "GET /api/chat/history": member(OK),
     "GET /api/chat/status": member(OK),
@@ -146,6 +153,11 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/admin/users/{id}": admins(OK, body={"suspended": False}),
     "POST /api/admin/users/{id}/credits": admins(OK, body={"credits": 5, "reason": "a gift"}),
     "POST /api/admin/users/{id}/logout": admins(EMPTY),
+    "POST /api/admin/bulk/credits": admins(
+        OK,
+        body={"rows": [{"username": "matrix-mate", "credits": 1}], "reason": "a gift"},
+        query={"dry_run": "1"},
+    ),
     "GET /api/admin/audit": admins(OK),
     "GET /api/admin/audit/verify": admins(OK),
     "GET /api/admin/reconciliation": admins(OK),
