@@ -64,7 +64,7 @@ def create(app: App) -> FastAPI:
         title="ML Chat Billing",
         version=__version__,
         description=docs.INTRODUCTION,
-        openapi_url=f"{PREFIX}/openapi.json",
+        openapi_url=None,  # docs.py serves it, with an ETag
         docs_url=None,  # the usual page loads its scripts from another site
         redoc_url=None,
         redirect_slashes=False,
