@@ -40,6 +40,18 @@ def ai(server: Server, ann: Person) -> Iterator[OpenAI]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def ida(server: Server) -> Person:
+    """Somebody who is only ever refused."""
+    return server.person()
+
+
+@pytest.fixture(scope="module")
+def refusing(server: Server, ida: Person) -> Iterator[OpenAI]:
+    with client(server, ida) as made:
+        yield made
+
+
 @contextmanager
 def scripted(server: Server, **script: Any) -> Iterator[None]:
     """Answers of another kind for a while, by the same server."""
@@ -230,10 +242,10 @@ def test_images_are_seen_and_priced(ai: OpenAI, ann: Person) -> None:
         "data:image/svg+xml;base64,AAAA",
     ],
 )
-def test_no_outside_image_is_fetched(ai: OpenAI, url: str) -> None:
+def test_no_outside_image_is_fetched(refusing: OpenAI, url: str) -> None:
     shown: list[Any] = [{"type": "image_url", "image_url": {"url": url}}]
     with pytest.raises(openai.BadRequestError) as refused:
-        ai.chat.completions.create(
+        refusing.chat.completions.create(
             model="gemma-3-4b-it", messages=[{"role": "user", "content": shown}]
         )
     assert refused.value.code == "outside_image"
@@ -268,14 +280,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("more", "param"), REFUSED, ids=lambda value: str(value)[:40])
 def test_what_is_not_offered_is_refused_by_name(
-    ai: OpenAI, ann: Person, more: dict[str, Any], param: str
+    refusing: OpenAI, ida: Person, more: dict[str, Any], param: str
 ) -> None:
     """A field that cannot be honoured is never left out in silence."""
     with pytest.raises(openai.BadRequestError) as refused:
-        ai.chat.completions.create(**{"model": MODEL, "messages": HELLO, **more})
+        refusing.chat.completions.create(**{"model": MODEL, "messages": HELLO, **more})
     assert refused.value.type == "invalid_request_error"
     assert str(refused.value.param).startswith(param)
-    assert ann.available() == "100"
+    assert ida.available() == "100"
 
 
 def test_fields_that_change_nothing_are_accepted(ai: OpenAI) -> None:
