@@ -53,9 +53,13 @@ h3 { font-size: .95rem; margin: .9rem 0 .1rem; } p { margin: .5rem 0; }
 """
 
 
-@router.get("/openapi.json", include_in_schema=False)
+@router.get(
+    "/openapi.json",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}, **etags.NOT_CHANGED},
+)
 def description(request: Request) -> Response:
-    """The description for programs."""
+    """The OpenAPI description, for programs. With an ETag for `If-None-Match`."""
     return etags.answer(request, json.dumps(request.app.openapi()).encode())
 
 
