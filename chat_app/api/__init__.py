@@ -9,15 +9,18 @@ from chat_app.api import (
     auth,
     billing,
     books,
+    bulk,
     chat,
     docs,
     errors,
     images,
+    imports,
     invoices,
     keys,
     mailbox,
     monitoring,
     notifications,
+    openai,
     orgs,
     payments,
     prices,
@@ -38,6 +41,7 @@ ROUTERS = (
     account.router,
     chat.router,
     images.router,
+    imports.router,
     billing.router,
     payments.billing,
     shop.router,
@@ -52,6 +56,7 @@ ROUTERS = (
     notifications.monitoring,
     admin.router,
     second_factor.admin,
+    bulk.router,
     prices.router,
     shelves.router,
     invoices.admin_router,
@@ -68,7 +73,7 @@ def create(app: App) -> FastAPI:
         title="ML Chat Billing",
         version=__version__,
         description=docs.INTRODUCTION,
-        openapi_url=f"{PREFIX}/openapi.json",
+        openapi_url=None,  # docs.py serves it, with an ETag
         docs_url=None,  # the usual page loads its scripts from another site
         redoc_url=None,
         redirect_slashes=False,
@@ -80,6 +85,7 @@ def create(app: App) -> FastAPI:
     for router in ROUTERS:
         rooms.include_router(router)
     web.include_router(rooms)
+    web.include_router(openai.router)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]
     return web

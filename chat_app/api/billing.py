@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from chat_app.api import deps
+from chat_app.api import deps, etags
 from chat_app.api.deps import Body, Credits, errors_in
 from chat_app.api.views import (
     PackageOut,
@@ -45,11 +45,16 @@ class Order(Body):
     credits: Annotated[Credits, Field(gt=0)] | None = None
 
 
-@router.get("/packages", responses=errors_in(401))
-def list_packages(app: deps.App, who: deps.CurrentUser) -> Page[PackageOut]:
-    """Credits for sale."""
+@router.get(
+    "/packages",
+    response_model=Page[PackageOut],
+    responses={**etags.NOT_CHANGED, **errors_in(401)},
+)
+def list_packages(request: Request, app: deps.App, who: deps.CurrentUser) -> Response:
+    """Credits for sale. With an ETag for `If-None-Match`."""
     with app.db.read() as session:
-        return Page(items=[PackageOut.of(item) for item in packages.list_packages(session)])
+        items = [PackageOut.of(item) for item in packages.list_packages(session)]
+    return etags.answer(request, Page[PackageOut](items=items))
 
 
 @router.post("/add", status_code=201, responses=errors_in(401, 403, 404, 409, 422, 503))

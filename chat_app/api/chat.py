@@ -3,12 +3,12 @@
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, StrictBool, StrictInt
 
 from chat_app.accounts import keys
-from chat_app.api import deps, images, payer, sse
+from chat_app.api import deps, etags, images, payer, sse
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
 from chat_app.api.images import ImageIn
 from chat_app.api.payer import Payer, PayerHeader
@@ -74,13 +74,21 @@ class Rename(Body):
     title: Annotated[Text, Field(min_length=1, max_length=200)]
 
 
-@router.get("/models", responses=errors_in(401))
-def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
-    """The models for sale, with price and state; with an API key those that it may use."""
+@router.get(
+    "/models",
+    response_model=Page[ModelOut],
+    responses={**etags.NOT_CHANGED, **errors_in(401)},
+)
+def models(request: Request, app: deps.App, who: deps.CurrentUser) -> Response:
+    """The models for sale, with price and state; with an API key those that it may use.
+
+    With an ETag for `If-None-Match`.
+    """
     with app.db.read() as session:
         shown = shelf.models(app, session=session)
     allowed = [model for model in shown if keys.allows(who.key, model.id)]
-    return Page(items=[ModelOut.of(model) for model in allowed])
+    page = Page[ModelOut](items=[ModelOut.of(model) for model in allowed])
+    return etags.answer(request, page)
 
 
 @router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))

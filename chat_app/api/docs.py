@@ -1,14 +1,17 @@
 """The API reference: one page made from the OpenAPI description, with no script in it."""
 
+import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
+from pydantic.json_schema import models_json_schema
 
-from chat_app.api import errors
+from chat_app.api import errors, etags, examples
+from chat_app.api.bulk import BulkIn
 
 router = APIRouter(tags=["reference"])
 
@@ -19,6 +22,8 @@ INTRODUCTION = (
     '"0.25", money is minor units, times are RFC 3339 in UTC. An Idempotency-Key makes a POST '
     "act once however often it is sent. Every refusal is {error: {message, type, code, param}}."
 )
+# Bodies that a route reads itself, because they come in several kinds.
+READ_BY_HAND = (BulkIn,)
 _METHODS = ("get", "post", "put", "patch", "delete")
 _STYLE = """
 :root { color-scheme: light dark; --line: #8883; --soft: #8881; --get: #0b7a4b; --post: #2757d6;
@@ -49,6 +54,16 @@ h3 { font-size: .95rem; margin: .9rem 0 .1rem; } p { margin: .5rem 0; }
 """
 
 
+@router.get(
+    "/openapi.json",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}}}, **etags.NOT_CHANGED},
+)
+def description(request: Request) -> Response:
+    """The OpenAPI description, for programs. With an ETag for `If-None-Match`."""
+    return etags.answer(request, json.dumps(request.app.openapi()).encode())
+
+
 @router.get("/docs", response_class=HTMLResponse)
 def reference(request: Request) -> HTMLResponse:
     """The API reference for people. Programs read /api/openapi.json."""
@@ -64,11 +79,14 @@ def describe(web: FastAPI) -> dict[str, Any]:
             description=web.description,
             routes=web.routes,
         )
-        shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-        for methods in schema["paths"].values():
+        for path, methods in schema["paths"].items():
             for route in methods.values():
-                if "422" in route["responses"]:
-                    route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
+                _correct(path, route)
+        _, made = models_json_schema(
+            [(kind, "validation") for kind in READ_BY_HAND],
+            ref_template="#/components/schemas/{model}",
+        )
+        schema["components"]["schemas"] |= made["$defs"]
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         schema["x-error-codes"] = {
@@ -76,8 +94,20 @@ def describe(web: FastAPI) -> dict[str, Any]:
             for leaf in errors.leaves()
             if errors.family(leaf)[0] != 500
         }
+        examples.add(schema)
         web.openapi_schema = schema
     return web.openapi_schema
+
+
+def _correct(path: str, route: dict[str, Any]) -> None:
+    """Say what the framework cannot know: what a route is for, and how it really refuses."""
+    route["summary"] = route.get("description", route["summary"]).split("\n")[0].split(". ")[0]
+    route["summary"] = route["summary"].rstrip(".").replace("`", "")
+    wrong = route["responses"].pop("422", None)
+    if wrong is None or path.startswith("/v1/"):
+        return  # there a body that is not as described is a 400
+    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
 
 
 def page(schema: dict[str, Any]) -> str:
@@ -124,7 +154,7 @@ def _parameters(route: dict[str, Any]) -> str:
         (
             f"<code>{escape(item['name'])}</code>",
             escape(item["in"]),
-            escape(_type(item.get("schema", {}))),
+            escape(kind(item.get("schema", {}))),
             escape(item.get("description", "")),
         )
         for item in route.get("parameters", [])
@@ -144,7 +174,7 @@ def _responses(schema: dict[str, Any], route: dict[str, Any]) -> str:
             content = response.get("content", {}).get("application/json", {})
             form = content.get("schema", {})
             parts.append(_fields(schema, f"Answer {status}", form))
-            items = _resolve(schema, form).get("properties", {}).get("items", {}).get("items")
+            items = resolve(schema, form).get("properties", {}).get("items", {}).get("items")
             if items:
                 parts.append(_fields(schema, "Each item", items))
             if not content:
@@ -157,21 +187,22 @@ def _responses(schema: dict[str, Any], route: dict[str, Any]) -> str:
 
 
 def _fields(schema: dict[str, Any], title: str, form: dict[str, Any]) -> str:
-    model = _resolve(schema, form)
+    model = resolve(schema, form)
     needed = model.get("required", [])
     rows = [
         (
             f"<code>{escape(name)}</code>",
-            escape(_type(field)),
+            escape(kind(field)),
             "required" if name in needed and title == "Body" else "",
-            escape(field.get("description", "")),
+            escape(words(field)),
         )
         for name, field in model.get("properties", {}).items()
     ]
     return _table(title, ("field", "type", "", ""), rows)
 
 
-def _resolve(schema: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+def resolve(schema: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+    """The model that a schema refers to, or the schema itself."""
     for option in [form, *form.get("anyOf", [])]:
         if "$ref" in option:
             name = option["$ref"].rpartition("/")[2]
@@ -180,15 +211,22 @@ def _resolve(schema: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
     return form
 
 
-def _type(field: dict[str, Any]) -> str:
+def words(field: dict[str, Any]) -> str:
+    """What a field's description says, also where only one of its kinds has one."""
+    told = [field, *field.get("anyOf", [])]
+    return str(next((item["description"] for item in told if "description" in item), ""))
+
+
+def kind(field: dict[str, Any]) -> str:
+    """What kind of value a field takes, in words."""
     if "$ref" in field:
         return str(field["$ref"]).rpartition("/")[2].removesuffix("Out")
     if "anyOf" in field:
-        return " or ".join(_type(option) for option in field["anyOf"])
+        return " or ".join(kind(option) for option in field["anyOf"])
     if "enum" in field:
         return " or ".join(str(value) for value in field["enum"])
     if field.get("type") == "array":
-        return f"list of {_type(field.get('items', {}))}"
+        return f"list of {kind(field.get('items', {}))}"
     return str(field.get("type", "any"))
 
 

@@ -70,7 +70,7 @@ def body_of(error: AppError) -> dict[str, Any]:
     )
 
 
-def answer(error: AppError) -> JSONResponse:
+def answer(error: AppError, shape: dict[str, Any] | None = None) -> JSONResponse:
     """The response to a refusal, with Retry-After where waiting helps."""
     status = family(type(error))[0]
     headers = {}
@@ -79,7 +79,7 @@ def answer(error: AppError) -> JSONResponse:
         headers["Retry-After"] = str(wait)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return _json(status, body_of(error), headers)
+    return _json(status, shape or body_of(error), headers)
 
 
 def install(web: FastAPI) -> None:
@@ -90,8 +90,8 @@ def install(web: FastAPI) -> None:
         return answer(error)
 
     @web.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return _invalid(error)
+    async def not_valid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return invalid(error)
 
     @web.exception_handler(HTTPException)
     async def http(_request: Request, error: HTTPException) -> JSONResponse:
@@ -120,7 +120,8 @@ def leaves(start: type[AppError] = AppError) -> Iterator[type[AppError]]:
         yield from leaves(child)
 
 
-def _invalid(error: RequestValidationError) -> JSONResponse:
+def invalid(error: RequestValidationError) -> JSONResponse:
+    """The response to a body or a query that is not as described, with what is wrong where."""
     problems = [
         {"param": _param(item["loc"]), "message": str(item["msg"])}
         for item in error.errors()[:MAX_PROBLEMS]

@@ -13,7 +13,6 @@ from chat_app.accounts.keys import KeyNotAllowed, Limits
 _ROUTES = {
     "chat": """
         GET /v1/models
-        GET /v1/models/{model}
         GET /v1/models/{id}
         POST /v1/chat/completions
         GET /api/chat/models

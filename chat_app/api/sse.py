@@ -30,6 +30,9 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _CALLERS_FAULT = {"context_overflow", "model_cannot_see"}
 
 
+Item = Piece | Status | ReplyView | None
+
+
 class ReplyFailed(Unavailable):
     """The answer broke off; `code` in the response is the engine's."""
 
@@ -42,9 +45,7 @@ class ReplyRefused(Invalid):
     code = "reply_refused"
 
 
-async def listen(
-    app: App, *, who: SignedIn, reply_id: str, after: int = 0
-) -> AsyncIterator[Piece | Status | ReplyView | None]:
+async def listen(app: App, *, who: SignedIn, reply_id: str, after: int = 0) -> AsyncIterator[Item]:
     """The reply's items for somebody who stays signed in; None when nothing came for a while.
 
     Raises NotSignedIn when the sign-in ends meanwhile.
@@ -104,7 +105,7 @@ async def _events(
         yield _event("error", errors.crash_body(f"reply {reply_id}", error))
 
 
-def _said(item: Piece | Status | ReplyView | None) -> str:
+def _said(item: Item) -> str:
     if isinstance(item, Piece):
         return _event("delta", {"text": item.text, "index": item.index}, number=item.index)
     if isinstance(item, Status):

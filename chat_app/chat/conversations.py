@@ -20,6 +20,7 @@ TITLE_LENGTH = 60
 TITLE_WORDS = 6
 SNIPPET = 80
 PAGE = 100
+HIDDEN_TITLE = "API"
 
 
 class ConversationNotFound(NotFound):
@@ -117,6 +118,37 @@ def give_title(session: Session, *, conversation_id: str, title: str) -> bool:
         .values(title=title)
     ).rowcount  # type: ignore[attr-defined]
     return bool(changed)
+
+
+def hidden(*, id: str, user_id: int, model: str, now: int, until: int) -> Conversation:
+    """A conversation behind an answer to a program: never shown, its texts go at `until`."""
+    return Conversation(
+        id=id,
+        user_id=user_id,
+        title=HIDDEN_TITLE,
+        model=model,
+        created_at=now,
+        updated_at=now,
+        deleted_at=until,
+    )
+
+
+def due(session: Session, *, now: int, limit: int = PAGE) -> list[tuple[str, int]]:
+    """Hidden conversations whose texts have to go, with their users."""
+    query = select(Conversation.id, Conversation.user_id).where(
+        col(Conversation.deleted_at) <= now, Conversation.title != ""
+    )
+    return [(found, user) for found, user in session.exec(query.limit(limit)).all()]
+
+
+def wipe(session: Session, *, conversation_ids: Sequence[str]) -> None:
+    """Take the texts and titles out of conversations."""
+    session.execute(
+        update(Message).where(col(Message.conversation_id).in_(conversation_ids)).values(content="")
+    )
+    session.execute(
+        update(Conversation).where(col(Conversation.id).in_(conversation_ids)).values(title="")
+    )
 
 
 def get(session: Session, *, user_id: int, conversation_id: str) -> Conversation:

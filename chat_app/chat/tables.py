@@ -12,7 +12,11 @@ from chat_app.db import BigInt
 
 
 class Conversation(SQLModel, table=True):
-    """A conversation of one user. `renamed` when the title is a person's."""
+    """A conversation of one user. `renamed` when the title is a person's.
+
+    From `deleted_at` on its texts are gone; with any `deleted_at` it is never shown. One that
+    is not shown but has a title still keeps its answer: see `conversations.hidden`.
+    """
 
     __tablename__ = "conversation"
     __table_args__ = (Index("ix_conversation_user", "user_id", "updated_at"),)
@@ -25,6 +29,11 @@ class Conversation(SQLModel, table=True):
     created_at: int = Field(sa_type=BigInt)
     updated_at: int = Field(sa_type=BigInt)
     deleted_at: int | None = Field(default=None, sa_type=BigInt)
+
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether an answer that ends now is stored."""
+        return self.deleted_at is None or self.title != ""
 
 
 class Message(SQLModel, table=True):

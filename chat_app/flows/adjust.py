@@ -37,38 +37,10 @@ async def adjust(
     Takes only what is neither spent nor held: OutOfCredits otherwise. The same key acts once
     and gets the same answer.
     """
-    reason = " ".join(reason.split())
-    if not 3 <= len(reason) <= REASON_LENGTH:
-        raise ReasonMissing
-    if micro == 0:
-        raise NothingToAdjust
+    reason = checked(micro, reason)
 
     request = {"user": user_id, "micro": micro, "reason": reason}
     actor = f"user:{admin_id}"
-
-    def do(session: Session, now: int) -> dict[str, int]:
-        users.get(session, user_id)
-        ledger.adjust(
-            session,
-            user_id=user_id,
-            micro=micro,
-            reason=reason,
-            actor=actor,
-            now=now,
-            scope=f"adjustment:{admin_id}",
-            key=key,
-            terms=ledger.terms(app.settings.credits, "adjust", now=now),
-        )
-        log.record(
-            session,
-            type="credits_adjusted",
-            actor=actor,
-            now=now,
-            user=user_id,
-            credits=format_credits(micro),
-            reason=reason,
-        )
-        return asdict(ledger.balance(session, user_id=user_id))
 
     def story(session: Session) -> Balance:
         now = app.clock.micros()
@@ -79,8 +51,66 @@ async def adjust(
             request=request,
             now=now,
             actor=actor,
-            run=lambda: do(session, now),
+            run=lambda: asdict(
+                post(
+                    app,
+                    session,
+                    admin_id=admin_id,
+                    user_id=user_id,
+                    micro=micro,
+                    reason=reason,
+                    key=key,
+                    now=now,
+                )
+            ),
         )
         return Balance(**outcome)
 
     return await app.db.awrite(story)
+
+
+def checked(micro: int, reason: str) -> str:
+    """The reason on one line; raises ReasonMissing and NothingToAdjust."""
+    reason = " ".join(reason.split())
+    if not 3 <= len(reason) <= REASON_LENGTH:
+        raise ReasonMissing
+    if micro == 0:
+        raise NothingToAdjust
+    return reason
+
+
+def post(
+    app: App,
+    session: Session,
+    *,
+    admin_id: int,
+    user_id: int,
+    micro: int,
+    reason: str,
+    key: str,
+    now: int,
+) -> Balance:
+    """The adjustment inside a write transaction, in the ledger and on the record."""
+    actor = f"user:{admin_id}"
+    users.get(session, user_id)
+    ledger.adjust(
+        session,
+        user_id=user_id,
+        micro=micro,
+        reason=reason,
+        actor=actor,
+        now=now,
+        scope=f"adjustment:{admin_id}",
+        key=key,
+        terms=ledger.terms(app.settings.credits, "adjust", now=now),
+    )
+    log.record(
+        session,
+        type="credits_adjusted",
+        actor=actor,
+        now=now,
+        user=user_id,
+        credits=format_credits(micro),
+        reason=reason,
+    )
+    return ledger.balance(session, user_id=user_id)

@@ -6,6 +6,8 @@ deleted; amounts, invoices and the audit stay, because the law and the proof nee
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from functools import partial
 
 from sqlmodel import Session, col, select
 
@@ -89,3 +91,31 @@ def _files(app: App, user_id: int, email: str) -> None:
     messages.drop_mails(app.settings.data_dir / "outbox", email=email)
     if not app.db.scrub():
         log.info("the file of recent writes was in use; it is emptied with the next writes")
+
+
+def forget_programs_texts(app: App) -> int:
+    """Wipe the answers to programs, and the images they sent, that are due; returns how many."""
+    gone = 0
+    while True:
+        with app.db.read() as session:
+            found = conversations.due(session, now=app.clock.micros())
+        if not found:
+            return gone
+        shown = app.db.write(partial(_forget, [id for id, _ in found]))
+        owners = dict(found)
+        for id, digests in shown.items():
+            if digests:
+                app.db.write(
+                    partial(
+                        images.drop,
+                        data_dir=app.settings.data_dir,
+                        user_id=owners[id],
+                        digests=digests,
+                    )
+                )
+        gone += len(found)
+
+
+def _forget(ids: Sequence[str], session: Session) -> dict[str, set[str]]:
+    conversations.wipe(session, conversation_ids=ids)
+    return {id: images.detach(session, conversation_id=id) for id in ids}

@@ -36,6 +36,7 @@ from chat_app.llm.engine import (
     ModelCannotSee,
     ModelNotReady,
     Request,
+    Role,
     Sampling,
     UnknownModel,
 )
@@ -45,6 +46,8 @@ from chat_app.money import format_credits
 # end, is what finds a dead process quickly.
 HOLD_MARGIN_SECONDS = 3600
 TOKENS_PER_MESSAGE = 16
+# As long as a key's answer is promised; then the texts of a program's request go.
+PROGRAM_TEXT_SECONDS = 24 * 3600
 
 
 class EmptyMessage(Invalid):
@@ -112,8 +115,17 @@ class Quote:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A message of a list that a program sends whole; the images are files."""
+
+    role: Role
+    text: str
+    images: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Order:
-    """What the person asked for, checked."""
+    """What the person asked for, checked. With `turns` they are all that the model reads."""
 
     user_id: int
     entry: catalogue.Entry
@@ -126,6 +138,10 @@ class _Order:
     images: tuple[bytes, ...] = ()
     org_id: int | None = None
     key_id: str | None = None
+    turns: tuple[Turn, ...] = ()
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -259,6 +275,51 @@ async def start(
     )
 
 
+async def complete(
+    app: App,
+    *,
+    user_id: int,
+    turns: Sequence[Turn],
+    model: str,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    idempotency_key: str | None = None,
+    spend_limit: int | None = None,
+    org_id: int | None = None,
+    api_key: ApiKey | None = None,
+) -> Started:
+    """Answer a list of messages that a program keeps itself; the last one is a user's.
+
+    As `start` in everything that costs: the same refusals, hold, price and settlement. The
+    model reads the turns and nothing else, and all their images are priced. The conversation
+    behind it is never shown; the questions are not stored, the answer is for a day, so that
+    the same `idempotency_key` gives it again.
+    """
+    order = _checked(
+        app,
+        user_id=user_id,
+        text=turns[-1].text,
+        model=model,
+        conversation_id=None,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        spend_limit=spend_limit,
+        images=tuple(file for turn in turns for file in turn.images),
+        api_key=api_key,
+    )
+    for turn in turns[:-1]:
+        _check_length(app, turn.text)
+    order = replace(
+        order, turns=tuple(turns), top_p=top_p, seed=seed, stop=tuple(stop), org_id=org_id
+    )
+    return await asyncio.shield(
+        asyncio.ensure_future(_start(app, order, idempotency_key or new_id("key")))
+    )
+
+
 async def retry(
     app: App,
     *,
@@ -319,10 +380,7 @@ def _checked(
         raise Draining
     if not text.strip() and not images:
         raise EmptyMessage
-    limit = app.settings.chat.max_message_kib * 1024
-    size = len(text.encode("utf-8", errors="surrogatepass"))
-    if size > limit:
-        raise MessageTooLong(limit_bytes=limit, bytes=size)
+    _check_length(app, text)
     entry = catalogue.get(model)
     if entry.hidden:
         raise UnknownModel(model=model)
@@ -344,6 +402,13 @@ def _checked(
         images=images,
         key_id=None if api_key is None else api_key.id,
     )
+
+
+def _check_length(app: App, text: str) -> None:
+    limit = app.settings.chat.max_message_kib * 1024
+    size = len(text.encode("utf-8", errors="surrogatepass"))
+    if size > limit:
+        raise MessageTooLong(limit_bytes=limit, bytes=size)
 
 
 async def _start(app: App, order: _Order, key: str) -> Started:
@@ -408,7 +473,7 @@ async def _start(app: App, order: _Order, key: str) -> Started:
         messages=tuple(terms.told),
         max_tokens=max_tokens,
         sampling=_sampling(order),
-        stop=(),
+        stop=order.stop,
         user_scope=str(order.user_id),
         deadline_seconds=app.settings.llm.answer_seconds,
     )
@@ -450,6 +515,17 @@ def _request_of(order: _Order) -> dict[str, Any]:
             else {}
         ),
     }
+    if order.turns:
+        told = [
+            [turn.role, turn.text, [hashlib.sha256(file).hexdigest() for file in turn.images]]
+            for turn in order.turns
+        ]
+        request |= {
+            "turns": operations.digest({"turns": told}),
+            "top_p": None if order.top_p is None else str(order.top_p),
+            "seed": order.seed,
+            "stop": list(order.stop),
+        }
     # Only then: keys of messages that people pay for themselves stay what they were.
     return request if order.org_id is None else {**request, "org_id": order.org_id}
 
@@ -468,8 +544,17 @@ def _place(
     conversation_id, reply_id = order.conversation_id, new_id("rep")
     if conversation_id is None:
         conversation_id = new_id("con")
-        session.add(
-            Conversation(
+        if order.turns:
+            until = now + PROGRAM_TEXT_SECONDS * MICROS_PER_SECOND
+            made = conversations.hidden(
+                id=conversation_id,
+                user_id=order.user_id,
+                model=order.entry.id,
+                now=now,
+                until=until,
+            )
+        else:
+            made = Conversation(
                 id=conversation_id,
                 user_id=order.user_id,
                 title=conversations.title_of(order.text) or "Image",
@@ -477,7 +562,7 @@ def _place(
                 created_at=now,
                 updated_at=now,
             )
-        )
+        session.add(made)
         session.flush()
     else:
         # The update comes first: on PostgreSQL its row lock puts two senders in a line.
@@ -499,7 +584,7 @@ def _place(
             id=question_id,
             conversation_id=conversation_id,
             role="user",
-            content=order.text,
+            content="" if order.turns else order.text,
             model=order.entry.id,
             created_at=now,
         )
@@ -607,6 +692,8 @@ def _told(
 
     A model that does not see reads a conversation without its images.
     """
+    if order.turns:
+        return _told_turns(app, order, shown)
     told = []
     if order.entry.system_prompt:
         told.append(ChatMessage("system", order.entry.system_prompt))
@@ -632,11 +719,24 @@ def _told(
     return told
 
 
+def _told_turns(app: App, order: _Order, shown: Sequence[Picture]) -> list[ChatMessage]:
+    """The turns as they were sent. Without `shown` they are told without their images."""
+    told, left = [], list(shown)
+    for turn in order.turns:
+        own, left = left[: len(turn.images)], left[len(turn.images) :]
+        seen = image_files.told(app, user_id=order.user_id, pictures=own)
+        told.append(ChatMessage(turn.role, turn.text, seen))
+    return told
+
+
 def _sampling(order: _Order) -> Sampling:
     base = order.entry.sampling
-    if order.temperature is None:
-        return base
-    return replace(base, temperature=order.temperature)
+    return replace(
+        base,
+        temperature=base.temperature if order.temperature is None else order.temperature,
+        top_p=base.top_p if order.top_p is None else order.top_p,
+        seed=base.seed if order.seed is None else order.seed,
+    )
 
 
 def _repeatable(app: App, order: _Order, request: Request) -> bool:

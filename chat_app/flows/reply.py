@@ -107,6 +107,13 @@ async def stop(app: App, *, user_id: int, reply_id: str) -> None:
     running.stop_wanted.set()
 
 
+def leave(app: App, *, reply_id: str) -> None:
+    """End an answer that nobody waits for any more, if this process still writes it."""
+    running = app.replies.get(reply_id)
+    if running is not None:
+        running.stop_wanted.set()
+
+
 async def view(app: App, *, user_id: int, reply_id: str) -> ReplyView:
     """The reply as it stands."""
 
@@ -380,7 +387,7 @@ def finish(
     answer = session.get(Message, reply.message_id)
     assert conversation is not None
     assert answer is not None
-    answer.content = text if conversation.deleted_at is None else ""
+    answer.content = text if conversation.keeps_texts else ""
     session.add(answer)
     session.flush()
     return _view(session, reply)

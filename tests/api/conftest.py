@@ -170,7 +170,7 @@ def _settings(data_dir: Path, **sections: Any) -> settings.Settings:
     script |= sections.pop("script", {})
     return settings.load(
         data_dir=data_dir,
-        llm={"engine": "script", "script": script},
+        llm={"engine": "script", "script": script, **sections.pop("llm", {})},
         limits=_UNLIMITED | sections.pop("limits", {}),
         **sections,
     )

@@ -81,6 +81,11 @@ def staff(status: int, **more: Any) -> Row:
 
 QUESTION = {"model": "smollm2-135m-instruct", "message": "hello there"}
 
+COMPLETION = {
+    "model": "smollm2-135m-instruct",
+    "messages": [{"role": "user", "content": "hello there"}],
+}
+
 WEBHOOK = {"url": "https://hooks.example.org/in", "events": ["balance.low"]}
 
 MATRIX: dict[str, Row] = {
@@ -149,6 +154,13 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/chat/conversations/{id}": owned(OK, body={"title": "Another title"}),
     "DELETE /api/chat/conversations/{id}": owned(EMPTY),
     "GET /api/chat/conversations/{id}/export": owned(OK),
+    "POST /api/chat/conversations/import": member(
+        CREATED,
+        body={
+            "format": "ml-chat-billing/conversation/1",
+            "messages": [{"role": "user", "content": "hello"}],
+        },
+    ),
     "GET /api/chat/images/{id}": owned(OK),
     "GET /api/chat/history": member(OK),
     "GET /api/chat/status": member(OK),
@@ -202,6 +214,11 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/reconciliation": finance(OK),
     "POST /api/admin/reconciliation": finance(OK),
     "GET /api/admin/prices": finance(OK, query={"preview": "1"}),
+    "POST /api/admin/bulk/credits": finance(
+        OK,
+        body={"rows": [{"username": "matrix-mate", "credits": 1}], "reason": "a gift"},
+        query={"dry_run": "1"},
+    ),
     "POST /api/admin/prices": finance(
         CREATED, body={"model": "gemma-3-4b-it", "kind": "per_message", "per_message": 20}
     ),
@@ -253,4 +270,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/payments/{id}": staff(OK),
     "POST /api/admin/payments/{id}/refund": finance(409, body={"reason": "not paid yet"}),
     "GET /api/admin/payment-events": staff(OK),
+    "GET /v1/models": member(OK),
+    "GET /v1/models/{id}": member(OK),
+    "POST /v1/chat/completions": member(OK, body=COMPLETION),
 }

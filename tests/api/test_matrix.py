@@ -199,6 +199,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/invoices/": invoice,
     "/api/admin/payments/": payment,
     "/api/admin/messages/": dead_message,
+    "/v1/models/": lambda _scene: "gemma-3-1b-it",
 }
 
 

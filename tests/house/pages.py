@@ -5,12 +5,14 @@ else in docs/ is written by hand.
 """
 
 import inspect
+import json
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from chat_app import settings
+from chat_app.api import docs
 from chat_app.errors import AppError
 from tests.house import tree
 
@@ -185,7 +187,73 @@ def openapi() -> dict[str, Any]:
     return schema
 
 
-PAGES = {"settings.md": settings_page, "errors.md": errors_page, "api.md": api_page}
+def reference_page() -> str:
+    """Every route with its fields and an example."""
+    schema = openapi()
+    lines = [
+        "# API reference",
+        "",
+        NOTE,
+        "",
+        "Every route with its fields and an example. What they have in common, tokens, keys and",
+        "refusals, is in [api.md](api.md) and [errors.md](errors.md); programs read the same from",
+        "`/api/openapi.json`.",
+    ]
+    rooms: dict[str, list[str]] = {}
+    for path, methods in schema["paths"].items():
+        for method, route in methods.items():
+            room = (route.get("tags") or ["other"])[0]
+            rooms.setdefault(room, []).extend(_route(schema, path, method, route))
+    for room, rows in rooms.items():
+        lines += ["", f"## {room.capitalize()}", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _route(schema: dict[str, Any], path: str, method: str, route: dict[str, Any]) -> list[str]:
+    lines = ["", f"### {method.upper()} {path}", ""]
+    for part in route.get("description", "").split("\n\n"):
+        lines += [" ".join(part.split()), ""]
+    rows = [
+        (item["name"], f"{docs.kind(item['schema'])}, {item['in']}", item.get("description", ""))
+        for item in route.get("parameters", [])
+    ]
+    asked = route.get("requestBody", {}).get("content", {}).get("application/json", {})
+    model = docs.resolve(schema, asked.get("schema", {}))
+    for name, field in model.get("properties", {}).items():
+        needed = ", required" if name in model.get("required", []) else ""
+        rows.append((name, docs.kind(field) + needed, docs.words(field)))
+    if rows:
+        lines += ["| name | kind | |", "|---|---|---|"]
+        lines += [
+            f"| `{name}` | {kind} | {' '.join(words.split())} |" for name, kind, words in rows
+        ]
+        lines += [""]
+    if "example" in asked:
+        lines += ["```json", _json(asked["example"]), "```", ""]
+    for status, response in route["responses"].items():
+        if status.startswith("2"):
+            shown = response.get("content", {}).get("application/json", {})
+            lines += [f"Answers {status}" + (":" if "example" in shown else "."), ""]
+            if "example" in shown:
+                lines += ["```json", _json(shown["example"]), "```", ""]
+    refusals = [f"`{status}`" for status in sorted(route["responses"]) if status >= "4"]
+    if refusals:
+        lines += ["Refuses with " + ", ".join(refusals) + ".", ""]
+    return lines[:-1]
+
+
+def _json(value: Any) -> str:
+    """JSON as people write it: what fits into a line is on one."""
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= 80 else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "api.md": api_page,
+    "api-reference.md": reference_page,
+}
 
 if __name__ == "__main__":
     for name, write in PAGES.items():
