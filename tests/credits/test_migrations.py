@@ -12,6 +12,7 @@ from sqlmodel import Session, SQLModel
 
 from chat_app import db as database_room
 from chat_app import migrations
+from chat_app.accounts import users
 from chat_app.chat import conversations
 from chat_app.credits import guards, holds, pricing, verify
 from chat_app.credits.guards import Limits
@@ -242,3 +243,35 @@ def test_plans_and_codes_can_be_taken_back(
         assert database_room.schema_is_current(database)
     finally:
         database.close()
+
+
+@pytest.mark.parametrize(
+    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
+def test_nobody_gains_rights_by_going_back(backend: str, request: pytest.FixtureRequest) -> None:
+    """Roles that the earlier program does not know become ordinary ones, and stay so."""
+    found = request.getfixturevalue("sqlite_database" if backend == "sqlite" else "postgres_url")
+    database = found if isinstance(found, Database) else Database(found)
+
+    def roles() -> list[str]:
+        with database.read() as session:
+            rows = session.connection().execute(text('SELECT role FROM "user" ORDER BY id'))
+            return [str(row[0]) for row in rows]
+
+    for name in ("user", "support", "finance", "admin"):
+        database.write(
+            lambda session, name=name: users.create(
+                session,
+                username=name,
+                email=f"{name}@example.org",
+                password_hash="x",
+                now=1,
+                role=name,
+            )
+        )
+    move(database, "0010", down=True)
+    assert roles() == ["user", "user", "user", "admin"]
+    database_room.migrate(database)
+    assert database_room.schema_is_current(database)
+    assert roles() == ["user", "user", "user", "admin"]
+    database.close()
