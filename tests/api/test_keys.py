@@ -14,8 +14,6 @@ from tests.api.conftest import MODEL, PASSWORD, Person, Server
 from tests.api.test_matrix import routes
 from tests.house import tree
 
-# Written before the routes themselves.
-
 
 def make(person: Person, **more: Any) -> dict[str, Any]:
     """A new key of the person's, as the API shows it."""
