@@ -18,6 +18,7 @@ from chat_app.api import (
     orgs,
     payments,
     prices,
+    rates,
     shelves,
     shop,
     spending,
@@ -67,6 +68,7 @@ def create(app: App) -> FastAPI:
     web.state.app = app
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
+    web.add_middleware(rates.RateHeaders, app=app)
     rooms = APIRouter(prefix=PREFIX)
     for router in ROUTERS:
         rooms.include_router(router)

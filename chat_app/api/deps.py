@@ -15,8 +15,9 @@ from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
-from chat_app.accounts import sessions
+from chat_app.accounts import devices, sessions
 from chat_app.accounts.sessions import SignedIn
+from chat_app.api import rates
 from chat_app.app import App as TheApp
 from chat_app.clock import from_micros, to_micros
 from chat_app.errors import Invalid, NotAllowed, NotFound, NotSignedIn
@@ -125,6 +126,15 @@ def cookie(request: Request) -> str | None:
 Cookie = Annotated[str | None, Depends(cookie)]
 
 
+def device(request: Request) -> str:
+    """The cookie of a browser that has signed in before; empty without one."""
+    name = devices.cookie_name(sessions.secure_cookies(the_app(request).settings))
+    return request.cookies.get(name, "")
+
+
+Device = Annotated[str, Depends(device)]
+
+
 def same_origin(request: Request) -> None:
     """Refuse what a page of another site makes a browser send; raises CrossSite.
 
@@ -167,9 +177,12 @@ async def signed_in(
 ) -> SignedIn:
     """Whoever calls, by access token or by cookie; raises NotSignedIn or CrossSite."""
     if token is not None:
-        return await signin.identify(app, bearer=token)
-    same_origin(request)
-    return await signin.identify(app, cookie=cookie(request))
+        who = await signin.identify(app, bearer=token)
+    else:
+        same_origin(request)
+        who = await signin.identify(app, cookie=cookie(request))
+    rates.note(request, user_id(who))
+    return who
 
 
 CurrentUser = Annotated[SignedIn, Depends(signed_in)]

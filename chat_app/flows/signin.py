@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from chat_app.accounts import passwords, sessions, tokens, users
+from chat_app.accounts import devices, passwords, sessions, throttles, tokens, users
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import AppError, Invalid, NotAllowed, NotSignedIn
-from chat_app.flows import notices
+from chat_app.flows import doors, notices
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +58,26 @@ class SignIn:
     expires_in: int
 
 
-async def login(app: App, *, login: str, password: str, ip: str, agent: str = "") -> SignIn:
-    """Sign in with a user name or e-mail address.
+async def login(
+    app: App, *, login: str, password: str, ip: str, agent: str = "", device: str = ""
+) -> SignIn:
+    """Sign in with a user name or e-mail address; `device` is the cookie of `accounts/devices.py`.
 
     Raises WrongPassword, AccountSuspended, TooManySignIns or PasswordsBusy. An unknown account
     takes as long as a wrong password.
     """
     with app.db.read() as session:
         user = users.find(session, login)
+        known = _known(app, session, user, ip=ip, device=device)
     stored = user.password_hash if user else None
-    await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
+    await _verify(
+        app,
+        account=users.login_key(login),
+        password=password,
+        stored=stored,
+        ip=ip,
+        known=known,
+    )
     assert user is not None
     return await app.db.awrite(
         lambda session: _open(app, session, user_id=_id(user), stored=stored, ip=ip, agent=agent)
@@ -159,7 +169,14 @@ async def change_password(
     )
     stored = user.password_hash
     try:
-        await _verify(app, account=user.username_key, password=current, stored=stored, ip=ip)
+        await _verify(
+            app,
+            account=user.username_key,
+            password=current,
+            stored=stored,
+            ip=ip,
+            known="signed in",  # what strangers fail at the door does not count against it
+        )
     except WrongPassword as error:
         raise WrongCurrentPassword(param="current") from error
     hashed = await app.passwords.hash(new)
@@ -234,17 +251,37 @@ async def _look(app: App, query: Callable[[Session], SignedIn | None]) -> Signed
     return ask() if app.db.sqlite else await asyncio.to_thread(ask)
 
 
-async def _verify(app: App, *, account: str, password: str, stored: str | None, ip: str) -> None:
-    app.limits.admit_sign_in(account, ip)
+def _known(app: App, session: Session, user: User | None, *, ip: str, device: str) -> str | None:
+    """By what the account knows this caller: the device, or an address it signed in from."""
+    number = _id(user) if user is not None else 0
+    block = throttles.block(ip)
+    # Both are looked at for unknown accounts too: the answer takes as long.
+    name = devices.known(app.secrets.token_key, device, user_id=number)
+    earlier = {throttles.block(each) for each in sessions.addresses(session, user_id=number)}
+    if name is not None:
+        return f"device {name}"
+    return f"address {block}" if block in earlier else None
+
+
+async def _verify(
+    app: App,
+    *,
+    account: str,
+    password: str,
+    stored: str | None,
+    ip: str,
+    known: str | None = None,
+) -> None:
+    attempt = await doors.attempt(app, "sign_in", subject=account, ip=ip, known=known)
     try:
         right = await app.passwords.verify(password, stored)
     except passwords.PasswordsBusy:
-        app.limits.undo_sign_in(account, ip)
+        await attempt.forgive(app)
         raise
     if not right:
         log.info("a sign-in from %s failed", ip)
         raise WrongPassword
-    app.limits.signed_in(account, ip)
+    await attempt.forgive(app, earlier=True)
 
 
 def _open(

@@ -14,6 +14,7 @@ from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.credits import ledger
 from chat_app.errors import Conflict
+from chat_app.flows import doors
 from chat_app.money import MICRO
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,14 @@ async def register(app: App, *, username: str, email: str, password: str, ip: st
     Raises BadUsername, BadEmail, WeakPassword, NameTaken, TooManySignUps or PasswordsBusy.
     """
     username, email = _checked(app, username=username, email=email, password=password)
-    app.limits.admit_sign_up(ip)
+    attempt = await doors.attempt(app, "sign_up", ip=ip)
     try:
         hashed = await app.passwords.hash(password)
         return await app.db.awrite(
             lambda session: _create(app, session, username=username, email=email, hashed=hashed)
         )
     except (users.NameTaken, passwords.PasswordsBusy):
-        app.limits.undo_sign_up(ip)
+        await attempt.forgive(app)
         raise
 
 
