@@ -3,12 +3,14 @@
 import threading
 
 import pytest
+from alembic import command
 from sqlmodel import select
 
+from chat_app import migrations
 from chat_app.accounts import devices, throttles
 from chat_app.accounts.throttle_tables import Throttle
 from chat_app.accounts.throttles import Bucket
-from chat_app.db import Database
+from chat_app.db import Database, schema_is_current
 
 SECRET = b"s" * 32
 SECOND = 1_000_000
@@ -113,3 +115,14 @@ def test_a_device_is_known_for_its_own_account_alone() -> None:
     assert devices.known(b"x" * 32, cookie, user_id=7) is None
     for bad in ("", ".", "a.b", f"x{cookie}", cookie + "0", "é.é", "a" * 10_000):
         assert devices.known(SECRET, bad, user_id=7) is None
+
+
+def test_the_table_can_be_taken_back(db: Database) -> None:
+    """Down with what it holds, and up again: everybody starts anew."""
+    take(db, make("ann"))
+    for revision in ("0010", "head"):
+        with db.engine.connect() as connection, connection.begin():
+            go = command.downgrade if revision == "0010" else command.upgrade
+            go(migrations.config(connection), revision)
+    assert schema_is_current(db)
+    assert take(db, make("ann")) == 0
