@@ -12,6 +12,7 @@ from chat_app.clock import ManualClock
 from chat_app.errors import AppError
 from chat_app.flows import doors, signin
 from tests.apps import PASSWORD, in_loop, person, running_app
+from tests.house import tree
 
 HOME, OFFICE = "198.51.100.9", "192.0.2.4"
 
@@ -130,3 +131,11 @@ async def test_every_door_refuses_with_a_time(tmp_path: Path) -> None:
             with pytest.raises(door.error) as refused:
                 await doors.attempt(app, name, subject="7", ip=HOME)
             assert 0 < refused.value.retry_after_seconds <= door.seconds
+
+
+def test_every_door_is_documented() -> None:
+    page = tree.read("docs/limits.md")
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    for door in doors.DOORS.values():
+        (row,) = [row for row in rows if f"`{door.error.code}`" in row]
+        assert f"`{door.setting}`" in row
