@@ -25,6 +25,8 @@ from chat_app.settings import Limits as LimitSettings
 
 MINUTE_SECONDS = 60.0
 LONGEST_ADVICE_SECONDS = 120
+# A page asks for a quote whenever the writer pauses.
+QUOTES_PER_MESSAGE = 4
 
 
 class RateLimited(TooMany):
@@ -32,6 +34,13 @@ class RateLimited(TooMany):
 
     code = "rate_limited"
     message = "You are sending messages very fast. Wait a moment and send it again."
+
+
+class TooManyQuotes(TooMany):
+    """Too many quotes of one user in a minute: the model counts tokens for them."""
+
+    code = "too_many_quotes"
+    message = "You are asking for prices very fast. Wait a moment and ask again."
 
 
 class TooManyAnswers(TooMany):
@@ -142,6 +151,7 @@ class Limits:
         self._slots = slots
         self._now = now
         self._messages = Window(settings.requests_per_minute, MINUTE_SECONDS, now)
+        self._quotes = Window(0, MINUTE_SECONDS, now)
         self._usual = Allowance(
             settings.running_per_user, settings.waiting_per_user, settings.requests_per_minute
         )
@@ -178,6 +188,13 @@ class Limits:
         wait = self._messages.take(user_id, self.allowance(user_id).per_minute)
         if wait:
             raise RateLimited(retry_after_seconds=math.ceil(wait))
+
+    def check_quotes(self, user_id: int) -> None:
+        """Count a quote of the user; raises TooManyQuotes."""
+        limit = self.allowance(user_id).per_minute * QUOTES_PER_MESSAGE
+        wait = self._quotes.take(user_id, limit)
+        if wait:
+            raise TooManyQuotes(retry_after_seconds=math.ceil(wait))
 
     def undo_rate(self, user_id: int) -> None:
         """The message was no new one."""

@@ -82,7 +82,7 @@ def models(app: deps.App, who: deps.CurrentUser) -> Page[ModelOut]:
     return Page(items=[ModelOut.of(model) for model in shown])
 
 
-@router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
+@router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 429, 503))
 async def quote(
     app: deps.App, who: deps.CurrentUser, header: PayerHeader, body: QuoteQuestion
 ) -> QuoteOut:

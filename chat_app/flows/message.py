@@ -176,6 +176,7 @@ async def quote(
         images=(b"",) * images,
     )
     order = replace(order, org_id=org_id)
+    app.limits.check_quotes(user_id)
     now = app.clock.micros()
 
     def look() -> tuple[_Terms, int, int | None]:

@@ -14,6 +14,7 @@ from chat_app.accounts.limits import (
     RateLimited,
     Ticket,
     TooManyAnswers,
+    TooManyQuotes,
 )
 from chat_app.settings import Limits as LimitSettings
 
@@ -349,6 +350,17 @@ def test_a_replayed_message_does_not_count(watch: Watch) -> None:
     assert limits.rate(ANN) == Rate(2, 1, 60.0)
     watch.seconds += 60
     assert limits.rate(ANN) == Rate(2, 2, 0.0)
+
+
+def test_quotes_have_their_own_larger_limit(watch: Watch) -> None:
+    limits = make(watch, requests_per_minute=2)
+    for _ in range(8):
+        limits.check_quotes(ANN)
+    with pytest.raises(TooManyQuotes) as refused:
+        limits.check_quotes(ANN)
+    assert refused.value.retry_after_seconds == 60
+    limits.check_rate(ANN)
+    limits.check_quotes(BOB)
 
 
 def test_old_keys_are_forgotten(watch: Watch) -> None:
