@@ -44,7 +44,7 @@ async def test_many_addresses_cannot_lock_the_owner_out(tmp_path: Path) -> None:
     """Bar 14: each address has its ten; the owner gets in from anywhere else at any time."""
     async with running_app(tmp_path, limits={"login_failures_per_15_minutes": 10}) as app:
         await person(quick(app))
-        for number in range(1, 31):
+        for number in range(1, 11):
             codes = await asyncio.gather(*(guess(app, f"203.0.113.{number}") for _ in range(12)))
             assert sorted(codes) == ["too_many_sign_ins"] * 2 + ["wrong_password"] * 10
             assert await sign_in(app, f"203.0.113.{number}") == "too_many_sign_ins"
