@@ -103,6 +103,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     db = Database(settings.database_url)
     database.migrate(db)
     now = clock.micros()
+    engine = create(settings)
     prices = {entry.id: entry.credits_per_message * MICRO for entry in catalogue.offered()}
     images = {
         entry.id: entry.credits_per_image * MICRO
@@ -119,8 +120,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         clock=clock,
         secrets=keys,
         db=db,
-        engine=create(settings),
-        limits=limits.Limits(settings.limits),
+        engine=engine,
+        limits=limits.Limits(settings.limits, slots=engine.slots),
         passwords=passwords.Passwords(keys.pepper, micros=clock.micros),
         cache=Cache(settings.llm.cache),
         receipt_keys=receipt_keys.load_or_create(settings.data_dir),

@@ -1,6 +1,6 @@
 """Every background job on one page: name, how often, what it does."""
 
-from chat_app.accounts import sessions
+from chat_app.accounts import sessions, throttles
 from chat_app.app import App
 from chat_app.credits import checkpoints, holds, lots
 from chat_app.flows import (
@@ -54,6 +54,11 @@ def jobs(app: App) -> list[Job]:
             "forget old links",
             3600,
             lambda: app.db.write(lambda session: recover.forget(session, now=app.clock.micros())),
+        ),
+        Job(
+            "forget old throttles",
+            3600,
+            lambda: app.db.write(lambda session: throttles.purge(session, now=app.clock.micros())),
         ),
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),

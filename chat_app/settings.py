@@ -190,6 +190,7 @@ class Script(Section):
     tokens_per_second: Annotated[float, Field(ge=0)] = 40
     first_token_ms: Annotated[float, Field(ge=0)] = 50
     context_tokens: Count = 0
+    slots: Count = 0
     fault: Annotated[str, Field(pattern=r"^(none|oom|empty|hostile|error_at:\d+|hang_at:\d+)$")] = (
         "none"
     )
@@ -233,16 +234,26 @@ class Chat(Section):
     max_image_megapixels: Annotated[int, Field(ge=1, le=100)] = 25
 
 
+class PlanLimits(Section):
+    """What a plan's subscribers may have instead; None: what everybody may."""
+
+    running: Count | None = None
+    waiting: Count | None = None
+    per_minute: Count | None = None
+
+
 class Limits(Section):
     running_per_user: Count = 2
     waiting_per_user: Count = 2
+    plans: dict[str, PlanLimits] = {}
     queue_total: Count = 200
+    max_wait_seconds: Count = 120
     requests_per_minute: Count = 120
     transfers_per_hour: Count = 30
     registrations_per_hour_per_ip: Count = 20
     login_failures_per_15_minutes: Count = 10
+    reset_mails_per_hour: Count = 5
     code_failures_per_15_minutes: Count = 10
-    resets_per_hour_per_ip: Count = 20
     welcomes_per_day_per_network: Count = 10
     welcomes_per_day_per_domain: Count = 50
 

@@ -1,7 +1,12 @@
-"""Limits: how often somebody may ask, and how many answers may be under way.
+"""Limits: who may ask now, who has to wait, and for how long. In front of the page and the API.
 
-Kept in memory, exact, and safe from any thread and event loop. A limit of 0 is no limit.
-Knows nothing of models, money or the database.
+Every answer takes a ticket here first. An answer runs when its user has a place and the model
+has one; who waits is let in by turns between users, never by who asked most. What nobody would
+wait for is refused with the time after which it is worth asking again.
+
+Kept in memory, exact, and safe from any thread and event loop: it counts the answers of this
+process, and the engine is this process's too. What has to outlast it is in `throttles.py`.
+A limit of 0 is no limit. Knows nothing of money or the database.
 """
 
 import asyncio
@@ -11,22 +16,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Literal
 
+from chat_app.accounts.pace import Pace, Window
 from chat_app.errors import TooMany
 from chat_app.settings import Limits as LimitSettings
 
 MINUTE_SECONDS = 60.0
-LOGIN_WINDOW_SECONDS = 15 * 60.0
-SIGNUP_WINDOW_SECONDS = 3600.0
-# An address may belong to many people: it gets this many times what a user gets.
-CODES_PER_ADDRESS = 5
-TRANSFER_WINDOW_SECONDS = 3600.0
-# What an answer is thought to take until some have been seen, and how fast that is unlearned.
-FIRST_GUESS_SECONDS = 5.0
-LEARNING_RATE = 0.2
 LONGEST_ADVICE_SECONDS = 120
-_SWEEP_EVERY = 1024
+# A page asks for a quote whenever the writer pauses.
+QUOTES_PER_MESSAGE = 4
 
 
 class RateLimited(TooMany):
@@ -34,6 +34,13 @@ class RateLimited(TooMany):
 
     code = "rate_limited"
     message = "You are sending messages very fast. Wait a moment and send it again."
+
+
+class TooManyQuotes(TooMany):
+    """Too many quotes of one user in a minute: the model counts tokens for them."""
+
+    code = "too_many_quotes"
+    message = "You are asking for prices very fast. Wait a moment and ask again."
 
 
 class TooManyAnswers(TooMany):
@@ -50,99 +57,43 @@ class QueueFull(TooMany):
     message = "Everybody is busy here right now and nothing was charged. Try again in a moment."
 
 
-class TooManySignUps(TooMany):
-    """Too many new accounts from one address."""
+@dataclass(frozen=True)
+class Allowance:
+    """What one user may have at once and in a minute; 0 is no limit."""
 
-    code = "too_many_sign_ups"
-    message = "Too many accounts were created from this address. Try again later."
-
-
-class TooManyResets(TooMany):
-    """Too many new passwords asked for from one address."""
-
-    code = "too_many_resets"
-    message = "Too many new passwords were asked for from this address. Try again later."
+    running: int
+    waiting: int
+    per_minute: int
 
 
-class TooManySignIns(TooMany):
-    """Too many failed sign-ins of one account from one address."""
+@dataclass(frozen=True)
+class Rate:
+    """Where a user stands in the current minute: `left` of `limit`, all again after `seconds`."""
 
-    code = "too_many_sign_ins"
-    message = "Too many failed sign-ins. Wait some minutes and try again."
-
-
-class TooManyCodes(TooMany):
-    """Too many wrong redemption codes of one user or from one address."""
-
-    code = "too_many_codes"
-    message = "Too many wrong codes. Wait some minutes and try again."
+    limit: int
+    left: int
+    seconds: float
 
 
-class TooManyTransfers(TooMany):
-    """Too many movements of credits by one user in an hour."""
+@dataclass(frozen=True)
+class Place:
+    """A waiting answer's place, counted from 1, and about when its turn comes."""
 
-    code = "too_many_transfers"
-    message = "You have moved credits very often in the last hour. Try again later."
-
-
-class Window:
-    """At most `limit` events of a key in any `seconds`: exact, not per calendar minute."""
-
-    def __init__(self, limit: int, seconds: float, now: Callable[[], float]) -> None:
-        self.limit = limit
-        self.seconds = seconds
-        self._now = now
-        self._lock = threading.Lock()
-        self._events: dict[object, deque[float]] = {}
-        self._taken = 0
-
-    def take(self, key: object) -> float:
-        """Count an event and return 0, or return the seconds until one would be accepted."""
-        if not self.limit:
-            return 0.0
-        with self._lock:
-            now = self._now()
-            self._sweep(now)
-            events = self._events.setdefault(key, deque())
-            self._drop_old(events, now)
-            if len(events) >= self.limit:
-                return max(0.001, events[0] + self.seconds - now)
-            events.append(now)
-            return 0.0
-
-    def give_back(self, key: object) -> None:
-        """Forget the newest event of the key: it turned out not to count."""
-        with self._lock:
-            events = self._events.get(key)
-            if events:
-                events.pop()
-
-    def clear(self, key: object) -> None:
-        """Forget all events of the key."""
-        with self._lock:
-            self._events.pop(key, None)
-
-    def _drop_old(self, events: deque[float], now: float) -> None:
-        while events and events[0] <= now - self.seconds:
-            events.popleft()
-
-    def _sweep(self, now: float) -> None:
-        self._taken += 1
-        if self._taken % _SWEEP_EVERY:
-            return
-        for key in list(self._events):
-            self._drop_old(self._events[key], now)
-            if not self._events[key]:
-                del self._events[key]
+    position: int
+    expected_seconds: int
 
 
 class Ticket:
     """One answer's place: first waiting, then running, then left."""
 
-    def __init__(self, limits: "Limits", user_id: int) -> None:
+    def __init__(
+        self, limits: "Limits", user_id: int, *, model: str = "", running_limit: int = 0
+    ) -> None:
         self.user_id = user_id
+        self.model = model
+        self.running_limit = running_limit
         self.state: Literal["waiting", "running", "left"] = "waiting"
-        self.running_since = 0.0
+        self.began_at: float | None = None
         self._limits = limits
         self._turn: Future[bool] = Future()
 
@@ -153,8 +104,16 @@ class Ticket:
         """
         return await asyncio.shield(asyncio.wrap_future(self._turn))
 
+    def place(self) -> Place | None:
+        """Where it stands in line; None when it does not wait."""
+        return self._limits._place(self)
+
+    def began(self) -> None:
+        """The model has begun with it: from now on it takes time, and the model's size is known."""
+        self._limits._began(self)
+
     def leave(self) -> None:
-        """Give the place back, to the user's next waiting answer. Idempotent."""
+        """Give the place back, to whoever's turn it is. Idempotent."""
         self._limits._leave(self)
 
     def _answer(self, may_run: bool) -> None:
@@ -162,178 +121,279 @@ class Ticket:
             self._turn.set_result(may_run)
 
 
+@dataclass
+class _Line:
+    """The answers of one model; `joined` is when a waiting user came, in turns."""
+
+    model: str
+    seen_at: float
+    running: int = 0
+    waiting: dict[int, deque[Ticket]] = field(default_factory=dict)
+    joined: dict[int, int] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+
+
 class Limits:
-    """All limits of one program. `now` gives seconds that never go backwards."""
+    """All limits of one process.
+
+    `slots` tells how many answers of a model the engine writes at once, 0 when that is not
+    bounded; `now` gives seconds that never go backwards.
+    """
 
     def __init__(
-        self, settings: LimitSettings, *, now: Callable[[], float] = time.monotonic
+        self,
+        settings: LimitSettings,
+        *,
+        slots: Callable[[str], int] = lambda _model: 0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self._slots = slots
         self._now = now
         self._messages = Window(settings.requests_per_minute, MINUTE_SECONDS, now)
-        self._signups = Window(settings.registrations_per_hour_per_ip, SIGNUP_WINDOW_SECONDS, now)
-        self._resets = Window(settings.resets_per_hour_per_ip, SIGNUP_WINDOW_SECONDS, now)
-        self._transfers = Window(settings.transfers_per_hour, TRANSFER_WINDOW_SECONDS, now)
-        self._logins = Window(settings.login_failures_per_15_minutes, LOGIN_WINDOW_SECONDS, now)
-        codes = settings.code_failures_per_15_minutes
-        self._codes = Window(codes, LOGIN_WINDOW_SECONDS, now)
-        self._codes_from = Window(codes * CODES_PER_ADDRESS, LOGIN_WINDOW_SECONDS, now)
+        self._quotes = Window(0, MINUTE_SECONDS, now)
+        self._usual = Allowance(
+            settings.running_per_user, settings.waiting_per_user, settings.requests_per_minute
+        )
+        self._special: dict[int, Allowance] = {}
         self._lock = threading.Lock()
-        self._running: dict[int, list[Ticket]] = {}
-        self._waiting: dict[int, deque[Ticket]] = {}
+        self._lines: dict[str, _Line] = {}
+        self._running: dict[int, int] = {}
         self._total = 0
-        self._typical_seconds = FIRST_GUESS_SECONDS
+        self._turns = 0
+        # The turn that let a user's newest answer in, for users who have any.
+        self._served: dict[int, int] = {}
 
-    # Messages
+    def know(self, user_id: int, plan: str | None) -> None:
+        """From now on the user has what this plan gives; what it does not say is everybody's."""
+        own = self.settings.plans.get(plan) if plan is not None else None
+        if own is None:
+            self._special.pop(user_id, None)
+            return
+        usual = self._usual
+        self._special[user_id] = Allowance(
+            usual.running if own.running is None else own.running,
+            usual.waiting if own.waiting is None else own.waiting,
+            usual.per_minute if own.per_minute is None else own.per_minute,
+        )
+
+    def allowance(self, user_id: int) -> Allowance:
+        """What the user may have, as far as it is known."""
+        return self._special.get(user_id, self._usual)
+
+    # Messages in a minute
 
     def check_rate(self, user_id: int) -> None:
         """Count a message of the user; raises RateLimited when the minute is full."""
-        wait = self._messages.take(user_id)
+        wait = self._messages.take(user_id, self.allowance(user_id).per_minute)
         if wait:
             raise RateLimited(retry_after_seconds=math.ceil(wait))
 
-    def check_transfers(self, user_id: int) -> None:
-        """Count a movement of credits by the user; raises TooManyTransfers when it is one more
-        than an hour has. Many tiny lots would make each message of who gets them dear.
-        """
-        wait = self._transfers.take(user_id)
+    def check_quotes(self, user_id: int) -> None:
+        """Count a quote of the user; raises TooManyQuotes."""
+        limit = self.allowance(user_id).per_minute * QUOTES_PER_MESSAGE
+        wait = self._quotes.take(user_id, limit)
         if wait:
-            raise TooManyTransfers(retry_after_seconds=math.ceil(wait))
+            raise TooManyQuotes(retry_after_seconds=math.ceil(wait))
 
-    def enter(self, user_id: int) -> Ticket:
-        """A place for one answer, running at once or waiting behind the user's others.
+    def undo_rate(self, user_id: int) -> None:
+        """The message was no new one."""
+        self._messages.give_back(user_id)
 
-        Raises TooManyAnswers when the user has no place left, QueueFull when nobody has.
-        Whoever gets a ticket calls `leave` on it, whatever happens.
+    def rate(self, user_id: int) -> Rate | None:
+        """Where the user stands in the minute; None when nothing limits them."""
+        limit = self.allowance(user_id).per_minute
+        if not limit:
+            return None
+        left, seconds = self._messages.left(user_id, limit)
+        return Rate(limit, left, seconds)
+
+    # Answers
+
+    def enter(self, user_id: int, *, model: str = "") -> Ticket:
+        """A place for one answer of the model, running at once or waiting.
+
+        Raises TooManyAnswers when the user has no place left, QueueFull when nobody has or when
+        it would wait longer than `max_wait_seconds`. Whoever gets a ticket calls `leave` on it,
+        whatever happens.
         """
-        limit = self.settings
+        may = self.allowance(user_id)
         with self._lock:
-            running = self._running.get(user_id, [])
-            waiting = self._waiting.get(user_id, deque())
-            must_wait = bool(limit.running_per_user) and (
-                bool(waiting) or len(running) >= limit.running_per_user
-            )
-            if must_wait and limit.waiting_per_user and len(waiting) >= limit.waiting_per_user:
-                raise TooManyAnswers(retry_after_seconds=self._advice(1))
-            if limit.queue_total and self._total >= limit.queue_total:
-                raise QueueFull(retry_after_seconds=self._advice(1))
-            ticket = Ticket(self, user_id)
+            line = self._line(model)
+            ticket = Ticket(self, user_id, model=model, running_limit=may.running)
+            if self._must_wait(line, ticket):
+                if may.waiting and self._waiting_of(user_id) >= may.waiting:
+                    raise TooManyAnswers(retry_after_seconds=self._own_wait(user_id, line, may))
+                self._check_wait(line, ticket)
+            if self.settings.queue_total and self._total >= self.settings.queue_total:
+                seconds = line.pace.typical_seconds / max(1, sum(self._running.values()))
+                raise QueueFull(retry_after_seconds=_advice(seconds))
             self._total += 1
-            if must_wait:
-                self._waiting.setdefault(user_id, deque()).append(ticket)
-            else:
-                self._run(ticket)
+            if user_id not in line.waiting:
+                line.joined[user_id] = self._next_turn()
+            line.waiting.setdefault(user_id, deque()).append(ticket)
+            self._let_in(line)
             return ticket
 
-    def admit_message(self, user_id: int) -> Ticket:
-        """`check_rate` and `enter` in one step."""
-        self.check_rate(user_id)
-        return self.enter(user_id)
-
     def position(self, ticket: Ticket) -> int:
-        """How many answers of the same user come first, plus one; 0 when it may run."""
-        with self._lock:
-            waiting = self._waiting.get(ticket.user_id, deque())
-            return waiting.index(ticket) + 1 if ticket in waiting else 0
+        """How many answers come before it, plus one; 0 when it may run."""
+        place = self._place(ticket)
+        return place.position if place else 0
 
     def counts(self, user_id: int | None = None) -> tuple[int, int]:
         """Answers running and waiting, of one user or of all."""
         with self._lock:
             if user_id is not None:
-                return (
-                    len(self._running.get(user_id, [])),
-                    len(self._waiting.get(user_id, deque())),
-                )
-            running = sum(len(tickets) for tickets in self._running.values())
+                return self._running.get(user_id, 0), self._waiting_of(user_id)
+            running = sum(self._running.values())
             return running, self._total - running
 
-    # Sign-up and sign-in
+    # Inside, under the lock
 
-    def admit_sign_up(self, ip: str) -> None:
-        """Count a new account from this address; raises TooManySignUps."""
-        wait = self._signups.take(ip)
-        if wait:
-            raise TooManySignUps(retry_after_seconds=math.ceil(wait))
+    def _line(self, model: str) -> _Line:
+        """The model's line, with the time that has passed noted."""
+        now = self._now()
+        line = self._lines.get(model)
+        if line is None:
+            line = self._lines[model] = _Line(model, now)
+        if self._is_full(line):
+            line.pace.passed(max(0.0, now - line.seen_at))
+        line.seen_at = now
+        return line
 
-    def undo_sign_up(self, ip: str) -> None:
-        """The account did not come about after all."""
-        self._signups.give_back(ip)
+    def _is_full(self, line: _Line) -> bool:
+        slots = self._slots(line.model)
+        return bool(slots) and line.running >= slots
 
-    def admit_reset(self, ip: str) -> None:
-        """Count a new password asked for from this address; raises TooManyResets."""
-        wait = self._resets.take(ip)
-        if wait:
-            raise TooManyResets(retry_after_seconds=math.ceil(wait))
+    def _may_run(self, ticket: Ticket) -> bool:
+        running = self._running.get(ticket.user_id, 0)
+        return not ticket.running_limit or running < ticket.running_limit
 
-    def admit_sign_in(self, account: str, ip: str) -> None:
-        """Count an attempt as failed until it succeeds; raises TooManySignIns.
+    def _must_wait(self, line: _Line, ticket: Ticket) -> bool:
+        return ticket.user_id in line.waiting or not self._may_run(ticket) or self._is_full(line)
 
-        Counting before the password is looked at leaves no gap for parallel guesses. The key
-        is account and address together, so nobody can lock another person out.
+    def _waiting_of(self, user_id: int) -> int:
+        return sum(len(line.waiting.get(user_id, ())) for line in self._lines.values())
+
+    def _next_turn(self) -> int:
+        self._turns += 1
+        return self._turns
+
+    def _let_in(self, line: _Line) -> None:
+        """Let run who may: the user with the fewest running, then who had no turn for longest."""
+        while line.waiting and not self._is_full(line):
+            able = [user for user, own in line.waiting.items() if self._may_run(own[0])]
+            if not able:
+                return
+            user = min(able, key=lambda user: (self._running.get(user, 0), *self._turn(line, user)))
+            ticket = line.waiting[user].popleft()
+            self._tidy(line, user)
+            self._served[user] = self._next_turn()
+            line.running += 1
+            self._running[user] = self._running.get(user, 0) + 1
+            ticket.state = "running"
+            ticket._answer(True)
+
+    def _turn(self, line: _Line, user: int) -> tuple[int, int]:
+        return self._served.get(user, 0), line.joined.get(user, self._turns + 1)
+
+    def _tidy(self, line: _Line, user: int) -> None:
+        if not line.waiting[user]:
+            del line.waiting[user], line.joined[user]
+
+    def _ahead(self, line: _Line, user: int, index: int) -> int:
+        """How many come before the user's waiting answer number `index` (from 0), by the turns.
+
+        The rounds are counted as if nothing that runs ended meanwhile.
         """
-        wait = self._logins.take((account, ip))
-        if wait:
-            raise TooManySignIns(retry_after_seconds=math.ceil(wait))
+        if not self._slots(line.model):
+            return index
+        round_ = self._running.get(user, 0) + index
+        key = index > 0, self._turn(line, user)
+        ahead = index
+        for other, tickets in line.waiting.items():
+            if other != user:
+                theirs = round_ - self._running.get(other, 0)
+                ahead += min(len(tickets), max(0, theirs))
+                same_round = 0 <= theirs < len(tickets)
+                ahead += same_round and (theirs > 0, self._turn(line, other)) < key
+        return ahead
 
-    def undo_sign_in(self, account: str, ip: str) -> None:
-        """The attempt was never judged, for example because the program was too busy."""
-        self._logins.give_back((account, ip))
+    def _check_wait(self, line: _Line, ticket: Ticket) -> None:
+        """Refuse what would wait for the model longer than anybody should; raises QueueFull."""
+        longest, slots = self.settings.max_wait_seconds, self._slots(line.model)
+        if not longest or not self._is_full(line) or not line.waiting:
+            return
+        ahead = self._ahead(line, ticket.user_id, len(line.waiting.get(ticket.user_id, ())))
+        seconds = (ahead + 1) / line.pace.per_second(slots)
+        if seconds > longest:
+            raise QueueFull(
+                retry_after_seconds=_advice(seconds - longest),
+                expected_seconds=math.ceil(seconds),
+            )
 
-    def signed_in(self, account: str, ip: str) -> None:
-        """The password was right: earlier failures are forgotten."""
-        self._logins.clear((account, ip))
+    def _expected(self, line: _Line, ticket: Ticket, *, index: int, ahead: int) -> int:
+        seconds = 0.0
+        if slots := self._slots(line.model):
+            seconds = (ahead + 1) / line.pace.per_second(slots)
+        if ticket.running_limit:
+            places = ticket.running_limit
+            over = self._running.get(ticket.user_id, 0) + index + 1 - places
+            seconds = max(seconds, over * line.pace.typical_seconds / places)
+        return max(1, math.ceil(seconds))
 
-    # Redemption codes
+    def _own_wait(self, user_id: int, line: _Line, may: Allowance) -> int:
+        """Seconds until about one of the user's own places is free."""
+        first = line.waiting.get(user_id)
+        if not first or not may.running:
+            return _advice(line.pace.typical_seconds / max(1, may.running))
+        ahead = self._ahead(line, user_id, 0)
+        return _advice(self._expected(line, first[0], index=0, ahead=ahead))
 
-    def admit_code(self, user_id: int, ip: str) -> None:
-        """Count a code as wrong until it turns out to be right; raises TooManyCodes."""
-        wait = self._codes.take(user_id)
-        if not wait:
-            wait = self._codes_from.take(ip)
-            if wait:
-                self._codes.give_back(user_id)
-        if wait:
-            raise TooManyCodes(retry_after_seconds=math.ceil(wait))
+    # What tickets ask for
 
-    def undo_code(self, user_id: int, ip: str) -> None:
-        """The code was right."""
-        self._codes.give_back(user_id)
-        self._codes_from.give_back(ip)
+    def _place(self, ticket: Ticket) -> Place | None:
+        with self._lock:
+            line = self._line(ticket.model)
+            own = line.waiting.get(ticket.user_id, ())
+            if ticket not in own:
+                return None
+            index = list(own).index(ticket)
+            ahead = self._ahead(line, ticket.user_id, index)
+            expected = self._expected(line, ticket, index=index, ahead=ahead)
+            return Place(ahead + 1, expected)
 
-    # Inside
-
-    def _run(self, ticket: Ticket) -> None:
-        ticket.state = "running"
-        ticket.running_since = self._now()
-        self._running.setdefault(ticket.user_id, []).append(ticket)
-        ticket._answer(True)
+    def _began(self, ticket: Ticket) -> None:
+        with self._lock:
+            ticket.began_at = self._now()
+            self._let_in(self._line(ticket.model))
 
     def _leave(self, ticket: Ticket) -> None:
         with self._lock:
             if ticket.state == "left":
                 return
-            user = ticket.user_id
+            user, line = ticket.user_id, self._line(ticket.model)
             if ticket.state == "running":
-                self._remove(self._running, ticket)
-                took = self._now() - ticket.running_since
-                self._typical_seconds += LEARNING_RATE * (took - self._typical_seconds)
-                if user in self._waiting:
-                    following = self._waiting[user][0]
-                    self._remove(self._waiting, following)
-                    self._run(following)
+                if ticket.began_at is not None:  # what was refused on the way says nothing
+                    full = self._is_full(line)
+                    line.pace.took(self._now() - ticket.began_at, all_taken=full)
+                line.running -= 1
+                self._running[user] -= 1
+                if not self._running[user]:
+                    del self._running[user]
             else:
-                self._remove(self._waiting, ticket)
+                line.waiting[user].remove(ticket)
+                self._tidy(line, user)
                 ticket._answer(False)
             ticket.state = "left"
             self._total -= 1
+            if user not in self._running and not self._waiting_of(user):
+                self._served.pop(user, None)
+            for other in self._lines.values():
+                if other.waiting:
+                    self._let_in(self._line(other.model))
 
-    def _remove(
-        self, places: dict[int, list[Ticket]] | dict[int, deque[Ticket]], ticket: Ticket
-    ) -> None:
-        places[ticket.user_id].remove(ticket)
-        if not places[ticket.user_id]:
-            del places[ticket.user_id]
 
-    def _advice(self, answers: int) -> int:
-        """Seconds until about `answers` places are free, judged by recent answers."""
-        return min(LONGEST_ADVICE_SECONDS, max(1, math.ceil(self._typical_seconds * answers)))
+def _advice(seconds: float) -> int:
+    """Whole seconds to wait before the next try, within reason."""
+    return min(LONGEST_ADVICE_SECONDS, max(1, math.ceil(seconds)))

@@ -169,6 +169,12 @@ def list_for(session: Session, *, user_id: int, now: int) -> list[SignInSession]
     )
 
 
+def addresses(session: Session, *, user_id: int) -> set[str]:
+    """The addresses from which the user's newest sign-ins came."""
+    query = select(SignInSession.ip).where(SignInSession.user_id == user_id)
+    return set(session.exec(query.order_by(col(SignInSession.created_at).desc()).limit(PAGE)))
+
+
 def revoke(session: Session, *, session_id: str, user_id: int | None = None) -> None:
     """End one sign-in; with `user_id`, only if it is this user's (NotFound otherwise)."""
     query = delete(SignInSession).where(col(SignInSession.id) == session_id)

@@ -24,6 +24,7 @@ from chat_app.api import (
     orgs,
     payments,
     prices,
+    rates,
     second_factor,
     shelves,
     shop,
@@ -81,6 +82,7 @@ def create(app: App) -> FastAPI:
     web.state.app = app
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
+    web.add_middleware(rates.RateHeaders, app=app)
     rooms = APIRouter(prefix=PREFIX)
     for router in ROUTERS:
         rooms.include_router(router)

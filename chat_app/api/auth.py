@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from chat_app.accounts import sessions
+from chat_app.accounts import devices, sessions
 from chat_app.api import deps
 from chat_app.api.deps import Body, Name, Text, errors_in
 from chat_app.api.views import Page, SessionOut, SignInOut, UserOut
@@ -83,7 +83,13 @@ async def setup(app: deps.App, ip: deps.ClientIp, body: Claim) -> UserOut:
 
 @router.post("/login", dependencies=[deps.SameOrigin], responses=errors_in(401, 403, 422, 429, 503))
 async def login(
-    app: deps.App, ip: deps.ClientIp, agent: deps.Agent, body: Credentials, response: Response
+    *,
+    app: deps.App,
+    ip: deps.ClientIp,
+    agent: deps.Agent,
+    device: deps.Device,
+    body: Credentials,
+    response: Response,
 ) -> SignInOut:
     """Sign in with a user name or e-mail address. Sets the browser's cookie as well.
 
@@ -91,9 +97,18 @@ async def login(
     answer is 401 `totp_required`, with a bad one 401 `wrong_totp`.
     """
     done = await signin.login(
-        app, login=body.login, password=body.password, ip=ip, agent=agent, code=body.totp
+        app,
+        login=body.login,
+        password=body.password,
+        ip=ip,
+        agent=agent,
+        code=body.totp,
+        device=device,
     )
-    return _signed_in(app, response, done)
+    shown = _signed_in(app, response, done)
+    # The browser is known from now on: what others fail from its address does not stop it.
+    response.headers.append("Set-Cookie", _device(app, done))
+    return shown
 
 
 @router.post("/refresh", dependencies=[deps.SameOrigin], responses=errors_in(401, 422, 503))
@@ -178,15 +193,22 @@ def _signed_in(app: App, response: Response, done: SignIn) -> SignInOut:
     return SignInOut.of(done)
 
 
-def _cookie(app: App, value: str, seconds: int) -> str:
+def _device(app: App, done: SignIn) -> str:
+    assert done.user.id is not None
+    name = devices.cookie_name(sessions.secure_cookies(app.settings))
+    value = devices.issue(app.secrets.link_key, user_id=done.user.id)
+    return _cookie(app, value, devices.MAX_AGE_SECONDS, name=name)
+
+
+def _cookie(app: App, value: str, seconds: int, *, name: str = "") -> str:
     """A cookie that scripts cannot read; inside another site's frame it needs three words more."""
     secure = sessions.secure_cookies(app.settings)
     parts = [
-        f"{sessions.cookie_name(secure)}={value}",
-        f"Max-Age={seconds}",
+        f"{name or sessions.cookie_name(secure)}={value}",
         "Path=/",
         "HttpOnly",
         *(["Secure"] if secure else []),
         *(["SameSite=None", "Partitioned"] if sessions.embedded() else ["SameSite=Lax"]),
+        f"Max-Age={seconds}",
     ]
     return "; ".join(parts)

@@ -19,6 +19,7 @@ from chat_app.api.views import (
     ModelOut,
     OpenConversationOut,
     Page,
+    QueuedOut,
     QuoteOut,
     ReplyOut,
     ReplyStateOut,
@@ -91,7 +92,7 @@ def models(request: Request, app: deps.App, who: deps.CurrentUser) -> Response:
     return etags.answer(request, page)
 
 
-@router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 503))
+@router.post("/quote", responses=errors_in(401, 403, 404, 413, 422, 429, 503))
 async def quote(
     app: deps.App, who: deps.CurrentUser, header: PayerHeader, body: QuoteQuestion
 ) -> QuoteOut:
@@ -128,7 +129,8 @@ async def send(
     A model with `sees_images` takes `images`, each `{data, type}` with the file in base64; the
     whole body is no larger than `server.max_body_kib`. The text may then be empty.
 
-    Events: `start {reply_id, conversation_id, message_id, maximum}`, then
+    Events: `start {reply_id, conversation_id, message_id, maximum}`, perhaps
+    `queued {position, expected_seconds}` while others come first, then
     `delta {text, index}`, then `done` with the whole answer, or `error {error}`. Leaving the
     stream does not stop the answer: follow it again at `/chat/replies/{id}/events`.
     """
@@ -332,6 +334,15 @@ def status(app: deps.App, who: deps.CurrentUser) -> ChatStatusOut:
     own, everybody = app.limits.counts(owner), app.limits.counts()
     return ChatStatusOut(
         running=reply.running(app, user_id=owner),
+        queued=[
+            QueuedOut(
+                reply_id=item.reply_id,
+                position=item.status.position,
+                expected_seconds=item.status.expected_seconds,
+            )
+            for item in app.replies
+            if item.user_id == owner and item.status is not None and item.status.position
+        ],
         own_running=own[0],
         own_waiting=own[1],
         all_running=everybody[0],

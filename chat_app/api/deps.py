@@ -17,10 +17,10 @@ from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
-from chat_app.accounts import sessions
+from chat_app.accounts import devices, sessions
 from chat_app.accounts.permissions import Permission
 from chat_app.accounts.sessions import SignedIn
-from chat_app.api import scopes
+from chat_app.api import rates, scopes
 from chat_app.app import App as TheApp
 from chat_app.clock import from_micros, to_micros
 from chat_app.errors import Invalid, NotAllowed, NotFound, NotSignedIn
@@ -128,6 +128,15 @@ def cookie(request: Request) -> str | None:
 Cookie = Annotated[str | None, Depends(cookie)]
 
 
+def device(request: Request) -> str:
+    """The cookie of a browser that has signed in before; empty without one."""
+    name = devices.cookie_name(sessions.secure_cookies(the_app(request).settings))
+    return request.cookies.get(name, "")
+
+
+Device = Annotated[str, Depends(device)]
+
+
 def same_origin(request: Request) -> None:
     """Refuse what a page of another site makes a browser send; raises CrossSite.
 
@@ -190,9 +199,11 @@ async def signed_in(
         who = await signin.identify(app, bearer=token)
         if who.key is not None:
             scopes.require(request, who.key)
-        return who
-    same_origin(request)
-    return await signin.identify(app, cookie=cookie(request))
+    else:
+        same_origin(request)
+        who = await signin.identify(app, cookie=cookie(request))
+    rates.note(request, user_id(who))
+    return who
 
 
 CurrentUser = Annotated[SignedIn, Depends(signed_in)]

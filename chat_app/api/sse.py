@@ -108,6 +108,9 @@ async def _events(
 def _said(item: Item) -> str:
     if isinstance(item, Piece):
         return _event("delta", {"text": item.text, "index": item.index}, number=item.index)
+    if isinstance(item, Status) and item.position:
+        place = {"position": item.position, "expected_seconds": item.expected_seconds}
+        return _event("queued", place)
     if isinstance(item, Status):
         # A comment: programs that know the four events are not disturbed.
         return ": " + item.sentence.replace("\n", " ").replace("\r", " ") + "\n\n"

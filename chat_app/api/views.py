@@ -408,10 +408,19 @@ class HitOut(Shown):
         )
 
 
+class QueuedOut(Shown):
+    """An answer that waits for its turn: its place in line and about how long it takes."""
+
+    reply_id: str
+    position: int
+    expected_seconds: int
+
+
 class ChatStatusOut(Shown):
     """How busy the chat is, for the caller and for all."""
 
     running: list[str]
+    queued: list[QueuedOut]
     own_running: int
     own_waiting: int
     all_running: int

@@ -23,9 +23,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A sentence for the person who waits: queued, loading, settling."""
+    """A sentence for the person who waits: queued, loading, settling.
+
+    In line, with its position from 1 and about how many seconds are left; else both are 0.
+    """
 
     sentence: str
+    position: int = 0
+    expected_seconds: int = 0
 
 
 @dataclass
@@ -72,10 +77,11 @@ class Live(Generic[End]):
         self.pieces.append(Piece(len(self.pieces) + 1, text, tokens))
         self._wake()
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, *, position: int = 0, expected_seconds: int = 0) -> None:
         """Replace the status line."""
-        if self.status is None or self.status.sentence != sentence:
-            self.status = Status(sentence)
+        status = Status(sentence, position, expected_seconds)
+        if self.status != status:
+            self.status = status
             self._wake()
 
     def finish(self, end: End) -> None:

@@ -271,6 +271,23 @@ def subscribers(session: Session, code: str, user_ids: list[int]) -> set[int]:
     return set(found)
 
 
+def in_force(session: Session, *, user_id: int) -> str | None:
+    """The code of the plan whose paid period the user is in; None without one."""
+    return session.exec(
+        select(PeriodRow.plan_code)
+        .join(
+            SubscriptionRow,
+            (col(PeriodRow.subscription_id) == SubscriptionRow.id)
+            & (col(PeriodRow.number) == SubscriptionRow.period),
+        )
+        .where(
+            SubscriptionRow.user_id == user_id,
+            SubscriptionRow.status == "active",
+            PeriodRow.state == "paid",
+        )
+    ).first()
+
+
 def _credits_end(row: PeriodRow, zone: tzinfo) -> int | None:
     if row.keep_periods is None:
         return None

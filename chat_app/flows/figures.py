@@ -126,7 +126,7 @@ def _of_program(app: App) -> list[Metric]:
             round(time.monotonic() - app.started_monotonic, 3)
         ),
         _gauge("draining", "1 while the program is going down.").add(float(app.draining)),
-        _gauge("places", "Answers that have a place, running or waiting for their user's turn.")
+        _gauge("places", "Answers that have a place, running or waiting for their turn.")
         .add(running, state="running")
         .add(waiting, state="waiting"),
         _gauge("holds_open", "Holds of credits that are not settled.").add(open_holds),

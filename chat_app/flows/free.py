@@ -19,7 +19,7 @@ from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import accounts, codes, grants, operations, plans
 from chat_app.credits.codes import Code, Redeemed
 from chat_app.errors import NotAllowed
-from chat_app.flows import welcome
+from chat_app.flows import doors, welcome
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Red
     Raises TooManyCodes, AccountTooNew, EmailNotVerified, NoFreeCredits, or what
     `codes.redeem` does.
     """
-    app.limits.admit_code(user_id, ip)
+    attempt = await doors.attempt(app, "code", subject=str(user_id), ip=ip)
     actor = f"user:{user_id}"
 
     def run(session: Session, now: int) -> operations.Outcome:
@@ -144,7 +144,7 @@ async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Red
         return replace(Redeemed(**outcome), replayed=again)
 
     given = await app.db.awrite(story)
-    app.limits.undo_code(user_id, ip)
+    await attempt.forgive(app)
     return given
 
 

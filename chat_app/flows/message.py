@@ -22,7 +22,7 @@ from chat_app.chat.images import Picture
 from chat_app.chat.live import Live
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import guards, holds, ledger, operations, pricing, usage
+from chat_app.credits import guards, holds, ledger, operations, plans, pricing, usage
 from chat_app.credits.key_budgets import KeyUse
 from chat_app.credits.pricing import Price
 from chat_app.errors import Conflict, Invalid, OutOfCredits, TooLarge, Unavailable
@@ -198,6 +198,7 @@ async def quote(
         api_key=api_key,
     )
     order = replace(order, org_id=org_id)
+    app.limits.check_quotes(user_id)
     now = app.clock.micros()
 
     def look() -> tuple[_Terms, int, int | None]:
@@ -412,14 +413,16 @@ def _check_length(app: App, text: str) -> None:
 
 
 async def _start(app: App, order: _Order, key: str) -> Started:
+    # Before anything is read: a flood is refused without a thread and without the database.
+    app.limits.check_rate(order.user_id)
     replayed = await asyncio.to_thread(_replayed, app, order, key)
     if replayed is not None:
+        app.limits.undo_rate(order.user_id)
         return replayed
     state = app.engine.state(order.entry.id)
     if not state.usable:
         raise ModelNotReady(state.reason, model=order.entry.id, state=state.state)
-    app.limits.check_rate(order.user_id)
-    ticket = app.limits.enter(order.user_id)
+    ticket = app.limits.enter(order.user_id, model=order.entry.id)
     shown: list[Picture] = []
     try:
         now = app.clock.micros()
@@ -493,10 +496,13 @@ async def _start(app: App, order: _Order, key: str) -> Started:
 
 
 def _replayed(app: App, order: _Order, key: str) -> Started | None:
+    """The reply that the key stands for already; learns whose plan's limits count on the way."""
     with app.db.read() as session:
         outcome = operations.replay(
             session, scope=f"message:{order.user_id}", key=key, request=_request_of(order)
         )
+        if app.settings.limits.plans:
+            app.limits.know(order.user_id, plans.in_force(session, user_id=order.user_id))
     return Started(**outcome, replayed=True) if outcome is not None else None
 
 

@@ -20,7 +20,7 @@ from chat_app.credits.accounts import Owner
 from chat_app.credits.ledger import Balance
 from chat_app.credits.moves import Moved
 from chat_app.credits.usage import PoolUsage
-from chat_app.flows import transfer
+from chat_app.flows import doors, transfer
 from chat_app.money import MICRO, format_credits
 
 
@@ -216,7 +216,7 @@ async def close(app: App, *, user_id: int, org_id: int) -> int:
 
 async def fund(app: App, *, user_id: int, org_id: int, micro: int, key: str) -> Balance:
     """Move the member's own credits into the pool, once for each key; the pool after it."""
-    app.limits.check_transfers(user_id)
+    await doors.attempt(app, "transfer", subject=str(user_id))
 
     def do(session: Session, org: Org, _by: OrgMember, now: int) -> Moved:
         return moves.move(
@@ -242,7 +242,7 @@ async def allocate(
 ) -> Balance:
     """Move credits of the pool to a member's own wallet, once for each key; the pool after it."""
     transfer.check_size(app, micro)
-    app.limits.check_transfers(user_id)
+    await doors.attempt(app, "transfer", subject=str(user_id))
 
     def do(session: Session, org: Org, _by: OrgMember, now: int) -> Moved:
         who = orgs.resolve(session, org_id=org_id, name=username)

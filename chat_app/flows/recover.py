@@ -15,7 +15,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import NotFound
-from chat_app.flows import letters, notices, signin, welcome
+from chat_app.flows import doors, letters, notices, signin, welcome
 
 log = logging.getLogger(__name__)
 _AT_ONCE = 100
@@ -31,7 +31,7 @@ class UnknownUser(NotFound):
 async def ask(app: App, *, email: str, ip: str) -> None:
     """Ask for a link. Raises BadEmail, TooManyResets or TooManyWishes, for any address alike."""
     address = users.clean_email(email)
-    app.limits.admit_reset(ip)
+    await doors.attempt(app, "reset", subject=users.email_key(address), ip=ip)
     await app.db.awrite(lambda s: links.wish(s, email=address, now=app.clock.micros()))
 
 

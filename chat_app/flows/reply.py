@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlmodel import Session, col, select, update
 
 from chat_app import logs
-from chat_app.accounts.limits import Ticket
+from chat_app.accounts.limits import Place, Ticket
 from chat_app.app import App
 from chat_app.chat import live
 from chat_app.chat.live import Live, Piece, Status
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 SETTLE_RETRY_SECONDS = 5.0
 POLL_SECONDS = 0.5
+# How often somebody who waits is told their place.
+PLACE_SECONDS = 1.0
 
 
 class ReplyNotFound(NotFound):
@@ -227,12 +229,7 @@ async def _generate(
 ) -> Done | Failed:
     wanted = asyncio.create_task(item.stop_wanted.wait())
     try:
-        turn = asyncio.create_task(ticket.turn())
-        await asyncio.wait({turn, wanted}, return_when=asyncio.FIRST_COMPLETED)
-        if not turn.done():
-            turn.cancel()
-            return Done("cancelled", Usage())
-        if item.stop_wanted.is_set():
+        if not await _turn(item, ticket, wanted):
             return Done("cancelled", Usage())
         if key is not None and (kept := app.cache.get(key)) is not None:
             return _repeat(item, kept)
@@ -245,6 +242,7 @@ async def _generate(
                 case Loading(sentence=sentence):
                     item.say(sentence)
                 case PromptRead():
+                    ticket.began()
                     item.prompt_tokens = event.prompt_tokens
                     item.cached_tokens = event.cached_tokens
                     item.dropped_messages = event.dropped_messages
@@ -257,6 +255,29 @@ async def _generate(
         return end
     finally:
         wanted.cancel()
+
+
+async def _turn(item: Live[object], ticket: Ticket, wanted: "asyncio.Task[bool]") -> bool:
+    """Wait for the ticket's turn and say how long it takes; False when the answer is unwanted."""
+    turn = asyncio.create_task(ticket.turn())
+    while not turn.done() and not wanted.done():
+        if place := ticket.place():
+            item.say(
+                _in_line(place),
+                position=place.position,
+                expected_seconds=place.expected_seconds,
+            )
+        await asyncio.wait(
+            {turn, wanted}, timeout=PLACE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+    turn.cancel()
+    return not item.stop_wanted.is_set()
+
+
+def _in_line(place: Place) -> str:
+    seconds = place.expected_seconds
+    wait = f"{seconds} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    return f"Number {place.position} in line, about {wait}…"
 
 
 async def _settle(

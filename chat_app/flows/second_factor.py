@@ -16,7 +16,7 @@ from chat_app.accounts.totp import TotpNotEnrolled, WrongSecondFactor
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import NotFound
-from chat_app.flows import notices, signin, staff
+from chat_app.flows import doors, notices, signin, staff
 
 T = TypeVar("T")
 
@@ -181,16 +181,17 @@ def _use(app: App, session: Session, who: SignedIn, code: str, now: int) -> None
 
 async def _judged(app: App, user_id: int, ip: str, story: Callable[[Session], T]) -> T:
     """Run the story as one attempt: it counts as failed until it succeeds."""
-    account = signin.second_factor_account(user_id)
-    app.limits.admit_sign_in(account, ip)
+    attempt = await doors.attempt(
+        app, "second_factor", subject=str(user_id), ip=ip, known="signed in"
+    )
     try:
         done = await app.db.awrite(story)
     except WrongSecondFactor:
         raise
     except Exception:
-        app.limits.undo_sign_in(account, ip)  # no code was judged
+        await attempt.forgive(app)  # no code was judged
         raise
-    app.limits.signed_in(account, ip)
+    await attempt.forgive(app, earlier=True)
     return done
 
 

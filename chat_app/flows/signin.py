@@ -15,15 +15,24 @@ from typing import TypeVar
 from sqlmodel import Session
 
 from chat_app import logs, secrets
-from chat_app.accounts import keys, links, passwords, sessions, tokens, totp, users
-from chat_app.accounts.limits import TooManySignIns
+from chat_app.accounts import (
+    devices,
+    keys,
+    links,
+    passwords,
+    sessions,
+    throttles,
+    tokens,
+    totp,
+    users,
+)
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import AppError, Invalid, NotAllowed, NotSignedIn
-from chat_app.flows import notices
+from chat_app.flows import doors, notices
 
 log = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -87,9 +96,18 @@ class SignIn:
 
 
 async def login(
-    app: App, *, login: str, password: str, ip: str, agent: str = "", code: str | None = None
+    app: App,
+    *,
+    login: str,
+    password: str,
+    ip: str,
+    agent: str = "",
+    code: str | None = None,
+    device: str = "",
 ) -> SignIn:
     """Sign in with a user name or e-mail address, and a code where two-factor sign-in is on.
+
+    `device` is the cookie of `accounts/devices.py`.
 
     Raises WrongPassword, TotpRequired, WrongTotp, AccountSuspended, TooManySignIns or
     PasswordsBusy. An unknown account takes as long as a wrong password.
@@ -97,14 +115,24 @@ async def login(
     for _ in range(2):  # the stored form may change meanwhile: by a new password or a new pepper
         with app.db.read() as session:
             user = users.find(session, login)
+            known = _known(app, session, user, ip=ip, device=device)
         stored = user.password_hash if user else None
-        await _verify(app, account=users.login_key(login), password=password, stored=stored, ip=ip)
+        await _verify(
+            app,
+            account=users.login_key(login),
+            password=password,
+            stored=stored,
+            ip=ip,
+            known=known,
+        )
         assert user is not None
         assert stored is not None
         renewed = await _renewed(app, password, stored)
-        opening = partial(_open, user_id=_id(user), stored=stored, ip=ip, agent=agent)
+        opening = partial(
+            _open, user_id=_id(user), stored=stored, ip=ip, agent=agent, renewed=renewed
+        )
         done = await _with_second_factor(
-            app, partial(opening, renewed=renewed), user_id=_id(user), code=code, ip=ip
+            app, opening, user_id=_id(user), code=code, ip=ip, known=known
         )
         if done is not None:
             logs.bind(user=pseudonym(app, _id(user)))
@@ -114,30 +142,32 @@ async def login(
 
 
 async def _with_second_factor(
-    app: App, opening: Callable[..., SignIn | None], *, user_id: int, code: str | None, ip: str
+    app: App,
+    opening: Callable[..., SignIn | None],
+    *,
+    user_id: int,
+    code: str | None,
+    ip: str,
+    known: str | None,
 ) -> SignIn | None:
     """Open a session in the transaction that looks at the code; counts wrong codes."""
-    factor = second_factor_account(user_id)
-    if code:
-        try:
-            app.limits.admit_sign_in(factor, ip)
-        except TooManySignIns:
-            await _warn_of_guesses(app, user_id)
-            raise
 
     def story(session: Session) -> SignIn | None:
         proved = _second_factor(app, session, user_id=user_id, code=code)
         return opening(app, session, proved=proved)
 
+    if not code:
+        return await app.db.awrite(story)
+    try:
+        attempt = await doors.attempt(
+            app, "second_factor", subject=str(user_id), ip=ip, known=known
+        )
+    except doors.TooManySecondFactors:
+        await _warn_of_guesses(app, user_id)
+        raise
     done = await app.db.awrite(story)
-    if code:
-        app.limits.signed_in(factor, ip)
+    await attempt.forgive(app, earlier=True)
     return done
-
-
-def second_factor_account(user_id: int) -> str:
-    """Under which name wrong codes of a user are counted: no login can be spelled like it."""
-    return f"second factor:{user_id}"
 
 
 async def refresh(app: App, *, refresh_token: str) -> SignIn:
@@ -270,7 +300,14 @@ async def prove_password(
         user = users.get(session, user_id)
     account, stored = user.username_key, user.password_hash
     try:
-        await _verify(app, account=account, password=password, stored=stored, ip=ip)
+        await _verify(
+            app,
+            account=account,
+            password=password,
+            stored=stored,
+            ip=ip,
+            known="signed in",  # what strangers fail at the door does not count against it
+        )
     except WrongPassword as error:
         raise WrongCurrentPassword(param=param) from error
     return stored
@@ -350,17 +387,37 @@ async def _look(app: App, query: Callable[[Session], Found]) -> Found:
     return ask() if app.db.sqlite else await asyncio.to_thread(ask)
 
 
-async def _verify(app: App, *, account: str, password: str, stored: str | None, ip: str) -> None:
-    app.limits.admit_sign_in(account, ip)
+def _known(app: App, session: Session, user: User | None, *, ip: str, device: str) -> str | None:
+    """By what the account knows this caller: the device, or an address it signed in from."""
+    number = _id(user) if user is not None else 0
+    block = throttles.block(ip)
+    # Both are looked at for unknown accounts too: the answer takes as long.
+    name = devices.known(app.secrets.link_key, device, user_id=number)
+    earlier = {throttles.block(each) for each in sessions.addresses(session, user_id=number)}
+    if name is not None:
+        return f"device {name}"
+    return f"address {block}" if block in earlier else None
+
+
+async def _verify(
+    app: App,
+    *,
+    account: str,
+    password: str,
+    stored: str | None,
+    ip: str,
+    known: str | None = None,
+) -> None:
+    attempt = await doors.attempt(app, "sign_in", subject=account, ip=ip, known=known)
     try:
         right = await app.passwords.verify(password, stored)
     except passwords.PasswordsBusy:
-        app.limits.undo_sign_in(account, ip)
+        await attempt.forgive(app)
         raise
     if not right:
         log.info("a sign-in from %s failed", ip)
         raise WrongPassword
-    app.limits.signed_in(account, ip)
+    await attempt.forgive(app, earlier=True)
 
 
 def _second_factor(app: App, session: Session, *, user_id: int, code: str | None) -> int | None:

@@ -16,7 +16,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import Conflict
-from chat_app.flows import letters, mailbox, signin, welcome
+from chat_app.flows import doors, letters, mailbox, signin, welcome
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ async def register(app: App, *, username: str, email: str, password: str, ip: st
     """
     username, email = _checked(app, username=username, email=email, password=password, role="user")
     mailbox.accept(app, email)
-    app.limits.admit_sign_up(ip)
+    attempt = await doors.attempt(app, "sign_up", ip=ip)
     try:
         hashed = await app.passwords.hash(password)
         return await app.db.awrite(
@@ -48,7 +48,7 @@ async def register(app: App, *, username: str, email: str, password: str, ip: st
             )
         )
     except (users.NameTaken, passwords.PasswordsBusy):
-        app.limits.undo_sign_up(ip)
+        await attempt.forgive(app)
         raise
 
 

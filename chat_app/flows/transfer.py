@@ -13,6 +13,7 @@ from chat_app.credits import ledger, moves, operations, words
 from chat_app.credits.accounts import Owner
 from chat_app.credits.ledger import Balance
 from chat_app.errors import Invalid, NotFound
+from chat_app.flows import doors
 from chat_app.money import MICRO, format_credits
 
 NOTE_LENGTH = 200
@@ -116,7 +117,7 @@ async def send(
     """
     check_size(app, micro)
     note = clean_note(note)
-    app.limits.check_transfers(user_id)
+    await doors.attempt(app, "transfer", subject=str(user_id))
     actor = f"user:{user_id}"
     request = {"to": users.username_key(to_username), "micro": micro, "note": note}
 

@@ -250,6 +250,13 @@ class Engine(Protocol):
         """Whether the model can answer, cheaply (no hashing). Raises UnknownModel."""
         ...
 
+    def slots(self, model: str) -> int:
+        """How many of the model's answers are written at once; 0: as many as are asked for.
+
+        What is submitted beyond it waits in the engine. Until the model was loaded it is a guess.
+        """
+        ...
+
     def sees(self, model: str) -> bool:
         """Whether messages to it may carry images here. Raises UnknownModel."""
         ...

@@ -71,6 +71,7 @@ class Process:
         self.spec = spec
         self.device = spec.device
         self.why = spec.why
+        self.slots = 1
         self.pid = child.pid
         self.heard = time.monotonic()
         self.figures: dict[str, float] = {}
@@ -120,6 +121,7 @@ class Process:
                 case "ready":
                     self.device, self.why = message["device"], message["why"]
                     self.spec = replace(self.spec, backend=message["backend"])
+                    self.slots = message["slots"]
                     return
         raise Refused(
             "crashed",

@@ -196,6 +196,11 @@ class Remote:
         else:
             self._tell(job, Done("cancelled", Usage()))
 
+    @property
+    def slots(self) -> int:
+        """See Writer: what the servers that are up take together."""
+        return self._servers.slots(self._entry)
+
     async def count(self, messages: Sequence[ChatMessage]) -> int:
         """See Writer, and Servers.count for how exact it is."""
         return await self._servers.count(self.spec, self._entry, messages)

@@ -199,6 +199,10 @@ class ScriptEngine:
         catalogue.get(model)
         return ModelState("ready", backend="script", device="none")
 
+    def slots(self, model: str) -> int:
+        """What the settings say; whoever submits keeps to it."""
+        return self.script.slots
+
     def sees(self, model: str) -> bool:
         """What the catalogue says."""
         return catalogue.get(model).sees_images

@@ -184,6 +184,11 @@ class Servers:
             why=f"{entry.name} runs on {where}, {reason}.",
         )
 
+    def slots(self, entry: Entry) -> int:
+        """Answers of the model that are written at once; at least 1."""
+        up = sum(server.up and self.name(entry, server) is not None for server in self.servers)
+        return max(1, up) * self._llm.remote.answers_per_server
+
     def pick(
         self, entry: Entry, scope: str, *, without: Sequence[Server] = (), full: bool = True
     ) -> Server | None:

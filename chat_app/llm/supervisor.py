@@ -47,6 +47,8 @@ BEAT_LIMIT_SECONDS = 120.0
 CANCEL_LIMIT_SECONDS = 60.0
 BACKOFF_MAX_SECONDS = 60.0
 BROKEN_SECONDS = 300.0
+# Of a model that was never loaded: enough that the first answers begin together.
+GUESSED_SLOTS = 4
 _CHECK_SECONDS = 1.0
 _LOAD_CODES = ("not_enough_memory", "load_failed", "model_not_available")
 _CRASHED = "The model's process ended unexpectedly. It is restarted: send the message again."
@@ -116,6 +118,7 @@ class _Model:
     not_before: float = 0.0
     problem: str = ""
     problem_until: float = 0.0
+    slots: int = GUESSED_SLOTS
 
     @property
     def busy(self) -> bool:
@@ -232,6 +235,7 @@ class Supervisor:
         except Refused as refusal:
             raise await self._refused(model, refusal) from refusal
         model.process = process
+        model.slots = process.slots
         model.problem = ""
         model.loaded = model.used = time.monotonic()
         model.load_seconds = model.loaded - began
@@ -425,6 +429,11 @@ class Supervisor:
             return None
         asked = self._settings.llm.engine == "remote" or self._servers.serve(entry)
         return self._servers if asked else None
+
+    def slots(self, model: str) -> int:
+        """See Engine.slots."""
+        found = self._model(model)
+        return found.slots if found.process is None else found.process.slots
 
     def sees(self, model: str) -> bool:
         """See Engine.sees. Only our own engine takes images."""

@@ -176,6 +176,10 @@ class Watched:
         """See Engine.state."""
         return self.engine.state(model)
 
+    def slots(self, model: str) -> int:
+        """See Engine.slots."""
+        return self.engine.slots(model)
+
     def sees(self, model: str) -> bool:
         """See Engine.sees."""
         return self.engine.sees(model)

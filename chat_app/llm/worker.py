@@ -282,7 +282,7 @@ def serve(line: wire.Line) -> None:
         return
     desk = Desk(backend, spec.family)
     ready = {"backend": spec.backend, "device": backend.device, "why": backend.why}
-    line.send({"op": "ready", **ready})
+    line.send({"op": "ready", "slots": backend.slots, **ready})
     _answer(line, desk, early)
 
 

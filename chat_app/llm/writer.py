@@ -36,6 +36,11 @@ class Writer(Protocol):
     """The process, 0 when there is none of ours."""
 
     @property
+    def slots(self) -> int:
+        """How many answers it writes at once."""
+        ...
+
+    @property
     def figures(self) -> dict[str, float]:
         """Gauges and counters for operators; the unit is in the name."""
         ...

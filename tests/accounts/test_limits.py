@@ -2,16 +2,19 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
 from chat_app.accounts.limits import (
     Limits,
+    Place,
     QueueFull,
+    Rate,
     RateLimited,
+    Ticket,
     TooManyAnswers,
-    TooManySignIns,
-    TooManySignUps,
+    TooManyQuotes,
 )
 from chat_app.settings import Limits as LimitSettings
 
@@ -33,8 +36,8 @@ def watch() -> Watch:
     return Watch()
 
 
-def make(watch: Watch, **settings: int) -> Limits:
-    return Limits(LimitSettings(**settings), now=watch)
+def make(watch: Watch, *, slots: int = 0, **settings: Any) -> Limits:
+    return Limits(LimitSettings(**settings), slots=lambda _model: slots, now=watch)
 
 
 def test_the_rate_is_a_moving_minute_with_a_true_retry_after(watch: Watch) -> None:
@@ -62,14 +65,11 @@ def test_zero_is_no_limit(watch: Watch) -> None:
         running_per_user=0,
         waiting_per_user=0,
         queue_total=0,
-        registrations_per_hour_per_ip=0,
-        login_failures_per_15_minutes=0,
     )
     for _ in range(500):
-        ticket = limits.admit_message(ANN)
+        limits.check_rate(ANN)
+        ticket = limits.enter(ANN)
         assert ticket.state == "running"
-        limits.admit_sign_up("10.0.0.1")
-        limits.admit_sign_in("ann", "10.0.0.1")
     assert limits.counts() == (500, 0)
 
 
@@ -183,6 +183,7 @@ def test_retry_after_follows_how_long_answers_take(watch: Watch) -> None:
 
     def advice() -> int:
         running, waiting = limits.enter(ANN), limits.enter(ANN)
+        running.began()
         with pytest.raises(TooManyAnswers) as refused:
             limits.enter(ANN)
         watch.seconds += 40
@@ -197,39 +198,177 @@ def test_retry_after_follows_how_long_answers_take(watch: Watch) -> None:
     assert 35 <= advice() <= 40
 
 
-def test_sign_ups_of_one_address(watch: Watch) -> None:
-    """T34: one address does not get welcome credits without end."""
-    limits = make(watch, registrations_per_hour_per_ip=2)
-    limits.admit_sign_up("10.0.0.1")
-    limits.admit_sign_up("10.0.0.1")
-    limits.undo_sign_up("10.0.0.1")
-    limits.admit_sign_up("10.0.0.1")
-    with pytest.raises(TooManySignUps) as refused:
-        limits.admit_sign_up("10.0.0.1")
-    assert refused.value.retry_after_seconds == 3600
-    limits.admit_sign_up("10.0.0.2")
-    watch.seconds += 3600
-    limits.admit_sign_up("10.0.0.1")
+def test_a_plan_has_its_own_limits(watch: Watch) -> None:
+    plans = {"pro": {"running": 3, "per_minute": 5}}
+    limits = make(watch, running_per_user=1, waiting_per_user=1, requests_per_minute=2, plans=plans)
+    limits.know(ANN, "pro")
+    limits.know(BOB, "basic")
+    for user, running, per_minute in ((ANN, 3, 5), (BOB, 1, 2)):
+        tickets = [limits.enter(user) for _ in range(running + 1)]
+        assert [ticket.state for ticket in tickets] == ["running"] * running + ["waiting"]
+        with pytest.raises(TooManyAnswers):
+            limits.enter(user)
+        for _ in range(per_minute):
+            limits.check_rate(user)
+        with pytest.raises(RateLimited):
+            limits.check_rate(user)
+    limits.know(ANN, None)
+    assert limits.allowance(ANN) == limits.allowance(BOB)
 
 
-def test_an_attacker_cannot_lock_the_owner_out(watch: Watch) -> None:
-    limits = make(watch, login_failures_per_15_minutes=2)
-    for _ in range(2):
-        limits.admit_sign_in("ann", "6.6.6.6")
-    with pytest.raises(TooManySignIns):
-        limits.admit_sign_in("ann", "6.6.6.6")
-    limits.admit_sign_in("ann", "10.0.0.1")
-    limits.signed_in("ann", "10.0.0.1")
-    limits.admit_sign_in("bob", "6.6.6.6")
-    watch.seconds += 15 * 60
-    limits.admit_sign_in("ann", "6.6.6.6")
+def test_no_more_run_than_the_model_writes_and_each_model_has_a_line(watch: Watch) -> None:
+    limits = make(watch, slots=2, running_per_user=0, waiting_per_user=0, max_wait_seconds=0)
+    tickets = [limits.enter(user, model="a") for user in range(5)]
+    assert [ticket.state for ticket in tickets] == ["running"] * 2 + ["waiting"] * 3
+    assert limits.enter(9, model="b").state == "running"
+    tickets[0].leave()
+    tickets[1].leave()
+    assert [ticket.state for ticket in tickets[2:]] == ["running", "running", "waiting"]
+    assert limits.counts() == (3, 1)
+
+
+def served(limits: Limits, tickets: list[Ticket]) -> list[int]:
+    """The users in the order in which they are let in, one place at a time."""
+    order = []
+    while open_ones := [ticket for ticket in tickets if ticket.state == "running"]:
+        order.append(open_ones[0].user_id)
+        open_ones[0].leave()
+    assert limits.counts() == (0, 0)
+    return order
+
+
+def test_whoever_waits_with_one_comes_before_anothers_twentieth(watch: Watch) -> None:
+    """Turns go round between users, whoever asked most or first."""
+    limits = make(watch, slots=1, running_per_user=0, waiting_per_user=0, max_wait_seconds=0)
+    flood = [limits.enter(ANN) for _ in range(20)]
+    one = limits.enter(BOB)
+    two = [limits.enter(3) for _ in range(2)]
+    assert limits.position(one) == 1
+    assert [limits.position(ticket) for ticket in two] == [2, 4]
+    assert [limits.position(flood[n]) for n in (1, 2, 3, 19)] == [3, 5, 6, 22]
+    assert served(limits, [*flood, one, *two]) == [ANN, BOB, 3, ANN, 3, *[ANN] * 18]
+
+
+def test_who_has_fewest_running_goes_first(watch: Watch) -> None:
+    limits = make(watch, slots=3, running_per_user=0, waiting_per_user=0, max_wait_seconds=0)
+    flood = [limits.enter(ANN) for _ in range(6)]
+    late = [limits.enter(BOB) for _ in range(3)]
+    flood[0].leave()
+    flood[1].leave()
+    assert limits.counts(BOB) == (1, 2)
+    assert limits.counts(ANN) == (2, 2)  # both had one, and it was Ann's turn
+    late[0].leave()
+    assert limits.counts(BOB) == (1, 1)
+
+
+def test_an_own_limit_keeps_nobody_else_waiting(watch: Watch) -> None:
+    limits = make(watch, slots=2, running_per_user=1, waiting_per_user=0, max_wait_seconds=1)
+    flood = [limits.enter(ANN) for _ in range(10)]
+    bob = limits.enter(BOB)
+    assert bob.state == "running"
+    assert limits.counts(ANN) == (1, 9)
+    bob.leave()
+    assert limits.counts(ANN) == (1, 9)
+    flood[0].leave()
+    assert limits.counts(ANN) == (1, 8)
+
+
+def test_the_line_is_as_long_as_is_served_in_the_longest_wait(watch: Watch) -> None:
+    """Two places, ten seconds an answer, a minute at most: twelve wait and the next is refused."""
+    limits = make(watch, slots=2, running_per_user=0, waiting_per_user=0, queue_total=0,
+                  max_wait_seconds=60)  # fmt: skip
+    user = iter(range(10_000))
+    running = [limits.enter(next(user)) for _ in range(2)]
+    waiting: list[Ticket] = []
+
+    def fill() -> QueueFull:
+        while True:
+            try:
+                waiting.append(limits.enter(next(user)))
+            except QueueFull as error:
+                return error
+
+    fill()
+    for _ in range(40):  # both places end every ten seconds
+        for ticket in running:
+            ticket.began()
+        watch.seconds += 10
+        ended, running = running, []
+        for ticket in ended:
+            ticket.leave()
+            running.append(waiting.pop(0))
+        assert {ticket.state for ticket in running} == {"running"}
+        refused = fill()
+    assert len(waiting) == 12
+    assert 1 <= refused.retry_after_seconds <= 5
+    places = [ticket.place() or Place(0, 0) for ticket in waiting[:3]]
+    assert [place.position for place in places] == [1, 2, 3]
+    assert [place.expected_seconds for place in places] == pytest.approx([5, 10, 15], abs=1)
+
+
+def test_who_comes_first_may_wait_however_slow_it_is(watch: Watch) -> None:
+    limits = make(watch, slots=1, running_per_user=0, max_wait_seconds=10)
+    running = limits.enter(ANN)
+    running.began()
+    watch.seconds += 600
+    assert limits.enter(BOB).state == "waiting"
+    with pytest.raises(QueueFull) as refused:
+        limits.enter(3)
+    assert refused.value.facts["retry_after_seconds"] > 1
+
+
+def test_a_model_that_turns_out_larger_lets_more_in(watch: Watch) -> None:
+    size = {"m": 1}
+    limits = Limits(LimitSettings(), slots=size.__getitem__, now=watch)
+    tickets = [limits.enter(user, model="m") for user in range(4)]
+    assert limits.counts() == (1, 3)
+    size["m"] = 3
+    tickets[0].began()
+    assert limits.counts() == (3, 1)
+
+
+def test_what_was_refused_on_the_way_says_nothing_about_the_pace(watch: Watch) -> None:
+    limits = make(watch, slots=1, running_per_user=0, waiting_per_user=0)
+    slow = limits.enter(ANN)
+    slow.began()
+    watch.seconds += 50
+    slow.leave()
+    for _ in range(100):
+        limits.enter(ANN).leave()
+    limits.enter(ANN)
+    place = limits.enter(BOB).place()
+    assert place is not None
+    assert place.expected_seconds > 10
+
+
+def test_a_replayed_message_does_not_count(watch: Watch) -> None:
+    limits = make(watch, requests_per_minute=2)
+    for _ in range(10):
+        limits.check_rate(ANN)
+        limits.undo_rate(ANN)
+    limits.check_rate(ANN)
+    assert limits.rate(ANN) == Rate(2, 1, 60.0)
+    watch.seconds += 60
+    assert limits.rate(ANN) == Rate(2, 2, 0.0)
+
+
+def test_quotes_have_their_own_larger_limit(watch: Watch) -> None:
+    limits = make(watch, requests_per_minute=2)
+    for _ in range(8):
+        limits.check_quotes(ANN)
+    with pytest.raises(TooManyQuotes) as refused:
+        limits.check_quotes(ANN)
+    assert refused.value.retry_after_seconds == 60
+    limits.check_rate(ANN)
+    limits.check_quotes(BOB)
 
 
 def test_old_keys_are_forgotten(watch: Watch) -> None:
-    limits = make(watch, registrations_per_hour_per_ip=2)
+    limits = make(watch, requests_per_minute=2)
     for number in range(3000):
-        limits.admit_sign_up(f"10.0.{number // 256}.{number % 256}")
-    watch.seconds += 4000
+        limits.check_rate(number)
+    watch.seconds += 61
     for _ in range(1100):
-        limits._signups.take("probe")
-    assert len(limits._signups._events) == 1
+        limits.check_rate(5000)
+        watch.seconds += 31
+    assert len(limits._messages._events) == 1

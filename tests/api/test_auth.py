@@ -271,6 +271,25 @@ def test_failed_sign_ins_are_throttled_for_the_attacker_only(serve: Serve) -> No
     assert login(at_home, owner.username).status_code == 200
 
 
+def test_a_browser_that_signed_in_before_is_not_kept_out(serve: Serve) -> None:
+    """Bar 14: behind the same address as the attacker, who has used it up."""
+    server = serve(
+        limits={"login_failures_per_15_minutes": 2}, server={"public_url": "http://chat.example"}
+    )
+    register(server.client(), "roamer")
+    browser = server.client(**{"X-Forwarded-For": "198.51.100.9"})
+    cookies = login(browser, "roamer").headers.get_list("set-cookie")
+    (device,) = [text for text in cookies if text.startswith("chat_device=")]
+    assert {"HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=31536000"} <= set(device.split("; "))
+    browser.post("/api/auth/logout")
+    cafe = {"X-Forwarded-For": "203.0.113.50"}
+    statuses = [login(server.client(**cafe), "roamer", "wrong").status_code for _ in range(3)]
+    assert statuses == [401, 401, 429]
+    assert login(server.client(**cafe), "roamer").status_code == 429
+    browser.headers.update(cafe)
+    assert login(browser, "roamer").status_code == 200
+
+
 def test_parallel_guesses_do_not_slip_through(serve: Serve) -> None:
     """T1 for passwords: attempts are counted before they are judged."""
     server = serve(limits={"login_failures_per_15_minutes": 4})

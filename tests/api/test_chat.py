@@ -297,6 +297,46 @@ def test_no_credits_no_answer(server: Server, root: Person) -> None:
     assert person.available() == "0.5"
 
 
+RATE_HEADERS = [
+    *(f"ratelimit-{name}" for name in ("limit", "remaining", "reset")),
+    *(f"x-ratelimit-{name}-requests" for name in ("limit", "remaining", "reset")),
+]
+
+
+def test_headers_tell_what_is_left_of_the_minute(serve: Serve) -> None:
+    """On whatever a signed-in caller asks for, streams included; messages alone count."""
+    server = serve(limits={"requests_per_minute": 70})
+    person = server.person()
+    assert server.client().get("/api/docs").headers.get("ratelimit-limit") is None
+    first = person.client.get("/api/billing/balance").headers
+    assert [first[name] for name in RATE_HEADERS] == ["70", "70", "0", "70", "70", "0s"]
+    assert person.ask(key="one").headers["ratelimit-remaining"] == "69"
+    assert person.ask(key="one").headers["ratelimit-remaining"] == "69"
+    body = {"model": MODEL, "message": "two", "stream": True}
+    with person.client.stream("POST", "/api/chat/message", json=body) as stream:
+        assert stream.headers["ratelimit-remaining"] == "68"
+        assert 50 <= int(stream.headers["ratelimit-reset"]) <= 60
+    missing = person.client.get("/api/chat/replies/rep_missing")
+    assert (missing.status_code, missing.headers["ratelimit-limit"]) == (404, "70")
+
+
+def test_who_waits_for_others_is_told_so(serve: Serve) -> None:
+    server = serve(script={"tokens": 400, "tokens_per_second": 40, "slots": 1})
+    ann, bob = server.person(), server.person()
+    first = begin(ann, "one")
+    body = {"model": MODEL, "message": "two", "stream": True}
+    with bob.client.stream("POST", "/api/chat/message", json=body) as stream:
+        seen = events(stream.iter_lines())
+        (_, start), (name, place) = next(seen), next(seen)
+        assert (name, place["position"]) == ("queued", 1)
+        assert place["expected_seconds"] >= 1
+        bob.client.post(f"/api/chat/replies/{start['reply_id']}/stop")
+        ends = [name for name, _ in seen]
+    assert set(ends) <= {"queued", "done"}
+    assert ends[-1] == "done"
+    ann.client.post(f"/api/chat/replies/{first}/stop")
+
+
 def test_limits_answer_429_with_a_time(serve: Serve) -> None:
     server = serve(
         script={"tokens": 400, "tokens_per_second": 40},
@@ -314,6 +354,14 @@ def test_limits_answer_429_with_a_time(serve: Serve) -> None:
         fast = person.ask("five")
         assert (fast.status_code, fast.json()["error"]["code"]) == (429, "rate_limited")
         assert 1 <= int(fast.headers["retry-after"]) <= 60
+        told = {name: fast.headers[name] for name in RATE_HEADERS}
+        assert (told["ratelimit-limit"], told["ratelimit-remaining"]) == ("4", "0")
+        assert 1 <= int(told["ratelimit-reset"]) <= 60
+        for name in ("limit", "remaining"):
+            assert told[f"x-ratelimit-{name}-requests"] == told[f"ratelimit-{name}"]
+        assert told["x-ratelimit-reset-requests"].endswith("s")
+        (place,) = person.client.get("/api/chat/status").json()["queued"]
+        assert (place["reply_id"], place["position"]) == (running[1], 1)
         for reply_id in reversed(running):
             person.client.post(f"/api/chat/replies/{reply_id}/stop")
     ends = [finished(person, reply_id) for reply_id in running]

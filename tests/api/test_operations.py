@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from sqlmodel import SQLModel
 
-from chat_app.accounts.limits import Limits
 from chat_app.db import Database, DatabaseUnavailable
 from chat_app.monitor.health import MIN_FREE_BYTES, Probe
 from chat_app.monitor.tables import Heartbeat
@@ -126,7 +125,6 @@ def test_the_loop_stays_free_while_people_sign_in(serve: Serve) -> None:
 
     server = serve()
     server.app.passwords = Passwords(server.app.secrets.pepper)
-    server.app.limits = Limits(server.app.settings.limits)
     client = server.client()
     body = {"login": "nobody", "password": "some horse battery"}
     answers: list[int] = []

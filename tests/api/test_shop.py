@@ -78,7 +78,7 @@ def test_guessing_is_slowed_down(serve: Any) -> None:
     got = [redeem(ann, f"guess {number}").status_code for number in range(3)]
     assert got == [404, 404, 429]
     slowed = redeem(ann, "guess")
-    assert int(slowed.headers["Retry-After"]) > 600
+    assert 0 < int(slowed.headers["Retry-After"]) <= 900
     crowd = [server.person() for _ in range(5)]
     results = [redeem(person, "guess").status_code for person in crowd for _ in range(2)]
     assert results == [404] * 8 + [429] * 2

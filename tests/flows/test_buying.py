@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from sqlmodel import Session, func, select
 
-from chat_app.accounts.limits import TooManyCodes
 from chat_app.app import App
 from chat_app.audit.tables import EventRow
 from chat_app.clock import ManualClock, to_micros
@@ -16,6 +15,7 @@ from chat_app.credits.plans import Plan
 from chat_app.errors import AppError
 from chat_app.flows import free, people, topup
 from chat_app.flows import plans as plan_flow
+from chat_app.flows.doors import TooManyCodes
 from chat_app.money import MICRO, Money
 from chat_app.notify import outbox
 from chat_app.settings import zone

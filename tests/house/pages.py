@@ -153,8 +153,14 @@ def api_page() -> str:
         "answer that is still being written is `in_progress`. What can go wrong is in",
         "[errors.md](errors.md).",
         "",
-        "A message with `stream: true` is answered with server-sent events: `start`, then `delta`",
-        "with a text and its index, then `done` or `error`. A connection that broke goes on with",
+        "Answers to a signed-in caller say what is left of the minute: `RateLimit-Limit`,",
+        "`RateLimit-Remaining` and `RateLimit-Reset` (seconds), and the same as",
+        "`x-ratelimit-limit-requests`, `-remaining-requests` and `-reset-requests`. A refusal with",
+        "429 or 503 carries `Retry-After`: from then on it is worth asking again.",
+        "",
+        "A message with `stream: true` is answered with server-sent events: `start`, then `queued`",
+        "with the place in line while others come first, then `delta` with a text and its index,",
+        "then `done` or `error`. A connection that broke goes on with",
         "`GET /api/chat/replies/{id}/events?after=N`, also after a restart of the server.",
     ]
     rooms: dict[str, list[str]] = {}

@@ -502,6 +502,7 @@ def test_more_answers_than_places_wait_their_turn(odd: Odd) -> None:
         for events in here.run(story()):
             check_protocol(events)
             assert text_of(events) == "a "
+        assert here.engine.slots(here.model) == 3
     assert max(at_once) <= 3
 
 

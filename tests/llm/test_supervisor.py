@@ -62,6 +62,8 @@ def test_all_who_wait_share_one_load_and_see_it(demo: Stage) -> None:
         assert isinstance(events[0], Loading)
         assert done(events).reason == "length"
     assert demo.engine.state(DEMO).state == "ready"
+    # What is admitted at once is what the worker says.
+    assert demo.engine.slots(DEMO) >= 4
     assert len(workers()) == 1
 
 
