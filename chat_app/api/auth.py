@@ -175,6 +175,10 @@ def _cookie(app: App, value: str, seconds: int) -> str:
         "Path=/",
         "HttpOnly",
         *(["Secure"] if secure else []),
-        *(["SameSite=None", "Partitioned"] if sessions.embedded() else ["SameSite=Lax"]),
+        *(
+            ["SameSite=None", "Partitioned"]
+            if sessions.embedded(app.settings)
+            else ["SameSite=Lax"]
+        ),
     ]
     return "; ".join(parts)
