@@ -19,6 +19,7 @@ _IMPORTS = re.compile(r"/api/chat/conversations/import|/api/admin/bulk(?:/.*)?")
 _MESSAGES = re.compile(
     r"/api/chat/message|/api/chat/conversations/[^/]+/retry|/v1/.*|/gradio_api/queue/join"
 )
+_ODD = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)|NaN|Infinity|\d[eE]|\d{18}")
 _SIGNED = re.compile(r"/api/billing/webhooks(?:/.*)?")
 
 
@@ -68,6 +69,31 @@ def read(body: bytes, *, path: str) -> Any:
     return content
 
 
+def storable(content: Any) -> Any:
+    """The same value with text that every database stores; raises Ambiguous for odd numbers.
+
+    A page's own script sends neither NaN nor numbers beyond 64 bits. Half a surrogate pair may
+    come from a text that was cut, and NUL from one that was pasted; they become a question mark.
+    """
+    if isinstance(content, str):
+        return "".join("\ufffd" if _is_odd(mark) else mark for mark in content)
+    if isinstance(content, dict):
+        return {storable(name): storable(item) for name, item in content.items()}
+    if isinstance(content, list):
+        return [storable(item) for item in content]
+    if isinstance(content, (int, float)) and not -(2**63) <= content < 2**63:
+        raise Ambiguous("not a number that fits")  # nor is NaN, which is never between
+    return content
+
+
+def needs_care(body: bytes) -> bool:
+    """Whether the bytes of a JSON text may hold what `storable` mends or refuses.
+
+    Such text is always escaped in JSON, odd numbers have a name, an exponent or many digits.
+    """
+    return _ODD.search(body) is not None
+
+
 def names_a_file(content: object) -> bool:
     """Whether any object in the JSON has the shape that Gradio opens as a file."""
     for item in walk(content):
@@ -88,6 +114,10 @@ def walk(content: object) -> Iterable[object]:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
+
+
+def _is_odd(mark: str) -> bool:
+    return mark == "\x00" or "\ud800" <= mark <= "\udfff"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from chat_app.app import App
 from chat_app.errors import NotSignedIn
 from chat_app.flows import signin
 from chat_app.flows.people import AdminsOnly
+from ui import inputs as inputs_room
 from ui.errors import told
 
 Role = Literal["anyone", "user", "admin"]
@@ -32,18 +33,19 @@ def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
 
     def decorate(handler: Handler) -> Handler:
         wrapped: Handler
+        fit = inputs_room.fitter(handler)
         if inspect.isasyncgenfunction(handler):
 
             async def streaming(request: gr.Request, *inputs: Any) -> AsyncIterator[Any]:
                 user = await identify(app, request, role)
-                async for update in handler(user, *inputs):
+                async for update in handler(user, *fit(inputs)):
                     yield update
 
             wrapped = told(streaming)
         elif inspect.iscoroutinefunction(handler):
 
             async def waiting(request: gr.Request, *inputs: Any) -> Any:
-                return await handler(await identify(app, request, role), *inputs)
+                return await handler(await identify(app, request, role), *fit(inputs))
 
             wrapped = told(waiting)
         else:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
 from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -62,10 +62,14 @@ class _Refused(Exception):
 
 
 class Shield:
-    """Wraps an application: caps on bodies and open streams, foreign origins, headers."""
+    """Wraps an application: caps on bodies and open streams, foreign origins, headers.
 
-    def __init__(self, inner: ASGI, settings: Settings) -> None:
+    `handlers` are the numbers of the page's handlers; Gradio itself fails on others.
+    """
+
+    def __init__(self, inner: ASGI, settings: Settings, *, handlers: Container[int] = ()) -> None:
         self.inner = inner
+        self.handlers = handlers
         self.caps = bodies.Caps.of(settings.server)
         public = settings.server.public_url
         self.behind_proxy = bool(public)
@@ -148,9 +152,9 @@ class Shield:
         if gradio or (body and bodies.is_checked(path, headers.get("content-type", ""))):
             large = len(body) > bodies.LARGE
             reading = asyncio.to_thread(_read, path, body) if large else None
-            content = await reading if reading else _read(path, body)
+            content, body = await reading if reading else _read(path, body)
             if gradio:
-                self._check_gradio(headers, content)
+                self._check_gradio(path, headers, content)
         return _replay(body, receive)
 
     def _check_origin(self, scope: Scope, headers: dict[str, str], *, gradio: bool) -> None:
@@ -191,9 +195,13 @@ class Shield:
         except TimeoutError as error:
             raise _Refused(408) from error
 
-    def _check_gradio(self, headers: dict[str, str], content: object) -> None:
+    def _check_gradio(self, path: str, headers: dict[str, str], content: object) -> None:
         if not isinstance(content, dict):
             raise _Refused(400)
+        if path == "/gradio_api/queue/join":
+            number = content.get("fn_index")
+            if type(number) is not int or number not in self.handlers:
+                raise _Refused(400)
         session = content.get("session_hash")
         self._check_owner(headers, session if isinstance(session, str) else "")
 
@@ -278,20 +286,27 @@ def _owner(cookie: str) -> str:
     return "anonymous"
 
 
-def _read(path: str, body: bytes) -> object:
-    """The JSON of a body, for Gradio's paths checked for files; None if a route is to refuse it."""
+def _read(path: str, body: bytes) -> tuple[object, bytes]:
+    """The JSON of a body and the bytes to pass on.
+
+    What goes to Gradio names no file and is mended, because its own code fails on odd text; for
+    the REST API the routes say what is wrong.
+    """
     gradio = path.startswith("/gradio_api/")
     try:
         content = bodies.read(body, path=path) if body else {}
+        if gradio and bodies.needs_care(body):
+            content = bodies.storable(content)
+            body = json.dumps(content).encode()
     except bodies.Ambiguous as error:
         raise _Refused(400) from error
     except ValueError as error:
         if gradio:
             raise _Refused(400) from error
-        return None
+        return None, body
     if gradio and bodies.names_a_file(content):
         raise _Refused(403, "no_files")
-    return content
+    return content, body
 
 
 def _session_hash(scope: Scope) -> str:

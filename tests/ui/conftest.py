@@ -16,6 +16,7 @@ import uvicorn
 
 import launch
 from chat_app.accounts import users
+from chat_app.accounts.passwords import Passwords
 from chat_app.app import App, build
 from tests.apps import PASSWORD, script_settings
 from ui import connections
@@ -120,6 +121,7 @@ class Site:
 def serving(data_dir: Path, *, shielded: bool = True, **over: Any) -> Iterator[Site]:
     """A site with the script engine; without the shield it is as Gradio alone would serve it."""
     app = build(script_settings(data_dir, **over))
+    app.passwords = Passwords(app.secrets.pepper, cost=4, max_waiting=100)
     web = launch.build_web(app) if shielded else bare(app)
     server = uvicorn.Server(
         uvicorn.Config(
