@@ -68,6 +68,9 @@ def describe(web: FastAPI) -> dict[str, Any]:
             for route in methods.values():
                 if "422" in route["responses"]:
                     route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
+                for status, response in route["responses"].items():
+                    if status >= "400" and "content" in response:
+                        response["content"] = shape  # also where the answer itself is a page
         for name in ("HTTPValidationError", "ValidationError"):
             schema["components"]["schemas"].pop(name, None)
         schema["x-error-codes"] = {
