@@ -81,6 +81,11 @@ class Shield:
         https = sessions.secure_cookies(settings)
         days = settings.server.hsts_days if https else 0
         self.headers = _headers(framed_by=sessions.framed_by(settings), hsts_days=days)
+        # Forms of the page are sent by its script; one that a text brought along goes nowhere.
+        self.page_headers = [
+            (name, value.replace(b"form-action 'self'", b"form-action 'none'"))
+            for name, value in self.headers
+        ]
         self.streams_per_address = settings.server.streams_per_address
         self._streams: Counter[tuple[str, str]] = Counter()
         self._owners: OrderedDict[str, str] = OrderedDict()
@@ -219,16 +224,17 @@ class Shield:
 
     def _dressed(self, scope: Scope, send: Send) -> Send:
         path = scope["path"]
+        ours = self.headers if _OWN.fullmatch(path) else self.page_headers
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = {name for name, _ in self.headers}
+                own = {name for name, _ in ours}
                 kept = [
                     (name, value)
                     for name, value in message.get("headers", [])
                     if name.lower() not in own and not name.lower().startswith(b"access-control-")
                 ]
-                message["headers"] = [*kept, *self.headers, *_caching(path, kept)]
+                message["headers"] = [*kept, *ours, *_caching(path, kept)]
             await send(message)
 
         return dressed
