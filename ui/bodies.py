@@ -4,6 +4,7 @@ Knows paths and bytes, nothing of users or of what a request means.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,8 +82,10 @@ def storable(content: Any) -> Any:
         return {storable(name): storable(item) for name, item in content.items()}
     if isinstance(content, list):
         return [storable(item) for item in content]
-    if isinstance(content, (int, float)) and not -(2**63) <= content < 2**63:
-        raise Ambiguous("not a number that fits")  # nor is NaN, which is never between
+    if isinstance(content, float) and not math.isfinite(content):
+        raise Ambiguous("not a number")
+    if isinstance(content, int) and not -(2**63) <= content < 2**63:
+        raise Ambiguous("not a number that fits")
     return content
 
 

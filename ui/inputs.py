@@ -46,7 +46,7 @@ def _text(value: Any) -> str:
 
 def _number(value: Any) -> float:
     whole = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if whole and math.isfinite(value) and abs(value) < _MOST else 0.0
+    return float(value) if whole and math.isfinite(value) else 0.0
 
 
 _NOTHING: dict[Any, Callable[[Any], Any]] = {

@@ -60,7 +60,6 @@ def status(site: Site, target: str) -> int:
         "/gradio_api/%61pp_id",
         "/gradio_api/info?all_endpoints=True",
         "/gradio_api/openapi.json",
-        "/gradio_api/runs",
         "/gradio_api/login_check",
     ],
 )
