@@ -146,6 +146,8 @@ async def serve(app: "App", setup_token: str | None) -> None:
     """
     import uvicorn
 
+    from ui import connections
+
     class Server(uvicorn.Server):
         # uvicorn's own handler would close the listening socket before running answers ended.
         @contextmanager
@@ -153,6 +155,9 @@ async def serve(app: "App", setup_token: str | None) -> None:
             yield
 
     server_settings = app.settings.server
+    if server_settings.max_connections:
+        # A database, models and logs need files too.
+        connections.raise_file_limit(server_settings.max_connections + 1024)
     config = uvicorn.Config(
         build_web(app),
         host=server_settings.host,
@@ -164,6 +169,8 @@ async def serve(app: "App", setup_token: str | None) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=3,
         timeout_keep_alive=75,
+        limit_concurrency=server_settings.max_connections or None,
+        http=connections.limited(server_settings),
     )
     server = Server(config)
     loop = asyncio.get_running_loop()
@@ -194,6 +201,8 @@ async def serve(app: "App", setup_token: str | None) -> None:
         shown = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::"} else host  # noqa: S104
         url = server_settings.public_url.rstrip("/") or f"http://{shown}:{port}"
         say(f"Serving on {url}")
+        if host not in {"127.0.0.1", "::1", "localhost"} and not url.startswith("https://"):
+            log.warning("Served without https: set server.public_url and put TLS in front of it.")
         if setup_token is not None:
             say(f"Create the first administrator (works once): {url}/?setup={setup_token}")
     await serving

@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     link.add_argument("--username", required=True, help="the user name, or the e-mail address")
     _messages(commands)
     _secrets(commands)
+    bill = _command(commands, "sbom", sbom, "write what is installed, as CycloneDX JSON")
+    bill.add_argument("--out", type=Path, help="the file to write (default: print it)")
     _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
     return root
 
@@ -822,6 +824,19 @@ def messages_test(options: argparse.Namespace, settings: Settings) -> int:
         print(f"The mail did not leave: {error}. Check the [mail] settings.", file=sys.stderr)
         return PROBLEMS
     print(f"Written to {folder}." if settings.mail.kind == "outbox" else "The mail server took it.")
+    return OK
+
+
+def sbom(options: argparse.Namespace, _settings: Settings) -> int:
+    """The bill of materials of this installation."""
+    from chat_app.clock import Clock
+    from chat_app.flows import sbom as bill
+
+    text = json.dumps(bill.make(now=Clock().now()), indent=2)
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(text + "\n", encoding="utf-8")
     return OK
 
 

@@ -28,6 +28,8 @@ Count = Annotated[int, Field(ge=0)]
 # Where lots of credits come from; `transfer` keeps the terms of the lot it was taken from.
 Source = Literal["paid", "welcome", "bonus", "promo", "plan", "refund", "adjust"]
 Seconds = Annotated[float, Field(gt=0)]
+# Sites by their origin, separated by spaces.
+_FRAMES = r"^(auto|(https://[a-z0-9.-]+(:\d+)?( |$))*)$"
 # Addresses without a name, a password or a query, separated by spaces or commas.
 _URLS = r"^[\s,]*(https?://[^\s,@?#/]+(/[^\s,@?#]*)?([\s,]+|$))*$"
 
@@ -60,6 +62,15 @@ class Server(Section):
     public_url: str = ""
     drain_seconds: Seconds = 30
     max_body_kib: Annotated[int, Field(ge=64)] = 2048
+    max_other_body_kib: Annotated[int, Field(ge=16)] = 256
+    max_import_kib: Annotated[int, Field(ge=64)] = 8192
+    head_seconds: Annotated[float, Field(ge=0)] = 15
+    stall_seconds: Annotated[float, Field(ge=0)] = 30
+    max_connections: Count = 4096
+    connections_per_address: Count = 256
+    streams_per_address: Count = 128
+    hsts_days: Count = 365
+    framed_by: Annotated[str, Field(pattern=_FRAMES)] = "auto"
 
 
 class DatabaseSettings(Section):

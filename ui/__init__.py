@@ -64,8 +64,4 @@ def mount(app: App, web: "FastAPI") -> ASGI:
         css=theme.css(),
         head=theme.head(),
     )
-    return Shield(
-        web,
-        max_body_bytes=app.settings.server.max_body_kib * 1024,
-        public_url=app.settings.server.public_url,
-    )
+    return Shield(web, app.settings, handlers=demo.fns)

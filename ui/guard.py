@@ -19,6 +19,7 @@ from chat_app.accounts.sessions import SignedIn
 from chat_app.app import App
 from chat_app.errors import NotSignedIn
 from chat_app.flows import signin, staff, standing
+from ui import inputs as inputs_room
 from ui.errors import told
 
 Role = Literal["anyone", "user"] | Permission
@@ -35,11 +36,12 @@ def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
 
     def decorate(handler: Handler) -> Handler:
         wrapped: Handler
+        fit = inputs_room.fitter(handler)
         if inspect.isasyncgenfunction(handler):
 
             async def streaming(request: gr.Request, *inputs: Any) -> AsyncIterator[Any]:
                 who = await identify(app, request, role)
-                async with aclosing(handler(who and who.user, *inputs)) as updates:
+                async with aclosing(handler(who and who.user, *fit(inputs))) as updates:
                     async for update in updates:
                         # Long after its start, too: a stream may run for minutes.
                         if who is not None:
@@ -51,7 +53,7 @@ def guard(app: App, role: Role) -> Callable[[Handler], Handler]:
 
             async def waiting(request: gr.Request, *inputs: Any) -> Any:
                 who = await identify(app, request, role)
-                return await handler(who and who.user, *inputs)
+                return await handler(who and who.user, *fit(inputs))
 
             wrapped = told(waiting)
         else:

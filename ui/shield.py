@@ -6,14 +6,20 @@ needs, so only those pass. It does not know who a user is: handlers check that (
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from chat_app.accounts import sessions
+from chat_app.settings import Settings
+from ui import bodies
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -23,15 +29,20 @@ ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 60
 MAX_BINDINGS = 20_000
+# A page has one stream of its events and one heartbeat; a reload may overlap.
+STREAMS_PER_PAGE = 6
+RETRY_SECONDS = 5
 _OWN = re.compile(r"/(?:(?:api|v1)(?:/.*)?|livez|readyz|health|metrics)")
 _GRADIO = re.compile(
     r"/|/assets/[\w./@-]+|/static/[\w./@-]+|/theme\.css|/manifest\.json|/favicon\.ico|/robots\.txt"
     r"|/gradio_api/heartbeat/\w+|/gradio_api/queue/join|/gradio_api/queue/data"
     r"|/gradio_api/cancel|/gradio_api/startup-events"
 )
+_STREAMS = re.compile(
+    r"/gradio_api/heartbeat/\w+|/gradio_api/queue/data|/api/chat/replies/[^/]+/events"
+)
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _COOKIE_NAMES = ("__Host-chat_session", "chat_session")
-_HUB = "https://huggingface.co"
 
 _REFUSALS = {
     400: ("malformed", "The request could not be read. Check its format and send it again."),
@@ -39,6 +50,7 @@ _REFUSALS = {
     404: ("not_found", "This could not be found. Check the address."),
     408: ("timeout", "The request took too long to arrive. Send it again."),
     413: ("too_large", "This is too large. Shorten it and send it again."),
+    429: ("too_many_streams", "Too many pages are open at once. Close some and try again."),
 }
 
 
@@ -50,17 +62,32 @@ class _Refused(Exception):
 
 
 class Shield:
-    """Wraps an application. `max_body_bytes` bounds every request body."""
+    """Wraps an application: caps on bodies and open streams, foreign origins, headers.
 
-    def __init__(self, inner: ASGI, *, max_body_bytes: int, public_url: str = "") -> None:
+    `handlers` are the numbers of the page's handlers; Gradio itself fails on others.
+    """
+
+    def __init__(self, inner: ASGI, settings: Settings, *, handlers: Container[int] = ()) -> None:
         self.inner = inner
-        self.max_body_bytes = max_body_bytes
+        self.handlers = handlers
+        self.caps = bodies.Caps.of(settings.server)
+        public = settings.server.public_url
+        self.behind_proxy = bool(public)
         self.hosts = {
             host.lower()
-            for host in (urlsplit(public_url).netloc, os.environ.get("SPACE_HOST", ""))
+            for host in (urlsplit(public).netloc, os.environ.get("SPACE_HOST", ""))
             if host
         }
-        self.headers = _headers(framed=bool(os.environ.get("SPACE_ID")))
+        https = sessions.secure_cookies(settings)
+        days = settings.server.hsts_days if https else 0
+        self.headers = _headers(framed_by=sessions.framed_by(settings), hsts_days=days)
+        # Forms of the page are sent by its script; one that a text brought along goes nowhere.
+        self.page_headers = [
+            (name, value.replace(b"form-action 'self'", b"form-action 'none'"))
+            for name, value in self.headers
+        ]
+        self.streams_per_address = settings.server.streams_per_address
+        self._streams: Counter[tuple[str, str]] = Counter()
         self._owners: OrderedDict[str, str] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,10 +101,45 @@ class Shield:
         answer = self._dressed(scope, send)
         try:
             received = await self._checked(scope, receive)
+            with self._counted(scope):
+                await self.inner(scope, received, answer)
         except _Refused as refused:
             await _refuse(answer, refused)
+
+    @contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        """A stream holds a connection for as long as its reader likes, so they are counted."""
+        path = scope["path"]
+        if scope["method"] != "GET" or not _STREAMS.fullmatch(path):
+            yield
             return
-        await self.inner(scope, received, answer)
+        limits: list[tuple[tuple[str, str], int]] = []
+        if path.startswith("/gradio_api/"):
+            limits.append((("page", _session_hash(scope)), STREAMS_PER_PAGE))
+        address = self._address(scope)
+        if self.streams_per_address and not _is_loopback(address):
+            limits.append((("address", address), self.streams_per_address))
+        if any(self._streams[who] >= most for who, most in limits):
+            raise _Refused(429)
+        for who, _ in limits:
+            self._streams[who] += 1
+        try:
+            yield
+        finally:
+            for who, _ in limits:
+                self._streams[who] -= 1
+                if not self._streams[who]:
+                    del self._streams[who]
+
+    def _address(self, scope: Scope) -> str:
+        """The caller's address, as the REST API reads it: a proxy is believed on a private one."""
+        peer = str((scope.get("client") or ("",))[0])
+        nearest = _lower(scope).get("x-forwarded-for", "").rpartition(",")[2].strip()
+        try:
+            behind = self.behind_proxy and ipaddress.ip_address(peer).is_private
+            return str(ipaddress.ip_address(nearest)) if behind and nearest else peer
+        except ValueError:
+            return peer
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         path, headers = scope["path"], _lower(scope)
@@ -88,15 +150,16 @@ class Shield:
             raise _Refused(404)
         self._check_origin(scope, headers, gradio=gradio)
         if scope["method"] in _SAFE:
-            if path == "/gradio_api/queue/data":
-                query = parse_qs(scope["query_string"].decode("latin-1"))
-                self._check_owner(headers, (query.get("session_hash") or [""])[0])
-            elif path.startswith("/gradio_api/heartbeat/"):
-                self._check_owner(headers, path.rsplit("/", 1)[1])
+            if path.startswith(("/gradio_api/queue/data", "/gradio_api/heartbeat/")):
+                self._check_owner(headers, _session_hash(scope))
             return receive
-        body = await self._body(headers, receive)
-        if gradio:
-            self._check_gradio_body(headers, body)
+        body = await self._body(headers, receive, most=self.caps.most(path))
+        if gradio or (body and bodies.is_checked(path, headers.get("content-type", ""))):
+            large = len(body) > bodies.LARGE
+            reading = asyncio.to_thread(_read, path, body) if large else None
+            content, body = await reading if reading else _read(path, body)
+            if gradio:
+                self._check_gradio(path, headers, content)
         return _replay(body, receive)
 
     def _check_origin(self, scope: Scope, headers: dict[str, str], *, gradio: bool) -> None:
@@ -113,12 +176,12 @@ class Shield:
             if urlsplit(origin).netloc.lower() not in allowed:
                 raise _Refused(403, "cross_origin")
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
+    async def _body(self, headers: dict[str, str], receive: Receive, *, most: int) -> bytes:
         """The whole body, by counted bytes: a declared length may lie."""
         declared = headers.get("content-length", "0")
-        if not declared.isdigit():
+        if not (declared.isascii() and declared.isdigit()):
             raise _Refused(400)
-        if int(declared) > self.max_body_bytes:
+        if int(declared[:20]) > most:
             raise _Refused(413)
         chunks, size = [], 0
         try:
@@ -129,7 +192,7 @@ class Shield:
                         raise _Refused(400)
                     chunk = message.get("body", b"")
                     size += len(chunk)
-                    if size > self.max_body_bytes:
+                    if size > most:
                         raise _Refused(413)
                     chunks.append(chunk)
                     if not message.get("more_body"):
@@ -137,14 +200,14 @@ class Shield:
         except TimeoutError as error:
             raise _Refused(408) from error
 
-    def _check_gradio_body(self, headers: dict[str, str], body: bytes) -> None:
-        try:
-            content = json.loads(body) if body else {}
-        except (ValueError, RecursionError) as error:
-            raise _Refused(400) from error
-        if _names_a_file(content):
-            raise _Refused(403, "no_files")
-        session = content.get("session_hash") if isinstance(content, dict) else None
+    def _check_gradio(self, path: str, headers: dict[str, str], content: object) -> None:
+        if not isinstance(content, dict):
+            raise _Refused(400)
+        if path == "/gradio_api/queue/join":
+            number = content.get("fn_index")
+            if type(number) is not int or number not in self.handlers:
+                raise _Refused(400)
+        session = content.get("session_hash")
         self._check_owner(headers, session if isinstance(session, str) else "")
 
     def _check_owner(self, headers: dict[str, str], session_hash: str) -> None:
@@ -161,38 +224,42 @@ class Shield:
 
     def _dressed(self, scope: Scope, send: Send) -> Send:
         path = scope["path"]
+        ours = self.headers if _OWN.fullmatch(path) else self.page_headers
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = {name for name, _ in self.headers}
+                own = {name for name, _ in ours}
                 kept = [
                     (name, value)
                     for name, value in message.get("headers", [])
                     if name.lower() not in own and not name.lower().startswith(b"access-control-")
                 ]
-                message["headers"] = [*kept, *self.headers, *_caching(path, kept)]
+                message["headers"] = [*kept, *ours, *_caching(path, kept)]
             await send(message)
 
         return dressed
 
 
-def _headers(*, framed: bool) -> list[tuple[bytes, bytes]]:
-    ancestors = f"'self' {_HUB}" if framed else "'self'"
+def _headers(*, framed_by: str, hsts_days: int) -> list[tuple[bytes, bytes]]:
+    ancestors = f"'self' {framed_by}".strip()
     policy = (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
         "connect-src 'self'; worker-src 'self' blob:; form-action 'self'; base-uri 'self'; "
-        f"object-src 'none'; frame-ancestors {ancestors}"
+        f"object-src 'none'; frame-src 'none'; frame-ancestors {ancestors}"
     )
     headers = {
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
         "referrer-policy": "same-origin",
         "cross-origin-opener-policy": "same-origin",
-        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+        "cross-origin-resource-policy": "same-origin",
+        "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
     }
-    if not framed:
+    if not framed_by:
         headers["x-frame-options"] = "SAMEORIGIN"
+    if hsts_days:
+        headers["strict-transport-security"] = f"max-age={hsts_days * 86_400}"
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
@@ -225,19 +292,43 @@ def _owner(cookie: str) -> str:
     return "anonymous"
 
 
-def _names_a_file(content: object) -> bool:
-    """Whether any object in the JSON has the shape that Gradio opens as a file."""
-    waiting = [content]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            meta = item.get("meta")
-            if isinstance(meta, dict) and meta.get("_type") == "gradio.FileData":
-                return True
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-    return False
+def _read(path: str, body: bytes) -> tuple[object, bytes]:
+    """The JSON of a body and the bytes to pass on.
+
+    What goes to Gradio names no file and is mended, because its own code fails on odd text; for
+    the REST API the routes say what is wrong.
+    """
+    gradio = path.startswith("/gradio_api/")
+    try:
+        content = bodies.read(body, path=path) if body else {}
+        if gradio and bodies.needs_care(body):
+            content = bodies.storable(content)
+            body = json.dumps(content).encode()
+    except bodies.Ambiguous as error:
+        raise _Refused(400) from error
+    except ValueError as error:
+        if gradio:
+            raise _Refused(400) from error
+        return None, body
+    if gradio and bodies.names_a_file(content):
+        raise _Refused(403, "no_files")
+    return content, body
+
+
+def _session_hash(scope: Scope) -> str:
+    """The page's own id in the address of one of its streams."""
+    path: str = scope["path"]
+    if path.startswith("/gradio_api/heartbeat/"):
+        return path.rpartition("/")[2]
+    query: bytes = scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get("session_hash", [""])[0]
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -266,6 +357,7 @@ async def _refuse(send: Send, refused: _Refused) -> None:
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
+                *([(b"retry-after", str(RETRY_SECONDS).encode())] if refused.status == 429 else []),
             ],
         }
     )

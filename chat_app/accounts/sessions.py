@@ -31,6 +31,7 @@ MAX_IP = 64
 MAX_TOKEN_LENGTH = 512
 PAGE = 100
 _COOKIE = "chat_session"
+_HUB = "https://huggingface.co"
 
 
 class BadRefreshToken(NotSignedIn):
@@ -78,12 +79,20 @@ def cookie_name(https: bool) -> str:
 
 def secure_cookies(settings: Settings) -> bool:
     """Whether people reach the program by https, so that its cookie may be kept to https."""
-    return settings.server.public_url.startswith("https://") or embedded()
+    return settings.server.public_url.startswith("https://") or embedded(settings)
 
 
-def embedded() -> bool:
-    """Whether the program runs on Hugging Face Spaces, inside a frame of another site."""
-    return bool(os.environ.get("SPACE_ID"))
+def embedded(settings: Settings) -> bool:
+    """Whether other sites may show the page in a frame: then the cookie must work there."""
+    return bool(framed_by(settings))
+
+
+def framed_by(settings: Settings) -> str:
+    """The sites that may show the page in a frame, separated by spaces."""
+    chosen = settings.server.framed_by
+    if chosen == "auto":
+        return _HUB if os.environ.get("SPACE_ID") else ""
+    return chosen.strip()
 
 
 def create(

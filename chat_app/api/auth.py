@@ -208,7 +208,11 @@ def _cookie(app: App, value: str, seconds: int, *, name: str = "") -> str:
         "Path=/",
         "HttpOnly",
         *(["Secure"] if secure else []),
-        *(["SameSite=None", "Partitioned"] if sessions.embedded() else ["SameSite=Lax"]),
+        *(
+            ["SameSite=None", "Partitioned"]
+            if sessions.embedded(app.settings)
+            else ["SameSite=Lax"]
+        ),
         f"Max-Age={seconds}",
     ]
     return "; ".join(parts)

@@ -103,11 +103,13 @@ def _correct(path: str, route: dict[str, Any]) -> None:
     """Say what the framework cannot know: what a route is for, and how it really refuses."""
     route["summary"] = route.get("description", route["summary"]).split("\n")[0].split(". ")[0]
     route["summary"] = route["summary"].rstrip(".").replace("`", "")
-    wrong = route["responses"].pop("422", None)
-    if wrong is None or path.startswith("/v1/"):
-        return  # there a body that is not as described is a 400
     shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
+    wrong = route["responses"].pop("422", None)
+    if wrong is not None and not path.startswith("/v1/"):  # there such a body is a 400
+        route["responses"]["422"] = {"description": "Not acceptable", "content": shape}
+    for status, response in route["responses"].items():
+        if status >= "400" and "content" in response:
+            response["content"] = shape  # also where the answer itself is a page
 
 
 def page(schema: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from chat_app.accounts import users
 from chat_app.accounts.passwords import Passwords
 from chat_app.app import App, build
 from tests.apps import PASSWORD, script_settings
+from ui import connections
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Site:
     url: str
     demo: Any
     data_dir: Path
+    server: uvicorn.Server
     visitors: list[Visitor] = field(default_factory=list)
 
     def visitor(self) -> Visitor:
@@ -117,13 +119,19 @@ class Site:
 
 
 @contextmanager
-def serving(data_dir: Path, **over: Any) -> Iterator[Site]:
-    """A site with the script engine."""
+def serving(data_dir: Path, *, shielded: bool = True, **over: Any) -> Iterator[Site]:
+    """A site with the script engine; without the shield it is as Gradio alone would serve it."""
     app = build(script_settings(data_dir, **over))
     app.passwords = Passwords(app.secrets.pepper, cost=4, max_waiting=100)
-    web = launch.build_web(app)
+    web = launch.build_web(app) if shielded else bare(app)
     server = uvicorn.Server(
-        uvicorn.Config(web, port=0, log_level="warning", timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            web,
+            port=0,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+            http=connections.limited(app.settings.server) if shielded else "httptools",
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -131,7 +139,7 @@ def serving(data_dir: Path, **over: Any) -> Iterator[Site]:
         assert thread.is_alive(), "the server did not start"
         time.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
-    site = Site(app, f"http://127.0.0.1:{port}", _demo(web), data_dir)
+    site = Site(app, f"http://127.0.0.1:{port}", _demo(web), data_dir, server)
     try:
         yield site
     finally:
@@ -141,11 +149,32 @@ def serving(data_dir: Path, **over: Any) -> Iterator[Site]:
         thread.join(20)
 
 
+def bare(app: App) -> Any:
+    """The same page and the same REST API, mounted the usual way: nothing guards the paths."""
+    import gradio as gr
+
+    from chat_app import api
+    from ui import page
+
+    web = api.create(app)
+
+    @asynccontextmanager
+    async def lifespan(_web: object) -> AsyncIterator[None]:
+        await app.start()
+        yield
+        await app.stop()
+
+    web.router.lifespan_context = lifespan
+    return gr.mount_gradio_app(web, page.build(app), path="/", ssr_mode=False)
+
+
 def _demo(web: Any) -> Any:
     """The Blocks inside the mounted application."""
+    while hasattr(web, "inner"):
+        web = web.inner
     return next(
         route.app.get_blocks()
-        for route in web.inner.inner.routes
+        for route in web.routes
         if hasattr(getattr(route, "app", None), "get_blocks")
     )
 

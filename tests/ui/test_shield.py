@@ -2,14 +2,21 @@
 
 import json
 import socket
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 
+from chat_app.settings import SettingsError
+from tests.apps import script_settings
 from tests.ui.conftest import Site
+from ui.shield import STREAMS_PER_PAGE, Shield
 
 
 @pytest.mark.parametrize(
@@ -53,16 +60,42 @@ def test_closed_posts(site: Site, path: str) -> None:
 def test_every_answer_carries_the_headers(site: Site) -> None:
     """CSP and friends on pages, assets, refusals and the REST API alike."""
     client = site.visitor().client
-    for path in ("/", "/theme.css", "/api/auth/me", "/nothing-here", "/livez"):
-        headers = client.get(path).headers
+    answers = [
+        client.get(path)
+        for path in ("/", "/theme.css", "/api/auth/me", "/nothing-here", "/livez", "/api/none")
+    ]
+    answers.append(client.post("/gradio_api/queue/join", content=b"{"))
+    answers.append(client.post("/api/auth/login", content=b"x" * 5_000_000))
+    answers.append(client.get("/api/auth/me", headers={"Sec-Fetch-Site": "cross-site"}))
+    for answer in answers:
+        headers = answer.headers
         policy = headers["content-security-policy"]
         assert "default-src 'self'" in policy
-        assert "form-action 'self'" in policy
-        assert "http:" not in policy
+        own = answer.url.path.startswith("/api/") or answer.url.path == "/livez"
+        assert ("form-action 'self'" if own else "form-action 'none'") in policy
+        assert "http" not in policy
+        assert "frame-ancestors 'self'" in policy
+        assert "object-src 'none'" in policy
+        assert "base-uri 'self'" in policy
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+        assert headers["referrer-policy"] == "same-origin"
+        assert "camera=()" in headers["permissions-policy"]
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert "strict-transport-security" not in headers  # this site is served by http
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in headers
-    assert client.get("/").headers["cache-control"] == "no-store"
+    for path in ("/", "/api/auth/me", "/nothing-here", "/api/chat/models"):
+        assert client.get(path).headers["cache-control"] == "no-store", path
+
+
+def test_private_answers_are_kept_by_nobody(site: Site) -> None:
+    """ASVS 14.3.2: what concerns a person is in no cache."""
+    client = site.person().client
+    for path in ("auth/me", "billing/balance", "billing/transactions", "chat/conversations"):
+        answer = client.get(f"/api/{path}")
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "no-store", path
 
 
 def test_assets_are_immutable_and_the_page_is_light(site: Site) -> None:
@@ -122,20 +155,51 @@ def test_a_session_hash_belongs_to_its_first_user(site: Site) -> None:
         assert thief.client.post("/gradio_api/cancel", json=cancel).status_code == 403
 
 
-def test_big_bodies_are_refused_by_count(site: Site) -> None:
-    """A declared length may lie, and a chunked body declares none."""
-    client, limit = site.visitor().client, site.app.settings.server.max_body_kib * 1024
-    for path in ("/api/auth/login", "/gradio_api/queue/join"):
-        answer = client.post(path, content=b"x" * (limit + 1))
-        assert answer.status_code == 413
-        assert answer.json()["error"]["code"] == "too_large"
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [
+        ("/api/auth/login", "max_other_body_kib"),
+        ("/gradio_api/cancel", "max_other_body_kib"),
+        ("/api/billing/webhooks/stripe", "max_other_body_kib"),
+        ("/api/chat/message", "max_body_kib"),
+        ("/v1/chat/completions", "max_body_kib"),
+        ("/gradio_api/queue/join", "max_body_kib"),
+        ("/api/chat/conversations/import", "max_import_kib"),
+        ("/api/admin/bulk/credits", "max_import_kib"),
+    ],
+)
+def test_big_bodies_are_refused_by_count(site: Site, path: str, setting: str) -> None:
+    """Each path has its cap; a declared length may lie, and a chunked body declares none."""
+    client, limit = site.visitor().client, getattr(site.app.settings.server, setting) * 1024
+    assert client.post(path, content=b"x" * limit).status_code != 413
+    answer = client.post(path, content=b"x" * (limit + 1))
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "too_large"
 
     def chunks() -> object:
         for _ in range(limit // 65536 + 2):
             yield b"x" * 65536
 
     with suppress(httpx.WriteError):  # the connection may go before all of it was sent
-        assert client.post("/api/auth/login", content=chunks()).status_code == 413
+        assert client.post(path, content=chunks()).status_code == 413
+
+
+def test_a_hundred_megabytes_are_not_kept(site: Site) -> None:
+    """Bar 10: neither a declared nor a chunked body is collected beyond its cap."""
+    here = psutil.Process()
+    client = site.visitor().client
+    before = here.memory_info().rss
+    most = before
+
+    def chunks() -> object:
+        nonlocal most
+        for _ in range(1600):
+            yield b"x" * 65536
+            most = max(most, here.memory_info().rss)
+
+    with suppress(httpx.WriteError):
+        assert client.post("/api/chat/message", content=chunks()).status_code == 413
+    assert most - before < 20 * 2**20
 
 
 def test_a_large_declared_length_is_answered_at_once(site: Site) -> None:
@@ -148,11 +212,90 @@ def test_a_large_declared_length_is_answered_at_once(site: Site) -> None:
         assert b" 413 " in wire.recv(100)
 
 
-@pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff\xfe", b"{", b'"text"', b"[]", b"{}"])
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000, b"\xff\xfe", b"{", b'"text"', b"[]", b"{}", b'{"data": 1, "data": 2}'],
+)
 def test_broken_bodies_are_refused(site: Site, body: bytes) -> None:
     """Never a 500."""
     answer = site.visitor().client.post("/gradio_api/queue/join", content=body)
     assert answer.status_code in {400, 403}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"package_id": "starter", "package_id": "large"}',
+        b'{"package_id": "starter", "package_\\u0069d": "large"}',
+        b'{"a":' * 100 + b"1" + b"}" * 100,
+        b"[" + b"[]," * 30_000 + b"1]",
+    ],
+)
+def test_json_that_two_readers_read_differently_is_refused(site: Site, body: bytes) -> None:
+    """A name that stands twice, or nesting and parts without end."""
+    client = site.person().client
+    headers = {"Content-Type": "application/json"}
+    answer = client.post("/api/billing/add", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "malformed"
+    assert client.get("/api/billing/transactions").json()["items"][0]["type"] != "purchase"
+
+
+def test_open_streams_are_counted(sites: Callable[..., Any]) -> None:
+    """A page may overlap with its reload, an address may hold so many, and they come back."""
+    server = {"public_url": "http://chat.example.org", "streams_per_address": 3}
+    with sites(server=server) as site, ExitStack() as held:
+        person = site.person()
+
+        def beat(page: str, address: str = "") -> httpx.Response:
+            headers = {"X-Forwarded-For": address} if address else {}
+            asked = person.client.stream("GET", f"/gradio_api/heartbeat/{page}", headers=headers)
+            answer: httpx.Response = held.enter_context(asked)
+            return answer
+
+        for _ in range(STREAMS_PER_PAGE):
+            assert beat("samepage").status_code == 200
+        refused = beat("samepage")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+        assert beat("otherpage").status_code == 200
+        far = [beat(f"far{number}", "203.0.113.9").status_code for number in range(4)]
+        assert far == [200, 200, 200, 429]
+        assert beat("near", "203.0.113.10").status_code == 200
+        held.close()
+        deadline = time.monotonic() + 10
+        while beat("again", "203.0.113.9").status_code == 429 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert beat("again", "203.0.113.9").status_code == 200
+
+
+def test_https_and_frames_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HSTS goes with https; a frame of another site needs the operator's or the Space's word."""
+    monkeypatch.delenv("SPACE_ID", raising=False)
+
+    def headers(**server: Any) -> dict[str, str]:
+        made = Shield(not_called, script_settings(tmp_path, server=server))
+        return {name.decode(): value.decode() for name, value in made.headers}
+
+    plain, https = headers(), headers(public_url="https://chat.example.org")
+    assert "strict-transport-security" not in plain
+    assert https["strict-transport-security"] == "max-age=31536000"
+    off = headers(public_url="https://chat.example.org", hsts_days=0)
+    assert "strict-transport-security" not in off
+    framed = headers(framed_by="https://a.example.org https://b.example.org:8443")
+    assert "x-frame-options" not in framed
+    ancestors = "frame-ancestors 'self' https://a.example.org https://b.example.org:8443"
+    assert framed["content-security-policy"].endswith(ancestors)
+    assert "frame-ancestors 'self'" in plain["content-security-policy"]
+    monkeypatch.setenv("SPACE_ID", "somebody/chat")
+    assert headers()["content-security-policy"].endswith("'self' https://huggingface.co")
+    assert headers(framed_by="")["content-security-policy"].endswith("frame-ancestors 'self'")
+    for wrong in ("*", "http://a.example.org", "https://*", "https://a.org; script-src *"):
+        with pytest.raises(SettingsError, match="framed_by"):
+            headers(framed_by=wrong)
+
+
+async def not_called(_scope: object, _receive: object, _send: object) -> None:
+    raise AssertionError
 
 
 def test_files_of_the_server_cannot_be_named(site: Site) -> None:
