@@ -119,7 +119,7 @@ def test_long_hostile_text_costs_little(written: io.StringIO) -> None:
 
 def test_nobody_forges_a_line_or_steers_the_terminal(written: io.StringIO) -> None:
     """ASVS 16.4.1: what a person sends stays within its own line."""
-    evil = "x\n2026-01-01 [info] root signed in\r\x1b[2J\u2028y\ud800\x00"
+    evil = "x\n2026-01-01 [info] root signed in\r\x1b[2J\u2028y\x00"
     log().info("from %s", evil, extra={"agent": evil})
     try:
         raise RuntimeError(evil)
@@ -127,10 +127,16 @@ def test_nobody_forges_a_line_or_steers_the_terminal(written: io.StringIO) -> No
         log().exception("broken")
     shown = written.getvalue()
     assert not {"\r", "\x1b", "\u2028", "\x00"} & set(shown)
-    shown.encode("utf-8")  # also no half of a pair
     starts = [line for line in shown.splitlines() if not line.startswith("    ")]
     assert not [line for line in starts if line.startswith("2026-01-01 [info]")]
     assert len(starts) == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "console"])
+def test_half_a_character_can_be_written(kind: str) -> None:
+    """Formatted here alone: what the test program catches of a log must be text, too."""
+    record = logging.LogRecord("chat_app.tests", logging.INFO, "", 0, "from %s", ("\ud800",), None)
+    assert "from" in logs.formatter(kind).format(record).encode("utf-8").decode()
 
 
 def test_each_line_is_one_json_document_with_what_is_bound() -> None:

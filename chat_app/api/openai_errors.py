@@ -13,12 +13,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from chat_app import logs
 from chat_app.api import errors, sse
 from chat_app.credits.operations import IdempotencyConflict
 from chat_app.credits.pricing import NotOffered, Unpriced
 from chat_app.errors import AppError, Invalid, NotSignedIn, OutOfCredits
 from chat_app.flows.reply import ReplyView
-from chat_app.ids import new_id
 from chat_app.llm.engine import ContextOverflow, UnknownModel
 
 INVALID_STATUS = 400
@@ -47,7 +47,7 @@ class Route(APIRoute):
             except RequestValidationError as error:
                 response = errors.invalid(error)
                 response.status_code = INVALID_STATUS
-            response.headers.setdefault(REQUEST_ID, new_id("req"))
+            response.headers.setdefault(REQUEST_ID, logs.request_id())
             return response
 
         return handle
