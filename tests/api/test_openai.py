@@ -540,8 +540,9 @@ def test_comments_keep_a_silent_stream_alive(
     """A client's and a proxy's patience is not the engine's: the stream speaks meanwhile."""
     from chat_app.api import openai as route
     from chat_app.api import sse
+    from chat_app.flows import standing
 
-    monkeypatch.setattr(sse, "RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr(standing, "WAKE_SECONDS", 0.1)
     monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(route, "FIRST_SECONDS", 0.1)
     body = {"model": MODEL, "messages": HELLO, "stream": True}

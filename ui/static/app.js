@@ -232,9 +232,13 @@
     place.append(row);
   };
   const changed = (note) => { window.chatDone("send"); strip(note); $("chat-requote")?.click(); };
-  const attach = async (files) => {
+  // One after another: what is dropped while an image is made small must not pass the count.
+  let attached = Promise.resolve();
+  const attach = (files) => {
     const images = Array.from(files).filter((file) => file.type.startsWith("image/"));
-    if (!images.length) return;
+    if (images.length) attached = attached.then(() => take(images));
+  };
+  const take = async (images) => {
     const most = allowed();
     if (!most) { strip("This model cannot see images. Choose one that does."); return; }
     let note = "";

@@ -85,6 +85,8 @@ def _finer_keys() -> None:
     connection = op.get_bind()
     rows = connection.execute(sa.select(_USER.c.id, _USER.c.email, _USER.c.email_key)).all()
     for id, email, before in rows:
+        if "@" not in email:  # of an account that was erased
+            continue
         key = _key(email)
         if before != key and not before.startswith("pending "):
             connection.execute(sa.update(_USER).where(_USER.c.id == id).values(email_key=key))
