@@ -77,8 +77,8 @@ async def test_an_address_has_a_limit_over_all_accounts(tmp_path: Path) -> None:
 async def test_a_known_device_gets_in_where_its_address_is_used_up(tmp_path: Path) -> None:
     async with running_app(tmp_path, limits={"login_failures_per_15_minutes": 3}) as app:
         alice = await person(quick(app))
-        device = devices.issue(app.secrets.token_key, user_id=alice)
-        stranger = devices.issue(app.secrets.token_key, user_id=alice + 1)
+        device = devices.issue(app.secrets.link_key, user_id=alice)
+        stranger = devices.issue(app.secrets.link_key, user_id=alice + 1)
         for _ in range(3):
             assert await guess(app, HOME) == "wrong_password"
         assert await sign_in(app, HOME) == "too_many_sign_ins"
