@@ -43,9 +43,9 @@ async def test_many_streams_and_pieces_share_one_look(
         looks: list[int] = []
         original = standing.of
 
-        def counted(session: Any, *, user_id: int) -> Any:
+        def counted(session: Any, *, user_id: int, now: int) -> Any:
             looks.append(user_id)
-            return original(session, user_id=user_id)
+            return original(session, user_id=user_id, now=now)
 
         monkeypatch.setattr(standing, "of", counted)
 
