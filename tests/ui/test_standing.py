@@ -204,7 +204,7 @@ def test_a_page_for_staff_ends_with_the_role(slow: Site) -> None:
     name = boss.client.get("/api/auth/me").json()
     slow.person(admin=True)  # somebody has to stay
 
-    @guard(slow.app, "admin")
+    @guard(slow.app, "machine.read")
     async def figures(_user: Any) -> Any:
         while True:
             yield "a figure"
