@@ -71,9 +71,11 @@ class Buying:
         rest = self.alpha + age
         ceiling = (self.r + x) * weeks / rest  # what somebody would buy who never stops
         lead = self.a + self.b + x - 1.0
+        # Euler's transformation of the published form: its powers do not grow with x.
+        above, first = self.a - 1.0, self.a + self.b - 1.0 - self.r
         with np.errstate(all="ignore"):
-            tail = np.exp(-(self.r + x) * np.log1p(weeks / rest)) * hyp2f1(
-                self.r + x, self.b + x, lead, weeks / (rest + weeks)
+            tail = np.exp(-above * np.log1p(weeks / rest)) * hyp2f1(
+                first, above, lead, weeks / (rest + weeks)
             )
             found = lead / (self.a - 1.0) * (1.0 - tail)
             good = np.isfinite(found) & (found >= 0) & (found <= ceiling * (1 + 1e-9))

@@ -35,6 +35,7 @@ GROWING_ORIGINS, JUDGING_ORIGINS = 3, 3
 STEP = 28 * DAY
 BETTER_BY = 0.05  # the share by which a challenger must beat bgnbd
 TOTALS_WITHIN = 1.25  # and its totals may be off by this factor, unless bgnbd's are further off
+UNKNOWN = btyd.Spending(*btyd.USUAL_SPENDING, scale=float("nan"))  # a summary without amounts
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ class LTVModel:
         self.basis = {"enough": "bgnbd", "insufficient": "insufficient"}.get(stage, "shrunken")
         self.champion = "bgnbd"
         buying = btyd.fit_buying(x, last, age, prior=PRIOR_WEIGHTS[stage])
-        nothing = btyd.Spending(*btyd.USUAL_SPENDING, scale=float("nan"))
-        self._learnt = Learnt("bgnbd", self._horizon, buying, nothing)
+        self._learnt = Learnt("bgnbd", self._horizon, buying, UNKNOWN)
         users = df["user_id"] if "user_id" in df.columns else df.index
+        self._as_of = 0
         self._summary, self._orders, self._bands, self._table = (users, known), None, None, []
         return self
 
@@ -167,6 +168,8 @@ class LTVModel:
         orders = self._orders if tx is None else Orders(tx)
         if orders is None:
             raise Invalid("There are no purchases to look at. Give them as tx.")
+        if as_of is None and self._as_of == 0:
+            raise Invalid("A summary has no moment of its own. Give as_of.")
         at = self._as_of if as_of is None else _micros(as_of)
         if at < self._as_of:
             raise Invalid("as_of lies before that of fit, which knew more. Fit as of then.")
@@ -207,7 +210,7 @@ class LTVModel:
             "basis": self.basis,
             "champion": self.champion,
             "buying": learnt.buying.to_params(),
-            "spending": learnt.spending.to_params(),
+            "spending": None if learnt.spending is UNKNOWN else learnt.spending.to_params(),
             "inner": learnt.inner,
             "trees": None if learnt.trees is None else list(learnt.trees),
             "anchors": list(learnt.anchors),
@@ -232,7 +235,7 @@ class LTVModel:
             params["champion"],
             model._horizon,
             btyd.Buying(**params["buying"]),
-            btyd.Spending(**params["spending"]),
+            UNKNOWN if params["spending"] is None else btyd.Spending(**params["spending"]),
             params["inner"],
             None if trees is None else (trees[0], trees[1]),
             (params["anchors"][0], params["anchors"][1]),

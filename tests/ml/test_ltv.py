@@ -146,7 +146,7 @@ def test_horizons_and_discount(small: pd.DataFrame) -> None:
 
 
 def test_orders_of_a_day_and_refunds() -> None:
-    """T: a refund is booked when it happens, lowers the mean order and is no purchase."""
+    """A refund is booked when it happens, lowers the mean order and is no purchase."""
     tx = pd.DataFrame(
         [("a", "2026-01-01 09:00", 10.0), ("a", "2026-01-01 21:00", 20.0),
          ("a", "2026-01-15", 30.0), ("a", "2026-01-20", -12.0), ("a", "2026-01-20", -8.0),
@@ -279,4 +279,9 @@ def test_bad_calls_are_clear() -> None:
         LTVModel(30).fit_summary(summary)
     assert caught.value.facts["rows"] == [1]
     few = LTVModel(30).fit_summary(summary.head(1))
+    json.dumps(few.to_params(), allow_nan=False)
+    kept = LTVModel.from_params(few.to_params())
+    with pytest.raises(Invalid, match="as_of"):
+        kept.predict(tx=good)
+    assert kept.predict(NOW, good)["ltv"].isna().all()
     assert set(few.predict()["basis"]) == {"insufficient"}
