@@ -69,13 +69,13 @@ class Forecaster:
                 "Prophet is not installed. Install the extra 'prophet' or choose another.",
                 param="algorithm",
             )
-        self.freq = freq
+        self.freq = str(getattr(freq, "freqstr", freq))
         self.season = _count(1 if season is None else season, "season", 10_000)
         self.algorithm = algorithm
         self.seed = seed
         self._panel: Panel | None = None
         self._answers: dict[int, _Answer] = {}
-        series.grid_of(freq, np.empty(0, dtype=np.int64), np.empty(0))  # refuses a bad freq
+        series.grid_of(self.freq, np.empty(0, dtype=np.int64), np.empty(0))  # refuses a bad freq
 
     def fit(self, df: pd.DataFrame, as_of: Any = None) -> "Forecaster":
         """Take the past: `ds, y` and `unique_id` if there are several series.
