@@ -12,7 +12,7 @@ from tests.house import tree
 
 HEAVY = [
     "torch", "transformers", "openvino", "openvino_genai", "gguf", "bitsandbytes", "accelerate",
-    "gradio", "lightgbm", "sklearn", "pandas", "scipy", "pynvml", "huggingface_hub",
+    "gradio", "lightgbm", "sklearn", "statsmodels", "pandas", "scipy", "pynvml", "huggingface_hub",
 ]  # fmt: skip
 REPORT = (
     "import json, sys, threading;"
