@@ -1,0 +1,1 @@
+"""Models: what customers will do, always beside a naive baseline. Knows no page."""
