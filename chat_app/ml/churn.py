@@ -26,7 +26,7 @@ LEAST_ROWS, LEAST_CLASS = 20, 3
 SMALL_ROWS, SMALL_CLASS = 100, 30  # below, a contest would pick by luck: ridge logistic it is
 DEEP_ROWS = 1500
 MOST_CONTEST_ROWS = 20_000
-FEW_ROWS = 250  # below, folds are drawn three times
+FEW_ROWS = 250  # below, folds are drawn twice
 BAGS, BAG_ROWS = 20, 4000
 HIGH_WIDTH, MEDIUM_WIDTH = 0.10, 0.25
 MIXES: tuple[tuple[float, float, float], ...] = (  # logistic, lightgbm, random forest
@@ -498,7 +498,7 @@ def _splits(target: Floats, moments: Any, some: Any, seed: int) -> list[Split]:
     rarer = int(min(truth.sum(), len(truth) - truth.sum()))
     folds = max(2, min(5 if len(some) < 2000 else 3, rarer))
     splits = []
-    for _ in range(3 if len(some) < FEW_ROWS else 1):
+    for _ in range(2 if len(some) < FEW_ROWS else 1):
         place = np.zeros(len(some), dtype=int)
         for value in (0.0, 1.0):
             rows = np.flatnonzero(truth == value)
