@@ -43,7 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow files first, the rest as it stands."""
+    """The slow files first, the rest as it stands; what is marked `full` needs `--full`."""
+    for item in items:
+        if item.get_closest_marker("full") and not os.environ.get(FULL):
+            item.add_marker(pytest.mark.skip(reason="only with --full"))
 
     def place(item: pytest.Item) -> int:
         slow = (at for at, start in enumerate(_SLOW) if item.nodeid.startswith(start))

@@ -5,10 +5,13 @@ the whole suite stays within minutes on two cores.
 """
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FULL = "TESTS_FULL"
 
 
-def effort(full: int, quick: int) -> int:
-    """`full` repetitions with `pytest --full`, else `quick`."""
+def effort(full: T, quick: T) -> T:
+    """`full` with `pytest --full`, else `quick`."""
     return full if os.environ.get(FULL) else quick

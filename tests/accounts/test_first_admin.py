@@ -49,6 +49,7 @@ def app_at(data_dir: Path, **sections: object) -> App:
 
 
 @pytest.mark.postgres
+@pytest.mark.full  # test_serving.py starts four of the whole program
 def test_four_processes_print_one_link(tmp_path: Path, empty_postgres_url: str) -> None:
     """Bar 9: on an empty PostgreSQL, one key set, one valid token, no crash."""
     printed = start_four(tmp_path, CHAT_APP_DATABASE__URL=empty_postgres_url)
@@ -70,6 +71,7 @@ def test_four_processes_print_one_link(tmp_path: Path, empty_postgres_url: str) 
     asyncio.run(claim())
 
 
+@pytest.mark.full  # test_serving.py starts four of the whole program
 def test_four_processes_make_one_administrator_from_the_settings(tmp_path: Path) -> None:
     """Bar 9: on an empty SQLite database, one administrator, one key set, no crash."""
     printed = start_four(

@@ -90,6 +90,7 @@ def seed(eve: servers.Person, victim: str) -> None:
         post(eve, "auth/register", {**body, "username": "x-y", "email": f"{name}@example.org"})
 
 
+@pytest.mark.full
 def test_texts_of_others_stay_texts(robot: Make, hostile: servers.Server) -> None:
     """Stored XSS: notes, names, titles and details of one user, in the views of all others."""
     victim = f"vic-{secrets.token_hex(3)}"

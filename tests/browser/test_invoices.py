@@ -10,6 +10,7 @@ from tests.browser.robot import Robot
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.full
 def test_an_invoice_is_downloaded_and_shown_to_a_guest(robot: Callable[..., Robot]) -> None:
     """What the guest sees is the invoice, and nothing of the account."""
     person = robot(accept_downloads=True)

@@ -46,6 +46,7 @@ def buy(person: Robot, fake: Fake) -> None:
     person.page.wait_for_url(f"{fake.url}/c/pay/*")
 
 
+@pytest.mark.full
 def test_a_customer_pays_on_the_hosted_page_and_an_admin_refunds(robot: Make, fake: Fake) -> None:
     ann = robot()
     ann.register("paying-ann")

@@ -120,6 +120,7 @@ def test_a_double_click_sends_once(robot: Make) -> None:
     assert ann.balance() == Decimal(99)
 
 
+@pytest.mark.full
 def test_two_tabs_do_not_mix(robot: Make) -> None:
     """Each tab keeps its own conversation while both stream."""
     ann = robot()
@@ -141,6 +142,7 @@ def test_two_tabs_do_not_mix(robot: Make) -> None:
     assert ann.balance() == Decimal(98)
 
 
+@pytest.mark.full
 def test_retry_replaces_the_answer(robot: Make) -> None:
     """The question stays, the answer comes anew, and both answers are paid."""
     ann = robot()
@@ -156,6 +158,7 @@ def test_retry_replaces_the_answer(robot: Make) -> None:
     assert ann.balance() == Decimal(98)
 
 
+@pytest.mark.full
 def test_the_quote_stands_next_to_the_send_button(robot: Make) -> None:
     """It follows the model, and says so when the balance does not reach."""
     ann = robot()
@@ -179,6 +182,7 @@ def test_the_quote_stands_next_to_the_send_button(robot: Make) -> None:
     assert ann.page.input_value("#chat-input textarea") == "no more"
 
 
+@pytest.mark.full
 def test_history_finds_opens_exports_and_deletes(robot: Make) -> None:
     """Search, open in chat, export over the authorised route, delete with a second step."""
     ann = robot()

@@ -64,7 +64,8 @@ def test_every_constraint_has_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+    "backend",
+    ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.full])],
 )
 def test_several_processes_start_at_once(
     backend: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -17,6 +17,7 @@ from chat_app.db import Database
 from chat_app.flows import books
 from chat_app.migrations import triggers
 from tests.credits.test_verify import KEY, history
+from tests.effort import effort
 
 
 def revisions() -> list[str]:
@@ -108,7 +109,9 @@ def test_every_revision_goes_down_and_up_with_rows(filled: Database) -> None:
         at_head = content(session.connection())
     proof = of_the_books(filled)
     every = revisions()
-    for below in every[1:]:
+    # Each way goes through all that is newer, so some of them see every revision too.
+    some = {*every[1:4], *every[4::4], every[-1]}
+    for below in [name for name in every[1:] if name in effort(set(every), some)]:
         move(filled, below, down=True)
         with filled.read() as session:
             at_below = content(session.connection())

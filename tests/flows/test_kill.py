@@ -21,7 +21,7 @@ from chat_app.money import MICRO
 from tests.apps import ask, person, script_settings
 from tests.effort import effort
 
-KILLS = effort(50, 16)
+KILLS = effort(50, 10)
 LEASE_SECONDS = 0.4
 CREDITS = 5000
 POOL = 2000
@@ -70,7 +70,7 @@ def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) 
     # Each victim is forked from a server that has imported everything and runs no thread.
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload([__name__])
-    for kill in range(KILLS if not database_url else KILLS // 2):
+    for kill in range(effort(25, 6) if database_url else KILLS):
         here, there = fork.Pipe()
         process = fork.Process(target=_victim, args=(tmp_path, database_url, there))
         process.start()

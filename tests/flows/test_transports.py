@@ -26,8 +26,8 @@ from tests.effort import effort
 from tests.page import Page
 from tests.servers import MODEL, Person, serving, verify
 
-FUNDS, SENDERS, ROUNDS = 10, 64, effort(20, 3)
-DISCONNECTS = effort(50, 8)
+FUNDS, SENDERS, ROUNDS = 10, 64, effort(20, 2)
+DISCONNECTS = effort(50, 6)
 TOKENS = 30
 PER_PROMPT_TOKEN, PER_TOKEN = 1000, 2000  # microcredits
 

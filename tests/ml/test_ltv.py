@@ -73,6 +73,7 @@ def test_totals_where_the_model_is_true() -> None:
     assert ((found["lo80"] <= money) & (money <= found["hi80"])).mean() > 0.76
 
 
+@pytest.mark.full
 def test_another_wins_where_it_is_better() -> None:
     """Who pays every thirty days: BG/NBD does not know the beat, and the table says so."""
     tx = shops.subscribers(700)

@@ -34,6 +34,7 @@ def test_steady_use_runs_out_when_arithmetic_says() -> None:
     assert runway.project(frame, 40.0).alert
 
 
+@pytest.mark.full
 def test_the_balance_falls_by_what_is_used() -> None:
     plain = usage(noise=0.0)
     left = runway.project(plain, 1000.0).fan["p50"].to_numpy()
@@ -41,6 +42,7 @@ def test_the_balance_falls_by_what_is_used() -> None:
     assert left[1] == pytest.approx(983.0, abs=0.5)
 
 
+@pytest.mark.full
 def test_same_answer_whatever_the_order_and_the_future() -> None:
     frame = usage()
     more = pd.concat(

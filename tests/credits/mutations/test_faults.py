@@ -1,4 +1,7 @@
-"""The model must notice faults: at least 29 of 32 kept ones, or it proves nothing."""
+"""The model must notice faults: at least 29 of 32 kept ones, or it proves nothing.
+
+A quick run tries every third; `pytest --full` all of them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from chat_app.db import Database
 from tests.credits import model
 from tests.credits.mutations.faults import KEPT, Fault
+from tests.effort import effort
 
 WANTED = 29
 # No shrinking: it is enough to know that it fails.
@@ -59,8 +63,9 @@ def killed(fault: Fault, path: Path) -> bool:
 def test_the_model_kills_the_kept_faults(sqlite_database: Database) -> None:
     assert len(KEPT) == 32
     path = Path(str(sqlite_database.engine.url.database))
-    results = {fault.name: killed(fault, path) for fault in KEPT}
+    tried = effort(KEPT, KEPT[::3])
+    results = {fault.name: killed(fault, path) for fault in tried}
     for name, dead in results.items():
         print(f"{'killed  ' if dead else 'SURVIVED'} {name}")
     survivors = [name for name, dead in results.items() if not dead]
-    assert sum(results.values()) >= WANTED, survivors
+    assert len(survivors) <= len(KEPT) - WANTED, survivors

@@ -59,6 +59,7 @@ def runner(model: Model, dtype: torch.dtype) -> Runner:
     return Runner(model, cache, memory, ends=frozenset(), chunk_tokens=128, quiet_chunk_tokens=256)
 
 
+@pytest.mark.full
 @pytest.mark.weights
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_8_bit_form_of_real_weights_says_nearly_the_same(

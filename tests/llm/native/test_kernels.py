@@ -29,6 +29,7 @@ def run(program: str, tmp_path: Path, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 def test_kernels_agree_with_plain_pytorch(tmp_path: Path) -> None:
     assert "all kernels agree" in run("kernel_checks", tmp_path, TRITON_INTERPRET="1")
 

@@ -19,6 +19,7 @@ def told(here: Stage, number: int, scope: str, *more: ChatMessage) -> tuple[floa
     return usage.ttft_ms, usage.cached_tokens, usage.prompt_tokens
 
 
+@pytest.mark.full
 def test_a_second_turn_starts_soon_for_its_own_person_alone(gemma_weights: Path) -> None:
     turn = (ChatMessage("assistant", "And then?"), ChatMessage("user", "Tell me more."))
     cold, again, other = [], [], []
