@@ -19,8 +19,8 @@ from tests.ui.conftest import Site, Visitor
 # Who may start an answer, and what they call. A new caller fails until it stands here; a route
 # or handler also needs its line in `WAYS`.
 CALLERS = {
-    "message.start": {"chat_app/api/chat.py", "chat_app/api/openai.py", "ui/tabs/chat.py"},
-    "message.retry": {"chat_app/api/chat.py", "ui/tabs/chat.py"},
+    "message.start": {"chat_app/api/chat.py", "chat_app/api/openai.py", "ui/tabs/chat/__init__.py"},
+    "message.retry": {"chat_app/api/chat.py", "ui/tabs/chat/__init__.py"},
     "limits.enter": {"chat_app/flows/message.py"},
     "reply.write": {"chat_app/flows/message.py"},
     # Titles are free, in the background, and only while nobody waits (T19).
@@ -66,7 +66,7 @@ def test_nobody_else_starts_an_answer() -> None:
 
 def test_every_starting_route_and_handler_has_a_line() -> None:
     """What stands in a module that starts answers and is not in `WAYS` does not call for one."""
-    for name, ways in (("chat_app/api/chat.py", WAYS), ("ui/tabs/chat.py", HANDLERS)):
+    for name, ways in (("chat_app/api/chat.py", WAYS), ("ui/tabs/chat/__init__.py", HANDLERS)):
         starting = set()
         for node in ast.walk(ast.parse(tree.read(name))):
             if isinstance(node, ast.AsyncFunctionDef) and {

@@ -19,7 +19,7 @@ from ui import parts
 from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell
-from ui.tabs.chat import price_words
+from ui.tabs.chat.words import price_words
 
 TICK_SECONDS = 10
 GIB = 2**30

@@ -24,7 +24,7 @@ from ui import parts
 from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell
-from ui.tabs.chat import price_words
+from ui.tabs.chat.words import price_words
 from ui.tabs.credits.calculator import tier_words
 
 HIDDEN = "hidden"

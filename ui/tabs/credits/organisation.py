@@ -17,7 +17,7 @@ from ui import parts
 from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell, pill
-from ui.tabs.chat import payers
+from ui.tabs.chat.words import payers
 
 DAYS = 31
 USAGE_ROWS = 50

@@ -4,9 +4,6 @@ The conversation id in the page is only a wish: every call checks that it is the
 """
 
 import asyncio
-import base64
-import json
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,26 +12,15 @@ import gradio as gr
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.chat import conversations
-from chat_app.chat.images import BadImage
-from chat_app.credits import ledger, pricing
-from chat_app.credits.pricing import Price, Tier
-from chat_app.errors import AppError
-from chat_app.flows import message, orgs, reply, shelf
-from chat_app.flows.shelf import ModelView
-from chat_app.money import show_credits
+from chat_app.flows import message, orgs, reply
 from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
+from ui.tabs.chat import read, sent, words
 
-OWN_CREDITS = ("Paid by me", "")
-_NUMBER = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
-LISTED = 40
 # So long the list waits for the model's title of a new conversation.
 TITLE_SECONDS = 15.0
-QUOTED_CHARACTERS = 20_000
-MOST_IMAGES = 16
 _ATTACH = (
     '<button type="button" class="attach" aria-label="Attach images" title="Attach images">'
     '<svg viewBox="0 0 24 24" width="19" height="19" fill="none" stroke="currentColor" '
@@ -53,13 +39,6 @@ EXAMPLES = [
     "Write a haiku about an honest invoice",
     "Give me five names for a small bakery",
 ]
-_STATES = {
-    "ready": "",
-    "available": "",
-    "loading": " · loading",
-    "not_downloaded": " · not downloaded",
-    "broken": " · broken",
-}
 
 
 @dataclass
@@ -117,7 +96,7 @@ def build() -> Chat:
                         choices=[], label="Model", elem_id="chat-model", filterable=False, scale=0
                     )
                     payer = gr.Dropdown(
-                        choices=[OWN_CREDITS],
+                        choices=[words.OWN_CREDITS],
                         value="",
                         label="Paid by",
                         elem_id="chat-payer",
@@ -192,10 +171,10 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         return {
             c.conversation: started.conversation_id,
             c.following: started.reply_id,
-            c.listing: _listing(app, user, started.conversation_id),
+            c.listing: read.listing(app, user, started.conversation_id),
             c.log: before,
-            c.cost: _line("Holding at most " + parts.amount(started.maximum), busy=True),
-            shell.pill: _pill(app, user),
+            c.cost: words.line("Holding at most " + parts.amount(started.maximum), busy=True),
+            shell.pill: read.pill(app, user),
         }
 
     @guard(app, "user")
@@ -211,15 +190,15 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         """Send a message. Its answer is followed by the next event, `write`."""
         started = await message.start(
             app,
-            user_id=_id(user),
-            text=_words(text),
-            model=_words(model) or app.settings.llm.default_model,
+            user_id=read.user_id(user),
+            text=sent.text(text),
+            model=sent.text(model) or app.settings.llm.default_model,
             conversation_id=conversation,
-            idempotency_key=_words(nonce)[:64] or None,
-            images=_files(images),
-            org_id=_org(payer),
+            idempotency_key=sent.text(nonce)[:64] or None,
+            images=sent.files(images),
+            org_id=sent.org(payer),
         )
-        before = await asyncio.to_thread(_before, app, user, started)
+        before = await asyncio.to_thread(read.before, app, user, started)
         return {**begun(user, started, before), c.text: ""}
 
     @guard(app, "user")
@@ -231,12 +210,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             raise message.NothingToRetry
         started = await message.retry(
             app,
-            user_id=_id(user),
+            user_id=read.user_id(user),
             conversation_id=conversation,
-            model=_words(model) or None,
-            org_id=_org(payer),
+            model=sent.text(model) or None,
+            org_id=sent.org(payer),
         )
-        return begun(user, started, await asyncio.to_thread(_before, app, user, started))
+        return begun(user, started, await asyncio.to_thread(read.before, app, user, started))
 
     # Gradio builds a component anew for each output that an update leaves out, so the stream
     # has two outputs and always gives both.
@@ -246,19 +225,19 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         if user is None or reply_id is None:
             yield {c.cost: gr.skip()}
             return
-        view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
-        before = await asyncio.to_thread(_before, app, user, view)
-        price = await asyncio.to_thread(_price, app, user, view.model)
+        view = await reply.view(app, user_id=read.user_id(user), reply_id=reply_id)
+        before = await asyncio.to_thread(read.before, app, user, view)
+        price = await asyncio.to_thread(read.price, app, user, view.model)
         writing = stream.text_message("assistant", "")
-        source = reply.follow(app, user_id=_id(user), reply_id=reply_id)
+        source = reply.follow(app, user_id=read.user_id(user), reply_id=reply_id)
         try:
             async for snapshot in stream.snapshots(source, per_second=per_second):
                 if snapshot.end is not None:
-                    log, line = [*before, stream.ended(snapshot.end)], _cost(snapshot.end)
+                    log, line = [*before, stream.ended(snapshot.end)], words.cost(snapshot.end)
                 else:
                     writing["content"][0]["text"] = snapshot.text
                     log = [*before, writing] if snapshot.text else before
-                    line = _meter(snapshot, price)
+                    line = words.meter(snapshot, price)
                 yield {c.log: log, c.cost: line}
         except Exception:
             yield {c.log: before, c.cost: ""}  # the composer is free again; the toast says why
@@ -270,15 +249,15 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         if user is None or reply_id is None:
             yield {c.cost: gr.skip()}
             return
-        view = await reply.view(app, user_id=_id(user), reply_id=reply_id)
+        view = await reply.view(app, user_id=read.user_id(user), reply_id=reply_id)
         yield {
-            c.listing: _listing(app, user, view.conversation_id),
+            c.listing: read.listing(app, user, view.conversation_id),
             shell.pill: parts.pill(view.balance),
         }
         naming = app.titles.get(view.conversation_id)
         if naming is not None:
             await asyncio.wait({naming}, timeout=TITLE_SECONDS)
-            rows = await asyncio.to_thread(_rows, app, user)
+            rows = await asyncio.to_thread(read.rows, app, user)
             # Another conversation may be open by now, so what is picked stays.
             yield {c.listing: gr.update(choices=[(row.title, row.id) for row in rows])}
 
@@ -290,15 +269,15 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     async def opened(user: User, conversation: str | None) -> dict[Any, Any]:
         if not conversation:
             return {c.following: None}
-        before, model = await asyncio.to_thread(_messages, app, user, conversation)
-        running = reply.running(app, user_id=_id(user), conversation_id=conversation)
+        before, model = await asyncio.to_thread(read.messages, app, user, conversation)
+        running = reply.running(app, user_id=read.user_id(user), conversation_id=conversation)
         update = {
             c.conversation: conversation,
             c.following: running[0] if running else None,
             c.log: before,
-            c.cost: _line("Going on with the answer…", busy=True) if running else "",
+            c.cost: words.line("Going on with the answer…", busy=True) if running else "",
         }
-        views = await asyncio.to_thread(_models, app)
+        views = await asyncio.to_thread(read.models, app)
         if any(view.id == model and view.available for view in views):
             update[c.model] = model
         return update
@@ -307,8 +286,10 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     async def stop(user: User, conversation: str | None) -> None:
         """Stop the answer that is being written; what arrived is kept."""
         if conversation:
-            for reply_id in reply.running(app, user_id=_id(user), conversation_id=conversation):
-                await reply.stop(app, user_id=_id(user), reply_id=reply_id)
+            for reply_id in reply.running(
+                app, user_id=read.user_id(user), conversation_id=conversation
+            ):
+                await reply.stop(app, user_id=read.user_id(user), reply_id=reply_id)
 
     @guard(app, "user")
     async def start_new(_user: User) -> dict[Any, Any]:
@@ -331,11 +312,13 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         payer: str | None,
     ) -> dict[Any, Any]:
         """The price of what is written so far, or of any message when nothing is."""
-        views = await asyncio.to_thread(_models, app)
+        views = await asyncio.to_thread(read.models, app)
         picked = next((view for view in views if view.id == model), None)
-        shown = images if isinstance(images, int) and 0 <= images <= MOST_IMAGES else 0
-        line = await _quote(app, user, text, picked, conversation, images=shown, org_id=_org(payer))
-        return {c.note: _note(picked), c.quote: line + _sees(app, picked)}
+        shown = images if isinstance(images, int) and 0 <= images <= sent.MOST_IMAGES else 0
+        line = await words.quote(
+            app, user, text, picked, conversation, images=shown, org_id=sent.org(payer)
+        )
+        return {c.note: words.note(picked), c.quote: line + words.sees(app, picked)}
 
     quiet = {
         "show_progress": "hidden",
@@ -366,11 +349,11 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     done_js = "() => { window.chatDone('send'); window.chatShown(); }"
     inputs = [c.text, c.model, c.conversation, c.nonce, c.images, c.payer]
     for trigger in (c.send.click, c.text.submit):
-        sent = trigger(
+        sending = trigger(
             send, inputs, live, js=nonce_js, concurrency_limit=None, trigger_mode="once", **quiet
         )
-        sent.then(None, js=done_js, api_visibility="private")
-        follow(sent)
+        sending.then(None, js=done_js, api_visibility="private")
+        follow(sending)
     again = [c.model, c.conversation, c.payer]
     follow(c.log.retry(retry, again, live, concurrency_limit=None, **quiet))
     c.log.example_select(
@@ -423,24 +406,26 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
         """Fill the tab and re-attach to an answer that is being written."""
         if user is None:
             return {c.following: None}
-        views = await asyncio.to_thread(_models, app)
-        picked = _preferred(app, views)
-        running = {live.conversation_id for live in app.replies if live.user_id == _id(user)}
-        rows = await asyncio.to_thread(_rows, app, user)
+        views = await asyncio.to_thread(read.models, app)
+        picked = read.preferred(app, views)
+        running = {
+            live.conversation_id for live in app.replies if live.user_id == read.user_id(user)
+        }
+        rows = await asyncio.to_thread(read.rows, app, user)
         newest = next((row.id for row in rows if row.id in running), None)
         newest = newest or (rows[0].id if rows else None)
         opened = await open_chat(user, newest)
-        pools = await asyncio.to_thread(orgs.mine, app, user_id=_id(user))
+        pools = await asyncio.to_thread(orgs.mine, app, user_id=read.user_id(user))
         if pools:  # others never see the picker
-            opened[c.payer] = gr.update(choices=payers(pools), value="", visible=True)
+            opened[c.payer] = gr.update(choices=words.payers(pools), value="", visible=True)
         return {
             **opened,
             c.model: gr.update(
-                choices=[(_label(view), view.id) for view in views],
+                choices=[(words.label(view), view.id) for view in views],
                 value=opened.get(c.model, picked.id if picked else None),
             ),
-            c.note: _note(picked),
-            c.quote: await _quote(app, user, "", picked, None) + _sees(app, picked),
+            c.note: words.note(picked),
+            c.quote: await words.quote(app, user, "", picked, None) + words.sees(app, picked),
             c.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=newest),
         }
 
@@ -454,192 +439,3 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
         postprocess=False,
     )
     follow(loaded)
-
-
-def _id(user: User) -> int:
-    assert user.id is not None
-    return user.id
-
-
-def _rows(app: App, user: User) -> list[conversations.ConversationRow]:
-    with app.db.read() as session:
-        return conversations.list_for(session, user_id=_id(user), limit=LISTED)[0]
-
-
-def _listing(app: App, user: User, picked: str | None) -> Any:
-    return gr.update(choices=[(row.title, row.id) for row in _rows(app, user)], value=picked)
-
-
-def _messages(app: App, user: User, conversation: str) -> tuple[list[stream.Message], str]:
-    with app.db.read() as session:
-        found = conversations.get(session, user_id=_id(user), conversation_id=conversation)
-        rows = conversations.messages(session, user_id=_id(user), conversation_id=conversation)
-        return stream.shown(rows), found.model
-
-
-def _before(
-    app: App, user: User, following: message.Started | reply.ReplyView
-) -> list[stream.Message]:
-    """The conversation up to the answer that is followed."""
-    with app.db.read() as session:
-        rows = conversations.messages(
-            session, user_id=_id(user), conversation_id=following.conversation_id
-        )
-    return stream.shown([row for row in rows if row.reply_id != following.reply_id])
-
-
-def payers(pools: list[orgs.OrgView]) -> list[tuple[str, str]]:
-    """What the picker of payers offers."""
-    return [OWN_CREDITS, *((f"Paid by {pool.name}", str(pool.id)) for pool in pools)]
-
-
-def _org(payer: object) -> int | None:
-    """The organisation that the picker names. Whether the user may spend from it is asked later."""
-    return int(payer) if isinstance(payer, str) and _NUMBER.fullmatch(payer) else None
-
-
-def _words(value: object) -> str:
-    """Text from the page, which may send anything."""
-    return value if isinstance(value, str) else ""
-
-
-def _files(value: object) -> list[bytes]:
-    """The images that the page sends: JSON with a list of files in base64."""
-    if not isinstance(value, str) or not value:
-        return []
-    try:
-        items = json.loads(value)
-        return [base64.b64decode(item, validate=True) for item in items[: MOST_IMAGES + 1]]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadImage(number=1) from error
-
-
-def _sees(app: App, view: ModelView | None) -> str:
-    """Says to the page that images may be attached, and how many."""
-    if view is None or not view.sees_images:
-        return ""
-    return f'<span data-images="{app.settings.chat.max_images}"></span>'
-
-
-def _models(app: App) -> list[ModelView]:
-    with app.db.read() as session:
-        return shelf.models(app, session=session)
-
-
-def _preferred(app: App, views: list[ModelView]) -> ModelView | None:
-    able = [view for view in views if view.available]
-    wanted = app.settings.llm.default_model
-    return next((view for view in able if view.id == wanted), able[0] if able else None)
-
-
-def _price(app: App, user: User, model: str | None) -> Price | None:
-    if model is None:
-        return None
-    try:
-        with app.db.read() as session:
-            now = app.clock.micros()
-            return pricing.for_user(session, model, user_id=_id(user), now=now)
-    except AppError:
-        return None
-
-
-def _pill(app: App, user: User) -> str:
-    with app.db.read() as session:
-        return parts.pill(ledger.balance(session, user_id=_id(user)))
-
-
-def price_words(price: Price | Tier) -> str:
-    """`10 credits a message`, `2 / 6 credits per million tokens`."""
-    words = []
-    if price.per_message is not None:
-        words.append(f"{parts.amount(price.per_message)} a message")
-    if price.input_per_million is not None or price.output_per_million is not None:
-        given, made = price.input_per_million or 0, price.output_per_million or 0
-        words.append(f"{show_credits(given)} in, {show_credits(made)} out per million tokens")
-    if price.per_image:
-        words.append(f"{parts.amount(price.per_image)} an image")
-    return " + ".join(words) or "free"
-
-
-def image_words(price: Price) -> str:
-    """` + 5 an image`, or nothing."""
-    return f" + {show_credits(price.per_image)} an image" if price.per_image else ""
-
-
-def _label(view: ModelView) -> str:
-    state = _STATES.get(view.state, "")
-    return f"{view.name} · {price_words(view.price)}{state}"
-
-
-def _note(view: ModelView | None) -> str:
-    if view is None:
-        return parts.badge("No model can answer yet", "warn")
-    if not view.available:
-        return f"{parts.badge(view.state.replace('_', ' '), 'warn')} {parts.esc(view.reason)}"
-    if view.demo:
-        return parts.badge("Demo model", "warn") + " small and quick, often wrong"
-    return ""
-
-
-async def _quote(
-    app: App,
-    user: User,
-    text: str,
-    view: ModelView | None,
-    conversation: str | None,
-    *,
-    images: int = 0,
-    org_id: int | None = None,
-) -> str:
-    if view is None:
-        return "Ask an administrator to download a model."
-    if not view.available:
-        return "This model cannot answer now."
-    if not (text or "").strip() and not images:
-        return f"{parts.esc(view.name)}: {price_words(view.price)}{image_words(view.price)}"
-    try:
-        offer = await message.quote(
-            app,
-            user_id=_id(user),
-            text=text[:QUOTED_CHARACTERS] if view.price.kind == "per_message" else text,
-            model=view.id,
-            conversation_id=conversation,
-            images=images,
-            org_id=org_id,
-        )
-    except AppError as error:
-        return f'<span class="bad">{parts.esc(error)}</span>'
-    words = f"Likely {show_credits(offer.likely)}, at most {parts.amount(offer.maximum)}"
-    if images and view.price.per_image:
-        which = "the image" if images == 1 else f"{images} images"
-        words += f", {show_credits(images * view.price.per_image)} of them for {which}"
-    if offer.maximum > offer.available:
-        whose = "You have" if org_id is None else "The organisation lets you spend"
-        return f'<span class="bad">{words}. {whose} {show_credits(offer.available)}.</span>'
-    return words
-
-
-def _meter(snapshot: stream.Snapshot, price: Price | None) -> str:
-    if not snapshot.tokens:
-        return _line(snapshot.status or "Waiting for the first word…", busy=True)
-    so_far = ""
-    if price is not None:
-        spent = pricing.cost(price, prompt_tokens=0, completion_tokens=snapshot.tokens)
-        so_far = f" · {parts.amount(spent)} so far"
-    return _line(f"{snapshot.tokens} tokens{so_far}", busy=True)
-
-
-def _cost(view: reply.ReplyView) -> str:
-    charged = f"Charged {parts.amount(view.charged)}" if view.charged else "Nothing charged"
-    cached = " for a cached answer" if view.cached else ""
-    left = f"{show_credits(view.balance.available)} left"
-    if view.org_id is not None:
-        left = "paid by the organisation"
-    return _line(f"{charged}{cached}, {left}")
-
-
-def _line(words: str, *, busy: bool = False) -> str:
-    return f'<span role="status"{_BUSY if busy else ""}>{parts.esc(words)}</span>'
-
-
-_BUSY = ' class="busy"'
