@@ -15,7 +15,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr
 from chat_app.api.deps import Body, Text
 from chat_app.api.payer import Payer
 from chat_app.errors import Invalid
-from chat_app.flows.message import Turn
+from chat_app.flows.order import Turn
 from chat_app.llm.engine import Role
 
 MAX_MESSAGES = 2048

@@ -14,7 +14,7 @@ from chat_app.credits import ledger, pricing
 from chat_app.credits.operations import IdempotencyConflict
 from chat_app.credits.tables import Hold, UsageRow
 from chat_app.errors import AppError, NotFound, OutOfCredits, TooMany
-from chat_app.flows import message, reply, shelf
+from chat_app.flows import message, placing, reply, shelf
 from chat_app.llm.engine import UnknownModel
 from chat_app.money import MICRO
 from tests.apps import MODEL, answer, ask, follow, person, running_app
@@ -206,7 +206,7 @@ def test_a_second_tab_cannot_answer_the_same_conversation_twice(tmp_path: Path) 
         async with running_app(tmp_path, script={"tokens_per_second": 20}) as app:
             alice = await person(app)
             first = await ask(app, alice)
-            with pytest.raises(message.StillAnswering):
+            with pytest.raises(placing.StillAnswering):
                 await ask(app, alice, conversation_id=first.conversation_id)
             end = await answer(app, alice, first)
             assert end.balance.total == 99 * MICRO

@@ -15,7 +15,7 @@ from chat_app.clock import ManualClock
 from chat_app.credits import holds, ledger
 from chat_app.errors import OutOfCredits
 from chat_app.flows import bulk, erase, imports, message, reply
-from chat_app.flows.message import Turn
+from chat_app.flows.order import Turn
 from chat_app.money import MICRO
 from tests.apps import MODEL, answer, follow, in_loop, person, running_app
 
