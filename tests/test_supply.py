@@ -87,7 +87,7 @@ def test_importing_and_starting_calls_nobody(
     with servers.serving(tmp_path / "data") as server:
         person = servers.Person(server, "ann")
         person.send().raise_for_status()
-        httpx.get(server.url).raise_for_status()
+        httpx.get(server.url, timeout=60).raise_for_status()
         person.close()
         assert server.terminate() == 0
     assert calls.read_text() == ""

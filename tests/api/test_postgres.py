@@ -44,7 +44,7 @@ def story(server: Server) -> None:
     assert ann.id in [row["id"] for row in found["items"]]
     assert bob.client.get(f"/api/chat/replies/{answer['reply_id']}").status_code == 404
     body = {"refresh_token": ann.tokens["refresh_token"]}
-    fresh = httpx.post(f"{server.url}/api/auth/refresh", json=body).json()
+    fresh = httpx.post(f"{server.url}/api/auth/refresh", json=body, timeout=60).json()
     assert fresh["access_token"]
     path = f"/api/admin/users/{ann.id}"
     assert root.client.patch(path, json={"suspended": True}).status_code == 200

@@ -36,9 +36,9 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """A server with the script engine at a readable speed."""
+    """A server with the script engine at a readable speed, shared by all that need no other."""
     folder = tmp_path_factory.mktemp("browser") / "data"
     more = {"LLM__SCRIPT__TOKENS": "60", "LLM__SCRIPT__TOKENS_PER_SECOND": "20"}
     with servers.serving(folder, **ADMIN, **more) as running:

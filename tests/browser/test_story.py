@@ -35,6 +35,7 @@ def story_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S
         "LLM__ENGINE": os.environ.get("TEST_ENGINE", "auto"),
         "LLM__SCRIPT__TOKENS": "90",
         "LLM__SCRIPT__TOKENS_PER_SECOND": "25",
+        "LLM__MAX_OUTPUT_TOKENS": "160",
         "MODELS_DIR": os.environ.get("TEST_MODELS_DIR") or str(servers.ROOT / "models_cache"),
     }
     folder = tmp_path_factory.mktemp("story") / "data"

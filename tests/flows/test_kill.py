@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlmodel import col, func, select
 
 from chat_app.accounts.tables import User
-from chat_app.app import build
+from chat_app.app import App, build
 from chat_app.chat.tables import Message, Reply
 from chat_app.credits import ledger, verify
 from chat_app.credits.tables import Hold, Transfer
@@ -33,8 +33,11 @@ OVER = {
 }
 
 
-def _victim(data_dir: Path, url: str, ready: Connection) -> None:
-    """A server process in small: it answers without end until it is killed."""
+def _victim(data_dir: Path, url: str, ready: Connection, stand: str | None) -> None:
+    """A server process in small: it answers without end until it is killed.
+
+    It stands still where `stand` says, so that a slow machine cannot miss that moment.
+    """
 
     async def story() -> None:
         app = build(script_settings(data_dir, url=url, **OVER))
@@ -50,15 +53,28 @@ def _victim(data_dir: Path, url: str, ready: Connection) -> None:
         while True:
             for payer in (None, pool.id, None):
                 await ask(app, alice, org_id=payer)
-            for turn in range(10):
+            for _turn in range(10):
                 await asyncio.sleep(0.03)
                 await sweep.save_progress(app)
                 sweep.settle_abandoned(app)
-                if turn == 3:
-                    ready.send("writing")
-            ready.send("written")
+                if stand == "writing" and _under_way(app):
+                    _stand_still(ready)
+            if stand == "written":
+                _stand_still(ready)
 
     asyncio.run(story())
+
+
+def _under_way(app: App) -> bool:
+    """Whether an answer is being written whose progress is saved."""
+    with app.db.read() as session:
+        query = select(Reply.id).where(Reply.state == "running", Reply.completion_tokens > 0)
+        return session.exec(query).first() is not None
+
+
+def _stand_still(ready: Connection) -> None:
+    ready.send("there")
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) -> None:
@@ -72,17 +88,16 @@ def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) 
     fork.set_forkserver_preload([__name__])
     for kill in range(effort(25, 6) if database_url else KILLS):
         here, there = fork.Pipe()
-        process = fork.Process(target=_victim, args=(tmp_path, database_url, there))
+        # Most are shot at any moment; some while answers are written, or when they were.
+        stand = {0: "writing", 1: "written"}.get(kill % 8)
+        process = fork.Process(target=_victim, args=(tmp_path, database_url, there, stand))
         process.start()
         assert here.poll(60), "the victim did not start"
-        # Most are shot at any moment; some while answers are written, or when they were, so that
-        # both ways are taken on a slow machine too.
-        wanted = {0: "writing", 1: "written"}.get(kill % 8)
-        if wanted is None:
+        assert here.recv() == "going"
+        if stand is None:
             time.sleep(chance.uniform(0.0, 0.5))
         else:
-            while here.recv() != wanted:
-                assert here.poll(60), f"the victim never said {wanted}"
+            assert here.poll(60), f"the victim was never at {stand}"
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.effort import effort
 from tests.servers import MODEL, PASSWORD, ROOT, Person, launch, serving, verify
 
 SLOW = {"LLM__SCRIPT__TOKENS": "400", "LLM__SCRIPT__TOKENS_PER_SECOND": "20"}
@@ -67,8 +68,8 @@ def test_sigterm_lets_answers_end_and_settles_all(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "draining"
         assert int(refused.headers["Retry-After"]) >= 1
-        assert httpx.get(f"{server.url}/readyz").status_code == 503
-        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert httpx.get(f"{server.url}/readyz", timeout=60).status_code == 503
+        assert httpx.get(f"{server.url}/livez", timeout=60).status_code == 200
         stopping.join(40)
         assert server.process.returncode == 0
         assert time.monotonic() - began < 35
@@ -88,15 +89,16 @@ def test_sigterm_lets_answers_end_and_settles_all(tmp_path: Path) -> None:
 
 
 def test_sigkill_is_mended_within_thirty_seconds(tmp_path: Path) -> None:
-    """T5 with the shipped settings: the lease runs out and the sweeper settles by progress."""
-    server = launch(tmp_path / "data", **SLOW)
+    """T5: the lease runs out and the sweeper settles by progress; `--full` as it is shipped."""
+    short = effort({}, {"CHAT__LEASE_SECONDS": "6"})
+    server = launch(tmp_path / "data", **SLOW, **short)
     alice = Person(server, "alice")
     _start_streams(alice, 3)
     time.sleep(3)  # at least one save of the progress
     server.kill()
-    with serving(tmp_path / "data") as again:
+    with serving(tmp_path / "data", **short) as again:
         began = time.monotonic()
-        client = httpx.Client(base_url=again.url)
+        client = httpx.Client(base_url=again.url, timeout=60)
         token = client.post(
             "/api/auth/login", json={"login": "alice", "password": PASSWORD}
         ).json()["access_token"]

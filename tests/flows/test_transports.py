@@ -26,8 +26,8 @@ from tests.effort import effort
 from tests.page import Page
 from tests.servers import MODEL, Person, serving, verify
 
-FUNDS, SENDERS, ROUNDS = 10, 64, effort(20, 2)
-DISCONNECTS = effort(50, 6)
+FUNDS, SENDERS, ROUNDS = 10, 64, effort(20, 1)
+DISCONNECTS = effort(50, 4)
 TOKENS = 30
 PER_PROMPT_TOKEN, PER_TOKEN = 1000, 2000  # microcredits
 

@@ -94,7 +94,9 @@ def test_nothing_secret_is_in_logs_files_pages_or_figures(
         broken = client.get("/api/chat/history", params={"q": SEARCH})
         assert broken.status_code == 500
         # The server closes the connection after a bug.
-        again = httpx.post(f"{site.url}/api/chat/message", json=asked, cookies=client.cookies)
+        again = httpx.post(
+            f"{site.url}/api/chat/message", json=asked, cookies=client.cookies, timeout=60
+        )
         assert again.status_code in {500, 503}
         visitor.session = secrets.token_hex(6)  # the cookie is another, so the page was reloaded
         visitor.call(site.number("send"), [PROMPT, MODEL, None, "another-key", "", ""])
