@@ -102,6 +102,11 @@ class Accounts(Section):
     money_second_factor: Literal["auto", "always", "enrolled"] = "auto"
     step_up_minutes: Annotated[int, Field(ge=1, le=1440)] = 10
 
+    def shortest_password(self, role: str) -> int:
+        """How many characters a password needs at least, by the role of its account."""
+        staff = self.password_min_length_staff if role != "user" else 0
+        return max(self.password_min_length, staff)
+
 
 class Mail(Section):
     kind: Literal["outbox", "smtp"] = "outbox"

@@ -166,7 +166,7 @@ async def test_a_running_app_takes_new_keys_over(tmp_path: Path) -> None:
         keyring.rotate_tokens(tmp_path, now=now - keyring.LEAD)
         keyring.rotate_pepper(tmp_path, app.db, now=now - keyring.LEAD)
         app.reread_secrets()
-        assert (await signin.who(app, bearer=before.access_token)).username == "alice"
+        assert (await signin.identify(app, bearer=before.access_token)).user.username == "alice"
         assert stored() == "1"
         after = await sign_in()
         assert stored() == "2"
@@ -182,9 +182,9 @@ async def test_a_running_app_takes_new_keys_over(tmp_path: Path) -> None:
         app.reread_secrets()
         for token in (before.access_token, after.access_token):
             with pytest.raises(signin.tokens.BadToken):
-                await signin.who(app, bearer=token)
+                await signin.identify(app, bearer=token)
         fresh = await signin.refresh(app, refresh_token=after.refresh_token)
-        assert (await signin.who(app, bearer=fresh.access_token)).username == "alice"
+        assert (await signin.identify(app, bearer=fresh.access_token)).user.username == "alice"
 
 
 @in_loop

@@ -32,15 +32,12 @@ def build(app: App) -> gr.Blocks:
         wait = gr.HTML(parts.loading(6), elem_id="page-loading")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = (
-                login.build(
-                    welcome_credits=accounts.welcome_credits,
-                    password_min_length=accounts.password_min_length,
-                ),
+                login.build(accounts),
                 chat.build(),
                 credits.build(),
                 history.build(),
                 analytics.build(),
-                account.build(password_min_length=accounts.password_min_length),
+                account.build(accounts),
                 admin.build(),
             )
         shell = Shell(tabs=tabs, pill=pill_part, who=who, sign_out=sign_out)

@@ -45,7 +45,8 @@ class BadRefreshToken(NotSignedIn):
 class SignedIn:
     """Who a request comes from. `due` asks for `touch`.
 
-    By a sign-in that began at `since` (µs), or by an API key, which has no session.
+    By a sign-in, or by an API key, which has no session. `since` is when the password was last
+    shown in it, in microseconds: at its beginning or later.
     `proved_at` is when a second factor was last shown in this session, in microseconds.
     """
 
@@ -163,6 +164,13 @@ def prove(session: Session, *, session_id: str, now: int) -> None:
         update(SignInSession)
         .where(col(SignInSession.id) == session_id)
         .values(second_factor_at=now)
+    )
+
+
+def confirm(session: Session, *, session_id: str, now: int) -> None:
+    """Note that the password was shown again in this session, and a code where there is one."""
+    session.exec(
+        update(SignInSession).where(col(SignInSession.id) == session_id).values(confirmed_at=now)
     )
 
 
@@ -294,7 +302,7 @@ def _signed_in(row: SignInSession, user: User, *, now: int) -> SignedIn | None:
         user=user,
         session_id=row.id,
         due=now - row.seen_at > TOUCH,
-        since=row.created_at,
+        since=max(row.created_at, row.confirmed_at or 0),
         proved_at=row.second_factor_at,
     )
 

@@ -64,6 +64,7 @@ class SignInSession(SQLModel, table=True):
     idle_at: int = Field(sa_column=Column(BigInt, nullable=False))
     expires_at: int = Field(sa_column=Column(BigInt, nullable=False))
     second_factor_at: int | None = Field(default=None, sa_column=Column(BigInt))
+    confirmed_at: int | None = Field(default=None, sa_column=Column(BigInt))
 
 
 class RefreshToken(SQLModel, table=True):

@@ -122,8 +122,13 @@ def enabled_of(session: Session, user_ids: list[int]) -> set[int]:
     return set(session.exec(query))
 
 
+def is_single(code: str) -> bool:
+    """Whether this is one code of an authenticator: neither two in a row nor a backup code."""
+    return len(_digits(code)) == DIGITS
+
+
 def use(session: Session, *, user_id: int, code: str, key: bytes, now: int) -> bool:
-    """Whether this is a good code, or a backup code; it is used up by that."""
+    """Whether this is a good code, two good ones in a row, or a backup code; it is used up."""
     row = session.get(Totp, user_id)
     if row is None or row.confirmed_at is None or len(code) > MAX_CODE:
         return False
@@ -167,30 +172,40 @@ def forget(session: Session, *, user_id: int) -> bool:
 
 def _accept(session: Session, row: Totp, code: str, *, key: bytes, now: int) -> bool:
     """One conditional UPDATE: of two requests with one code, one wins."""
-    digits = "".join(code.split())
-    if len(digits) != DIGITS or not (digits.isascii() and digits.isdigit()):
+    digits = _digits(code)
+    if len(digits) not in {DIGITS, 2 * DIGITS}:
         return False
     secret = _unseal(key, row.user_id, row.sealed)
     step = _step_of(secret, digits, now=now) if secret else None
     if step is None:
         return False
+    first = step - len(digits) // DIGITS + 1
     done = session.exec(
         update(Totp)
-        .where(col(Totp.user_id) == row.user_id, col(Totp.last_step) < step)
+        .where(col(Totp.user_id) == row.user_id, col(Totp.last_step) < first)
         .values(last_step=step)
         .execution_options(synchronize_session=False)
     )
     return done.rowcount == 1
 
 
+def _digits(code: str) -> str:
+    """The digits of a code as people write it; nothing if there is anything else."""
+    digits = "".join(code.split())
+    return digits if digits.isascii() and digits.isdigit() else ""
+
+
 def _step_of(secret: str, digits: str, *, now: int) -> int | None:
+    """The time step of the last code in `digits`, if they are the codes up to it."""
     from pyotp import TOTP
 
     made = TOTP(secret, digits=DIGITS, interval=STEP_SECONDS)
     at = now // MICROS_PER_SECOND // STEP_SECONDS
+    codes = len(digits) // DIGITS
     found = None
     for step in range(at - DRIFT_STEPS, at + DRIFT_STEPS + 1):
-        if hmac.compare_digest(made.generate_otp(step), digits):
+        right = "".join(made.generate_otp(each) for each in range(step - codes + 1, step + 1))
+        if hmac.compare_digest(right, digits):
             found = step
     return found
 

@@ -6,6 +6,7 @@ from chat_app import __version__
 from chat_app.api import (
     account,
     admin,
+    announcements,
     auth,
     billing,
     books,
@@ -53,6 +54,7 @@ ROUTERS = (
     orgs.router,
     notifications.router,
     notifications.hooks,
+    announcements.router,
     monitoring.router,
     notifications.monitoring,
     admin.router,
@@ -63,6 +65,7 @@ ROUTERS = (
     invoices.admin_router,
     payments.router,
     notifications.admin,
+    announcements.admin,
     books.router,
     docs.router,
 )

@@ -10,11 +10,15 @@ from pydantic import Field
 from chat_app.api import auth, deps
 from chat_app.api.auth import Password
 from chat_app.api.deps import Body, Text, errors_in
-from chat_app.api.views import UserOut
-from chat_app.clock import from_micros
-from chat_app.flows import erase, export, mailbox, profile
+from chat_app.api.second_factor import Code
+from chat_app.api.views import Shown, UserOut
+from chat_app.clock import from_micros, rfc3339
+from chat_app.flows import erase, export, mailbox, presence, profile
 
 router = APIRouter(prefix="/auth", tags=["auth"])
+
+
+_CODE = "Needed with the password where two-factor sign-in is on: a code or a backup code."
 
 
 class Profile(Body):
@@ -23,10 +27,12 @@ class Profile(Body):
     timezone: Annotated[Text, Field(max_length=64)] | None = None
     email: Annotated[Text, Field(max_length=320)] | None = None
     password: Annotated[Password, Field(description="Needed with `email`.")] | None = None
+    code: Annotated[Code, Field(description=_CODE)] | None = None
 
 
 class Farewell(Body):
     password: Password
+    code: Annotated[Code, Field(description=_CODE)] | None = None
     confirm: Annotated[
         Literal["forfeit", True] | None,
         Field(description='`"forfeit"` or `true`: the credits that are left are given up.'),
@@ -47,6 +53,7 @@ async def change_me(
             user_id=deps.user_id(who),
             email=body.email,
             password=body.password or "",
+            code=body.code,
             ip=ip,
         )
     user = await profile.change(
@@ -68,19 +75,45 @@ async def erase_me(
         app,
         user_id=deps.user_id(who),
         password=body.password,
+        code=body.code,
         forfeit=bool(body.confirm),
         ip=ip,
     )
     response.headers["Set-Cookie"] = auth.no_cookie(app)
 
 
+class Presence(Body):
+    password: Password
+    code: Annotated[Code, Field(description=_CODE)] | None = None
+
+
+class PresenceOut(Shown):
+    """Until when what asks for a fresh password goes on in this session."""
+
+    confirmed_until: str
+
+
+@router.post("/confirm", responses=errors_in(401, 403, 422, 429, 503))
+async def confirm_presence(
+    app: deps.App, who: deps.CurrentUser, ip: deps.ClientIp, body: Presence
+) -> PresenceOut:
+    """Show the password again in this session, after a refusal with `password_needed`."""
+    until = await presence.refresh(app, who, password=body.password, code=body.code, ip=ip)
+    return PresenceOut(confirmed_until=rfc3339(until))
+
+
 @router.get(
     "/me/export",
     response_class=StreamingResponse,
-    responses={200: {"content": {"application/zip": {}}}, **errors_in(401, 429)},
+    responses={200: {"content": {"application/zip": {}}}, **errors_in(401, 403, 429)},
 )
 async def export_me(app: deps.App, who: deps.CurrentUser) -> StreamingResponse:
-    """All that is stored about the account: a ZIP of JSON files, invoices and images."""
+    """All that is stored about the account: a ZIP of JSON files, invoices and images.
+
+    A sign-in that is older than `accounts.fresh_minutes` is refused with `password_needed`
+    until `POST /api/auth/confirm`.
+    """
+    await presence.require(app, who)
     pieces: Iterator[bytes] = export.archive(app, user_id=deps.user_id(who))
     name = f"{who.user.username}-{from_micros(app.clock.micros()):%Y-%m-%d}.zip"
     return StreamingResponse(

@@ -12,7 +12,7 @@ from chat_app.api.deps import Body, Credits, Name, errors_in
 from chat_app.api.views import Page, Shown
 from chat_app.clock import rfc3339
 from chat_app.flows import keys as flow
-from chat_app.flows import signin
+from chat_app.flows import presence
 from chat_app.flows.keys import KeyView
 from chat_app.money import format_credits
 
@@ -130,7 +130,7 @@ async def make_key(
     Scopes: `chat billing:read` unless others are named. Signed in long ago, 403
     `password_needed` asks for the `password`.
     """
-    await signin.confirm(app, who, password=body.password, ip=ip)
+    await presence.require(app, who, password=body.password, ip=ip)
     view, text = await flow.make(
         app,
         user_id=deps.user_id(who),
@@ -153,7 +153,7 @@ async def change_key(
     """
     given = body.model_fields_set
     if given & {"models", "budget"}:
-        await signin.confirm(app, who, password=body.password, ip=ip)
+        await presence.require(app, who, password=body.password, ip=ip)
     limits = None
     if "budget" in given:
         limits = body.budget.limits() if body.budget else Limits()

@@ -11,16 +11,15 @@ from sqlmodel import Session
 
 from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
-from chat_app.api.deps import Body, Credits, Name, Text, errors_in
+from chat_app.api.deps import Body, Credits, Text, errors_in
 from chat_app.api.views import Page, Shown
 from chat_app.clock import rfc3339
 from chat_app.flows import alerts, deliver, figures, notices
 from chat_app.flows.alerts import AlertView
 from chat_app.money import format_credits
 from chat_app.monitor import system
-from chat_app.notify import announcements, inbox, kinds, outbox, preferences, webhooks
+from chat_app.notify import inbox, kinds, outbox, preferences, webhooks
 from chat_app.notify.alerts import Rule
-from chat_app.notify.announcements import Announcement
 from chat_app.notify.tables import InboxRow, OutboxRow
 from chat_app.notify.webhooks import Endpoint
 
@@ -184,28 +183,6 @@ class MessageOut(DeliveryOut):
         return cls(**DeliveryOut.of(row).model_dump(), channel=row.channel, to=row.target)
 
 
-class AnnouncementOut(Shown):
-    """Words for everybody; `done` once everybody has them."""
-
-    id: str
-    kind: str
-    title: str
-    text: str
-    created_at: str
-    done: bool
-
-    @classmethod
-    def of(cls, one: Announcement) -> "AnnouncementOut":
-        return cls(
-            id=one.id,
-            kind=one.kind,
-            title=one.title,
-            text=one.text,
-            created_at=rfc3339(one.created_at),
-            done=one.done_at is not None,
-        )
-
-
 class TroubleOut(Shown):
     """Something that needs a person; `bad` cannot wait."""
 
@@ -222,12 +199,6 @@ class WebhookChange(Body):
     url: Url | None = None
     events: Events | None = None
     enabled: StrictBool | None = None
-
-
-class NewAnnouncement(Body):
-    title: Name
-    text: Annotated[Text, Field(max_length=6000)]
-    kind: Literal["announcement", "price_notice"] = "announcement"
 
 
 @router.get("", responses=errors_in(401, 404, 422))
@@ -455,22 +426,6 @@ async def resend_message(app: deps.App, who: Telling, id: deps.Id) -> MessageOut
     """Try a dead message again from the start, under the same id."""
     row = await notices.resend(app, admin_id=deps.user_id(who), message_id=id)
     return MessageOut.seen(row)
-
-
-@admin.get("/announcements", responses=errors_in(401, 403))
-def list_announcements(app: deps.App, who: Reading) -> Page[AnnouncementOut]:
-    """The latest announcements."""
-    with app.db.read() as session:
-        return Page(items=[AnnouncementOut.of(one) for one in announcements.newest(session)])
-
-
-@admin.post("/announcements", status_code=201, responses=errors_in(401, 403, 422))
-async def announce(app: deps.App, who: Telling, body: NewAnnouncement) -> AnnouncementOut:
-    """Tell everybody, by mail and in the app as each of them prefers."""
-    made = await notices.announce(
-        app, admin_id=deps.user_id(who), title=body.title, text=body.text, kind=body.kind
-    )
-    return AnnouncementOut.of(made)
 
 
 @monitoring.get("/alerts", responses=errors_in(401, 403))

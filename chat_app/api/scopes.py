@@ -75,9 +75,11 @@ _ROUTES = {
         GET /api/notifications/preferences
         GET /api/webhooks
         GET /api/webhooks/{id}/deliveries
+        GET /api/announcements
         GET /api/monitoring/health
     """,
     "account:write": """
+        POST /api/announcements/{id}/dismiss
         POST /api/notifications/read
         POST /api/notifications/{id}/read
         PUT /api/notifications/preferences

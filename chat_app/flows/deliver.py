@@ -17,7 +17,7 @@ from sqlmodel import Session
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND, from_micros
 from chat_app.flows import letters, notices
-from chat_app.notify import inbox, kinds, mail, outbox, preferences, webhooks
+from chat_app.notify import announcements, inbox, kinds, mail, outbox, preferences, webhooks
 from chat_app.notify.outbox import Claimed
 from chat_app.notify.tables import OutboxRow
 from chat_app.notify.wire import BadWebhookUrl, Refused, Unreachable
@@ -81,7 +81,8 @@ def forget_old(app: App) -> int:
     before = app.clock.micros() - app.settings.notifications.keep_days * DAY_MICROS
 
     def story(session: Session) -> int:
-        return outbox.forget(session, before=before) + inbox.forget(session, before=before)
+        gone = outbox.forget(session, before=before) + inbox.forget(session, before=before)
+        return gone + announcements.forget(session, before=before)
 
     return app.db.write(story)
 

@@ -18,8 +18,8 @@ from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import TooMany
 
-Name = Literal["sign_in", "second_factor", "reset", "sign_up", "code", "transfer"]
-QUARTER, HOUR = 15 * 60, 3600
+Name = Literal["sign_in", "second_factor", "codes_of_a_day", "reset", "sign_up", "code", "transfer"]
+QUARTER, HOUR, DAY = 15 * 60, 3600, 24 * 3600
 
 
 class TooManySignUps(TooMany):
@@ -41,6 +41,16 @@ class TooManySecondFactors(TooMany):
 
     code = "too_many_second_factors"
     message = "Too many wrong codes for the second step. Wait some minutes and try again."
+
+
+class TooManyCodesOfADay(TooMany):
+    """Too many wrong codes of one account within a day, from all addresses together.
+
+    A sign-in is not refused for it: it asks for two codes in a row (`totp_pair_required`).
+    """
+
+    code = "too_many_codes_of_a_day"
+    message = "Too many wrong codes of this account today. Enter two codes in a row."
 
 
 class TooManyResets(TooMany):
@@ -83,6 +93,7 @@ DOORS: dict[Name, _Door] = {
     "second_factor": _Door(
         "login_failures_per_15_minutes", QUARTER, TooManySecondFactors, 20, "with address"
     ),
+    "codes_of_a_day": _Door("login_failures_per_15_minutes", DAY, TooManyCodesOfADay, 0, "alone"),
     "reset": _Door("reset_mails_per_hour", HOUR, TooManyResets, 4, "alone"),
     "sign_up": _Door("registrations_per_hour_per_ip", HOUR, TooManySignUps, 1, "no"),
     "code": _Door("code_failures_per_15_minutes", QUARTER, TooManyCodes, 5, "alone"),
@@ -135,6 +146,13 @@ async def attempt(
     _refuse(door, look() if app.db.sqlite else await asyncio.to_thread(look))
     await app.db.awrite(story)
     return Attempt(own, buckets)
+
+
+def calm(app: App, session: Session, *, user_id: int) -> None:
+    """Count codes anew: there is a new password, and who guessed before does not know it."""
+    own, _ = _buckets(app, "codes_of_a_day", subject=str(user_id), ip="", known=None)
+    if own is not None:
+        throttles.clear(session, own)
 
 
 def _buckets(

@@ -19,7 +19,7 @@ from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
 from chat_app.flows import images as pictures
-from chat_app.flows import plans, reply, signin
+from chat_app.flows import plans, presence, reply
 from chat_app.money import format_credits
 from chat_app.notify import leaving as messages
 
@@ -42,14 +42,16 @@ async def conversation(app: App, *, user_id: int, conversation_id: str) -> None:
     app.cache.forget(str(user_id))
 
 
-async def account(app: App, *, user_id: int, password: str, forfeit: bool, ip: str) -> None:
+async def account(
+    app: App, *, user_id: int, password: str, forfeit: bool, ip: str, code: str | None = None
+) -> None:
     """Erase the account of whoever knows its password; it cannot be undone.
 
-    Running answers are stopped and paid as they stand. Credits that are left are given up with
-    `forfeit`. Raises WrongCurrentPassword, LastAdmin, OwnsOrganisation, CreditsLeft,
-    AnswersRunning, TooManySignIns or PasswordsBusy; then nothing was changed.
+    `code` is needed where two-factor sign-in is on. Running answers are stopped and paid as they
+    stand. Credits that are left are given up with `forfeit`. Raises LastAdmin, OwnsOrganisation,
+    CreditsLeft, AnswersRunning, or what `presence.prove` does; then nothing was changed.
     """
-    await signin.prove_password(app, user_id=user_id, password=password, ip=ip)
+    await presence.prove(app, user_id=user_id, password=password, code=code, ip=ip)
     await _stop_answers(app, user_id)
 
     def story(session: Session) -> str:

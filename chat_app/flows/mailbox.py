@@ -13,7 +13,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import Conflict
-from chat_app.flows import letters, notices, signin, welcome
+from chat_app.flows import letters, notices, presence, welcome
 from chat_app.money import MICRO
 from chat_app.notify import outbox
 
@@ -83,14 +83,16 @@ async def confirm(app: App, *, token: str, ip: str) -> Confirmed:
     return await app.db.awrite(story)
 
 
-async def change_email(app: App, *, user_id: int, email: str, password: str, ip: str) -> None:
+async def change_email(
+    app: App, *, user_id: int, email: str, password: str, ip: str, code: str | None = None
+) -> None:
     """Mail a link to the new address and a notice to the old one; nothing changes before the link.
 
-    Raises BadEmail, DisposableEmail, WrongCurrentPassword, TooManySignIns, PasswordsBusy or
-    MailJustSent. Whether the address is another's is not said.
+    `code` is needed where two-factor sign-in is on. Raises BadEmail, DisposableEmail,
+    MailJustSent, or what `presence.prove` does. Whether the address is another's is not said.
     """
     address = accept(app, email)
-    await signin.prove_password(app, user_id=user_id, password=password, ip=ip)
+    await presence.prove(app, user_id=user_id, password=password, code=code, ip=ip)
 
     def story(session: Session) -> None:
         now = app.clock.micros()

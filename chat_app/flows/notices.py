@@ -19,15 +19,17 @@ from chat_app.credits.payments.returns import Refund
 from chat_app.errors import Invalid
 from chat_app.money import Money, format_credits
 from chat_app.notify import announcements, inbox, kinds, outbox, preferences, webhooks
-from chat_app.notify.announcements import Announcement
+from chat_app.notify.announcements import Announcement, Bar
 from chat_app.notify.tables import OutboxRow
 
 PEOPLE_AT_ONCE = 200
 MAX_KEY = 100
+_NOWHERE = "Nobody would see this. Show it on the page, or tell people of it."
+_OVER = "This would be over before it begins. Give a later end."
 
 
 class BadAnnouncement(Invalid):
-    """An announcement without a title or a text, or a very long one."""
+    """An announcement without a title or a text, a very long one, or one that nobody would see."""
 
     code = "invalid_announcement"
     message = "Give a title of 3 to 200 characters and a text of 3 to 5,000."
@@ -147,20 +149,51 @@ def security(session: Session, *, user_id: int, key: str, title: str, text: str,
 
 
 async def announce(
-    app: App, *, admin_id: int, title: str, text: str, kind: str = "announcement"
+    app: App,
+    *,
+    admin_id: int,
+    title: str,
+    text: str,
+    kind: str = "announcement",
+    bar: Bar | None = None,
+    notify: bool = True,
 ) -> Announcement:
-    """Tell everybody, in the background. `kind` may be `price_notice`. Raises BadAnnouncement."""
+    """Tell everybody: on the page with a `bar`, and with `notify` by mail and in the inbox.
+
+    That is done in the background. `kind` may be `price_notice`. Raises BadAnnouncement.
+    """
     title, text = " ".join(title.split()), text.strip()
     if not 3 <= len(title) <= 200 or not 3 <= len(text) <= 5000:
         raise BadAnnouncement
+    if bar is None and not notify:
+        raise BadAnnouncement(_NOWHERE, param="notify")
 
     def story(session: Session) -> Announcement:
         now, actor = app.clock.micros(), f"user:{admin_id}"
-        made = announcements.add(session, kind=kind, title=title, text=text, actor=actor, now=now)
+        if bar is not None and bar.ends_at <= max(now, bar.starts_at):
+            raise BadAnnouncement(_OVER, param="ends_at")
+        made = announcements.add(
+            session, kind=kind, title=title, text=text, actor=actor, now=now, bar=bar, tell=notify
+        )
         log.record(session, type="announced", actor=actor, now=now, id=made.id, title=title)
         return made
 
     return await app.db.awrite(story)
+
+
+async def take_down(app: App, *, admin_id: int, announcement_id: str) -> None:
+    """End an announcement: nobody sees or is told it any more who has not. On the record.
+
+    Raises UnknownAnnouncement.
+    """
+
+    def story(session: Session) -> None:
+        now = app.clock.micros()
+        announcements.end(session, public_id=announcement_id, now=now)
+        actor = f"user:{admin_id}"
+        log.record(session, type="announcement_ended", actor=actor, now=now, id=announcement_id)
+
+    await app.db.awrite(story)
 
 
 async def resend(app: App, *, admin_id: int, message_id: str) -> OutboxRow:

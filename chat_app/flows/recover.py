@@ -63,6 +63,7 @@ async def reset(app: App, *, token: str, password: str, ip: str) -> None:
         user = users.get(session, user_id)
         _prove(app, session, user=user, link=used, ip=ip, now=now)
         links.revoke(session, user_id=user_id, purposes=("email", "reset"))
+        doors.calm(app, session, user_id=user_id)
         audit.record(session, type="password_reset", actor=f"user:{user_id}", now=now)
         notices.security(
             session,

@@ -129,6 +129,20 @@ async def disable(app: App, who: SignedIn, *, password: str, code: str, ip: str)
     await _judged(app, _id(who), ip, story)
 
 
+async def show(app: App, *, user_id: int, code: str, ip: str) -> None:
+    """Use up a code of somebody who has two-factor sign-in and is signed in.
+
+    Raises WrongSecondFactor or TooManySecondFactors.
+    """
+
+    def story(session: Session) -> None:
+        now = app.clock.micros()
+        if not totp.use(session, user_id=user_id, code=code, key=app.secrets.link_key, now=now):
+            raise WrongSecondFactor(param="code")
+
+    await _judged(app, user_id, ip, story)
+
+
 async def reset(app: App, *, admin_id: int, user_id: int) -> None:
     """Turn it off for somebody who lost telephone and backup codes; all their sign-ins end.
 

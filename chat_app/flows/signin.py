@@ -30,7 +30,6 @@ from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import AppError, Invalid, NotAllowed, NotSignedIn
 from chat_app.flows import doors, notices
 
@@ -52,13 +51,6 @@ class WrongCurrentPassword(Invalid):
     message = "The current password is wrong. Enter it again."
 
 
-class PasswordNeeded(NotAllowed):
-    """The sign-in is too old for this: whoever is at the keyboard shows the password again."""
-
-    code = "password_needed"
-    message = "You signed in a while ago. Enter your password again to do this."
-
-
 class TotpRequired(NotSignedIn):
     """The password is right, and the account has two-factor sign-in: the code is missing."""
 
@@ -71,6 +63,19 @@ class WrongTotp(NotSignedIn):
 
     code = "wrong_totp"
     message = "This code is wrong or was used before. Wait for the next one and sign in again."
+
+
+class TotpPairRequired(NotSignedIn):
+    """Too many wrong codes of the account came from strangers today: one code alone is not enough.
+
+    Two in a row cannot be guessed, and whoever has the authenticator can always give them.
+    """
+
+    code = "totp_pair_required"
+    message = (
+        "Somebody has been guessing at codes of this account. Enter two codes in a row, the one "
+        "shown now and the next, with a space between. A backup code works as well."
+    )
 
 
 class AccountSuspended(NotAllowed):
@@ -150,23 +155,37 @@ async def _with_second_factor(
     ip: str,
     known: str | None,
 ) -> SignIn | None:
-    """Open a session in the transaction that looks at the code; counts wrong codes."""
+    """Open a session in the transaction that looks at the code; counts wrong codes.
+
+    Guesses from many addresses at once are counted for the account too, over a day. Beyond
+    that only two codes in a row are looked at, so its owner is not kept out.
+    """
+    pair = False
 
     def story(session: Session) -> SignIn | None:
-        proved = _second_factor(app, session, user_id=user_id, code=code)
+        proved = _second_factor(app, session, user_id=user_id, code=code, pair=pair)
         return opening(app, session, proved=proved)
 
     if not code:
         return await app.db.awrite(story)
+    whose = str(user_id)
     try:
-        attempt = await doors.attempt(
-            app, "second_factor", subject=str(user_id), ip=ip, known=known
-        )
+        attempts = [await doors.attempt(app, "second_factor", subject=whose, ip=ip, known=known)]
     except doors.TooManySecondFactors:
         await _warn_of_guesses(app, user_id)
         raise
-    done = await app.db.awrite(story)
-    await attempt.forgive(app, earlier=True)
+    try:
+        attempts.append(await doors.attempt(app, "codes_of_a_day", subject=whose, known=known))
+    except doors.TooManyCodesOfADay:
+        pair = True
+        await _warn_of_guesses(app, user_id)
+    try:
+        done = await app.db.awrite(story)
+    except TotpPairRequired:
+        await attempts[0].forgive(app)  # no code was judged
+        raise
+    for number, attempt in enumerate(attempts):
+        await attempt.forgive(app, earlier=number == 0)
     return done
 
 
@@ -258,6 +277,7 @@ async def change_password(
         users.set_password(session, user_id=user_id, password_hash=hashed)
         end_all(session, user_id=user_id)
         links.revoke(session, user_id=user_id, purposes=("email", "reset"))
+        doors.calm(app, session, user_id=user_id)
         session.expire_all()
         now = app.clock.micros()
         audit.record(session, type="password_changed", actor=f"user:{user_id}", now=now)
@@ -274,19 +294,6 @@ async def change_password(
         return done
 
     return await app.db.awrite(story)
-
-
-async def confirm(app: App, who: SignedIn, *, password: str | None, ip: str) -> None:
-    """Let only a person on who signed in a moment ago or gives the password again.
-
-    Raises PasswordNeeded, WrongCurrentPassword, TooManySignIns or PasswordsBusy.
-    """
-    if password is not None:
-        await prove_password(app, user_id=_id(who.user), password=password, ip=ip, param="password")
-        return
-    fresh = app.settings.accounts.fresh_minutes * 60 * MICROS_PER_SECOND
-    if who.key is not None or app.clock.micros() - who.since > fresh:
-        raise PasswordNeeded(param="password")
 
 
 async def prove_password(
@@ -315,20 +322,15 @@ async def prove_password(
 
 def judge_password(app: App, password: str, *, username: str, email: str, role: str) -> None:
     """Accept a new password for an account of this role, or raise WeakPassword."""
-    rules = app.settings.accounts
-    minimum = rules.password_min_length
-    if role != "user":
-        minimum = max(minimum, rules.password_min_length_staff)
+    minimum = app.settings.accounts.shortest_password(role)
     passwords.check(password, minimum=minimum, context=[username, email])
 
 
-async def who(app: App, *, cookie: str | None = None, bearer: str | None = None) -> User:
-    """The user behind a cookie, an access token or an API key; raises NotSignedIn."""
-    return (await identify(app, cookie=cookie, bearer=bearer)).user
-
-
 async def identify(app: App, *, cookie: str | None = None, bearer: str | None = None) -> SignedIn:
-    """`who`, with the session or the key. A token or key that is given is what counts."""
+    """Who is behind a cookie, an access token or an API key, which counts before the cookie.
+
+    Raises NotSignedIn or BadKey.
+    """
     now = app.clock.micros()
     if bearer is not None and keys.looks_like(bearer):
         return await _by_key(app, bearer, now)
@@ -420,12 +422,16 @@ async def _verify(
     await attempt.forgive(app, earlier=True)
 
 
-def _second_factor(app: App, session: Session, *, user_id: int, code: str | None) -> int | None:
+def _second_factor(
+    app: App, session: Session, *, user_id: int, code: str | None, pair: bool
+) -> int | None:
     """When the second factor was shown: now, or never where there is none."""
     if not totp.enabled(session, user_id=user_id):
         return None
     if not code:
         raise TotpRequired
+    if pair and totp.is_single(code):
+        raise TotpPairRequired
     now = app.clock.micros()
     if not totp.use(session, user_id=user_id, code=code, key=app.secrets.link_key, now=now):
         raise WrongTotp

@@ -7,6 +7,7 @@ from sqlmodel import Session, col, delete, or_
 from chat_app.notify.tables import (
     AlertRuleRow,
     AlertStateRow,
+    DismissalRow,
     InboxRow,
     OutboxRow,
     PreferenceRow,
@@ -24,7 +25,15 @@ def forget(session: Session, *, user_id: int, email: str) -> None:
             or_(col(OutboxRow.user_id) == user_id, col(OutboxRow.target) == email)
         )
     )
-    for table in (InboxRow, PreferenceRow, WebhookRow, AlertRuleRow, AlertStateRow, SummaryRow):
+    for table in (
+        InboxRow,
+        PreferenceRow,
+        WebhookRow,
+        AlertRuleRow,
+        AlertStateRow,
+        SummaryRow,
+        DismissalRow,
+    ):
         session.execute(delete(table).where(col(table.user_id) == user_id))
     session.flush()
 

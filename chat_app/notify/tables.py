@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, Index, Text, text
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Text, text
 from sqlmodel import Field, SQLModel
 
 from chat_app.db import BigInt
@@ -172,6 +172,39 @@ class AnnouncementRow(SQLModel, table=True):
     upto: int = _big(server_default=text("0"))
     created_at: int = _big()
     done_at: int | None = _big_or_none()
+
+
+class BarRow(SQLModel, table=True):
+    """An announcement as a line on top of every page, from `starts_at` until `ends_at`."""
+
+    __tablename__ = "announcement_bar"
+    __table_args__ = (
+        CheckConstraint("level IN ('info', 'warning')", name="level"),
+        CheckConstraint("ends_at > starts_at", name="times"),
+    )
+
+    announcement_id: int = Field(
+        sa_column=Column(
+            BigInt, ForeignKey("announcement.id"), primary_key=True, autoincrement=False
+        )
+    )
+    level: str = Field(max_length=16)
+    starts_at: int = _big()
+    ends_at: int = _big()
+
+
+class DismissalRow(SQLModel, table=True):
+    """Somebody has read an announcement on the page and wants to see it no more."""
+
+    __tablename__ = "announcement_dismissal"
+
+    user_id: int = Field(sa_column=Column(BigInt, primary_key=True, autoincrement=False))
+    announcement_id: int = Field(
+        sa_column=Column(
+            BigInt, ForeignKey("announcement.id"), primary_key=True, autoincrement=False
+        )
+    )
+    at: int = _big()
 
 
 class SummaryRow(SQLModel, table=True):

@@ -106,6 +106,7 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/auth/me": member(OK, body={"display_name": "Somebody"}),
     "DELETE /api/auth/me": member(REFUSED, body={"password": "wrong"}),
     "GET /api/auth/me/export": member(OK),
+    "POST /api/auth/confirm": member(REFUSED, body={"password": "wrong"}),
     "GET /api/auth/sessions": member(OK),
     "DELETE /api/auth/sessions/{id}": owned(EMPTY),
     "GET /api/auth/keys": member(OK),
@@ -266,6 +267,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/announcements": support(
         CREATED, body={"title": "Maintenance", "text": "On Monday at noon."}
     ),
+    "DELETE /api/admin/announcements/{id}": support(EMPTY),
+    "GET /api/announcements": member(OK),
+    "POST /api/announcements/{id}/dismiss": member(EMPTY),
     "GET /api/admin/payments": staff(OK),
     "GET /api/admin/payments/{id}": staff(OK),
     "POST /api/admin/payments/{id}/refund": finance(409, body={"reason": "not paid yet"}),

@@ -127,6 +127,13 @@ def notification(scene: Scene) -> str:
     return str(scene.owner.client.get("/api/notifications").json()["items"][0]["id"])
 
 
+def announcement(scene: Scene) -> str:
+    """An announcement on everybody's page."""
+    body = {"title": "Maintenance", "text": "On Monday.", "notify": False}
+    made = scene.admin.client.post("/api/admin/announcements", json=body)
+    return str(made.json()["id"])
+
+
 def webhook(scene: Scene) -> str:
     """A webhook of the owner's that leads nowhere."""
     scene.server.app.wire.resolver = lambda _host, _port: []
@@ -199,6 +206,8 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/invoices/": invoice,
     "/api/admin/payments/": payment,
     "/api/admin/messages/": dead_message,
+    "/api/admin/announcements/": announcement,
+    "/api/announcements/": announcement,
     "/v1/models/": lambda _scene: "gemma-3-1b-it",
 }
 

@@ -28,7 +28,8 @@ class Phone:
 @pytest.fixture(scope="module")
 def server(serve: Serve) -> Server:
     """A server whose clock is ours; five wrong codes are too many."""
-    served = serve(limits={"login_failures_per_15_minutes": 5}, accounts={"access_minutes": 60})
+    accounts = {"access_minutes": 60, "fresh_minutes": 20}
+    served = serve(limits={"login_failures_per_15_minutes": 5}, accounts=accounts)
     served.app.clock = ManualClock()
     return served
 
@@ -133,6 +134,53 @@ def test_guessing_in_a_stolen_session_is_throttled(server: Server) -> None:
     for _ in range(5):
         assert code_of(post(ann, "totp/verify", code="000000")) == (422, "wrong_second_factor")
     assert code_of(post(ann, "totp/verify", code="000000")) == (429, "too_many_second_factors")
+
+
+def test_what_cannot_be_undone_asks_for_a_code_too(server: Server) -> None:
+    """ASVS 7.5.1: with two-factor sign-in an open session and the password are not enough."""
+    ann = server.person()
+    phone, codes = enrolled(server, ann)
+    change = {"email": f"new-{ann.username}@example.org", "password": PASSWORD}
+    refused = ann.client.patch("/api/auth/me", json=change)
+    assert code_of(refused) == (403, "second_factor_required")
+    assert refused.json()["error"]["enrolled"] is True
+    assert refused.json()["error"]["param"] == "code"
+    wrong = ann.client.patch("/api/auth/me", json={**change, "code": "000000"})
+    assert code_of(wrong) == (422, "wrong_second_factor")
+    first = ann.client.patch("/api/auth/me", json={**change, "password": "x", "code": codes[0]})
+    assert code_of(first) == (422, "wrong_current_password"), "a code is worth nothing alone"
+    right = ann.client.patch("/api/auth/me", json={**change, "code": codes[0]})
+    assert right.status_code == 200
+    farewell = {"password": PASSWORD, "confirm": "forfeit"}
+    gone = ann.client.request("DELETE", "/api/auth/me", json=farewell)
+    assert code_of(gone) == (403, "second_factor_required")
+    used = ann.client.request("DELETE", "/api/auth/me", json={**farewell, "code": codes[0]})
+    assert code_of(used) == (422, "wrong_second_factor")
+    assert ann.client.get("/api/auth/me").status_code == 200
+    fresh = {**farewell, "code": phone.code()}
+    assert ann.client.request("DELETE", "/api/auth/me", json=fresh).status_code == 204
+
+
+def test_an_old_sign_in_exports_nothing_before_it_is_confirmed(server: Server) -> None:
+    """ASVS 7.5.3: whoever finds an open browser does not carry everything away."""
+    ann, bob = server.person(), server.person()
+    _, codes = enrolled(server, bob)
+    assert isinstance(server.app.clock, ManualClock)
+    assert ann.client.get("/api/auth/me/export").status_code == 200
+    server.app.clock.moment += timedelta(minutes=21)
+    for one in (ann, bob):
+        assert code_of(one.client.get("/api/auth/me/export")) == (403, "password_needed")
+    assert code_of(post(ann, "confirm", password="wrong")) == (422, "wrong_current_password")
+    assert code_of(post(bob, "confirm", password=PASSWORD)) == (403, "second_factor_required")
+    assert code_of(ann.client.get("/api/auth/me/export")) == (403, "password_needed")
+    assert post(ann, "confirm", password=PASSWORD).json()["confirmed_until"]
+    assert post(bob, "confirm", password=PASSWORD, code=codes[0]).is_success
+    for one in (ann, bob):
+        assert one.client.get("/api/auth/me/export").status_code == 200
+    server.app.clock.moment += timedelta(minutes=19)
+    assert ann.client.get("/api/auth/me/export").status_code == 200
+    server.app.clock.moment += timedelta(minutes=2)
+    assert code_of(ann.client.get("/api/auth/me/export")) == (403, "password_needed")
 
 
 def test_staff_without_it_move_money_on_this_machine(server: Server) -> None:

@@ -4,13 +4,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from pyotp import TOTP
 
-from chat_app.accounts import devices
+from chat_app.accounts import devices, totp
 from chat_app.accounts.passwords import Passwords
 from chat_app.app import App
 from chat_app.clock import ManualClock
 from chat_app.errors import AppError
 from chat_app.flows import doors, signin
+from chat_app.notify import inbox
 from tests.apps import PASSWORD, in_loop, person, running_app
 from tests.house import tree
 
@@ -118,6 +120,65 @@ async def test_a_signed_in_owner_can_change_the_password_under_attack(tmp_path: 
             app, user_id=alice, current=PASSWORD, new="another horse battery", ip=HOME
         )
         assert done.access_token
+
+
+@in_loop
+async def test_a_botnet_guesses_no_code_and_keeps_no_owner_out(tmp_path: Path) -> None:
+    """ASVS 6.1.1: whoever knows the password and has an address for each guess runs out of them.
+
+    The owner then gives two codes in a row, or a backup code, from wherever they are; a browser
+    that signed in before needs one code as ever. A new password ends it.
+    """
+    limits = {"login_failures_per_15_minutes": 5}
+    clock = ManualClock()
+    async with running_app(tmp_path, limits=limits, clock=clock) as app:
+        alice = await person(quick(app))
+        key = app.secrets.link_key
+        secret = app.db.write(lambda s: totp.begin(s, user_id=alice, key=key, now=clock.micros()))
+
+        def code(*, ahead: int = 0) -> str:
+            return TOTP(secret).at(clock.micros() // 1_000_000 + 30 * ahead)
+
+        backup = app.db.write(
+            lambda s: totp.confirm(s, user_id=alice, code=code(), key=key, now=clock.micros())
+        )
+        device = devices.issue(key, user_id=alice)
+
+        async def attempt(number: int, given: str, **more: str) -> str:
+            try:
+                ip = f"203.0.113.{number}"
+                await signin.login(app, login="alice", password=PASSWORD, ip=ip, code=given, **more)
+            except AppError as error:
+                return error.code
+            return "ok"
+
+        codes = [await attempt(number, "000000") for number in range(1, 8)]
+        assert codes == ["wrong_totp"] * 5 + ["totp_pair_required"] * 2
+        clock.advance(seconds=90)
+        # From now on the right code alone says no more than a wrong one, so guessing is useless.
+        assert await attempt(20, code()) == "totp_pair_required"
+        assert await attempt(21, f"{code()} {code()}") == "wrong_totp"
+        assert await attempt(22, f"{code()} {code(ahead=1)}") == "ok"
+        assert await attempt(23, f"{code()} {code(ahead=1)}") == "wrong_totp", "used twice"
+        assert await attempt(24, backup[0]) == "ok"
+        clock.advance(seconds=90)
+        assert await attempt(25, code(), device=device) == "ok", "a browser that is known"
+        # It drains slowly: a fifth of a day for each guess.
+        clock.advance(hours=4)
+        assert await attempt(26, "000000") == "totp_pair_required"
+        clock.advance(hours=1)
+        assert await attempt(27, "000000") == "wrong_totp"
+        assert await attempt(28, "000000") == "totp_pair_required"
+        await signin.change_password(
+            app, user_id=alice, current=PASSWORD, new="another horse battery", ip=HOME
+        )
+        done = await signin.login(
+            app, login="alice", password="another horse battery", ip="203.0.113.30", code=code()
+        )
+        assert done.access_token
+        with app.db.read() as session:
+            told, _ = inbox.page(session, user_id=alice, limit=20)
+        assert sum("tries codes" in row.title for row in told) == 1
 
 
 @in_loop

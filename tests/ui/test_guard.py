@@ -108,6 +108,7 @@ MATRIX = {
     "announce_review": "messages.write",
     "announce_send": "messages.write",
     "announce_back": "messages.write",
+    "announce_end": "messages.write",
     "payments_show": "payments.read",
     "payments_open": "payments.read",
     "payments_review": "payments.refund",

@@ -43,6 +43,7 @@
     $("account-username").textContent = me.username;
     $("account-email").textContent = me.email;
     $("account-name").value = me.display_name || "";
+    if (me.role !== "user") $("account-new").minLength = Number($("account-new").dataset.staff);
     $("account-language").value = me.language || "";
     const zone = $("account-zone");
     if (zone.length < 2 && Intl.supportedValuesOf) zone.append(...Intl.supportedValuesOf("timeZone").map((name) => make("option", { value: name, textContent: name })));
@@ -64,6 +65,7 @@
     try {
       const now = await ask("GET", "auth/totp");
       factor(now.enabled ? "on" : "off");
+      document.querySelectorAll("[data-beside]").forEach((part) => { part.hidden = !now.enabled; });
       if (now.enabled) $("account-factor-state").append(make("span", { className: "hint", textContent: ` ${now.backup_codes_left} backup codes left` }));
     } catch (error) { absent(error, "account-second-factor"); }
   };
@@ -112,9 +114,14 @@
     }
   };
 
+  const withCode = ({ code, ...data }) => ({ ...data, ...(code?.trim() ? { code: code.replace(/\s/g, "") } : {}) });
   const does = {
     "profile-save": async (data) => { await ask("PATCH", "auth/me", { display_name: data.display_name, language: data.language, timezone: data.timezone }); return "Saved."; },
-    "email-change": async (data, form) => { await ask("PATCH", "auth/me", data); form.reset(); return "A link is on its way to the new address. Nothing changes before it is opened."; },
+    "email-change": async (data, form) => { await ask("PATCH", "auth/me", withCode(data)); form.reset(); return "A link is on its way to the new address. Nothing changes before it is opened."; },
+    "export-confirm": async (data, form) => {
+      await ask("POST", "auth/confirm", withCode(data)); form.reset();
+      $("account-export-sure").hidden = true; pack($("account-export"));
+    },
     "password-change": async (data) => { await ask("POST", "auth/password/change", data); again("#account"); return "Changed. All other devices are signed out."; },
     "factor-begin": async (data, form) => {
       const made = await ask("POST", "auth/totp/enroll", data);
@@ -149,7 +156,7 @@
     },
     erase: async (data) => {
       if (data.name.trim() !== me.username) throw new Error("This is not your user name. Type it as it stands above.");
-      await ask("DELETE", "auth/me", { password: data.password, ...(data.forfeit ? { confirm: "forfeit" } : {}) });
+      await ask("DELETE", "auth/me", withCode({ password: data.password, code: data.code, ...(data.forfeit ? { confirm: "forfeit" } : {}) }));
       location.replace("/");
     },
   };
@@ -158,7 +165,11 @@
     button.disabled = true; said(part, "Packing…");
     try {
       const answer = await fetch("/api/auth/me/export", { credentials: "same-origin" });
-      if (!answer.ok) throw new Error(((await answer.json()).error || {}).message);
+      if (!answer.ok) {
+        const facts = (await answer.json()).error || {};
+        if (facts.code === "password_needed") { said(part, ""); $("account-export-sure").hidden = button.disabled = false; $("account-export-password").focus(); return; }
+        throw new Error(facts.message);
+      }
       const reader = answer.body.getReader(), pieces = [];
       for (let size = 0; ;) {
         const { done, value } = await reader.read();

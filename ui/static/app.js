@@ -135,16 +135,43 @@
     const all = document.querySelector('#bell-panel [data-bell="all"]');
     if (all && !document.querySelector("#bell-panel .new")) all.remove();
   };
-  let balance = null;
+  // Announcements lie under the bar until they are dismissed; looked for when the bell is.
+  const news = async () => {
+    let items = [];
+    try { ({ items } = await (await plainFetch("/api/announcements", { credentials: "same-origin" })).json()); } catch { return; }
+    let place = $("news");
+    if (!items || (!place && !items.length)) return;
+    if (!place) {
+      place = piece("div", "", ""); place.id = "news";
+      place.setAttribute("role", "region"); place.setAttribute("aria-label", "Announcements");
+      $("topbar").after(place);
+      // The chat fills the window: it makes room.
+      new ResizeObserver(() => document.body.style.setProperty("--news", `${place.offsetHeight}px`)).observe(place);
+    }
+    place.replaceChildren(...items.map((item) => {
+      const long = item.text.length > 160, line = piece("div", `news ${item.level}`, "");
+      const words = piece(long ? "details" : "p", "", ""), off = piece("button", "", "×");
+      words.append(piece(long ? "summary" : "b", "", item.title), " ", piece("span", "", item.text));
+      off.type = "button"; off.dataset.news = item.id; off.setAttribute("aria-label", `Dismiss: ${item.title}`);
+      line.append(words, off);
+      return line;
+    }));
+  };
+  const dismiss = async (button) => {
+    try { await post(`/api/announcements/${button.dataset.news}/dismiss`); } catch { return; }
+    button.closest(".news").remove();
+  };
+  let looked = false, balance = null;
   const watchBalance = () => {
     const part = document.querySelector("#credits-pill b");
     const now = part && part.textContent;
     if (now === balance) return;
     const first = balance === null;
+    if (!looked && part) { looked = true; news(); }
     balance = now;
     if (!first) [1500, 9000].forEach((after) => setTimeout(lookAgain, after));
   };
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) lookAgain(); });
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && looked) { lookAgain(); news(); } });
   const side = (open) => { const part = $("chat-side"); if (part) part.toggleAttribute("data-open", open); };
   const pickTheme = (dark) => {
     document.body.classList.toggle("dark", dark);
@@ -164,6 +191,8 @@
       localStorage.setItem("look", dark ? "dark" : "light");
       pickTheme(dark);
     }
+    const line = target.closest("[data-news]");
+    if (line) { dismiss(line); return; }
     const note = target.closest("[data-bell]");
     if (note) { read(note.dataset.bell); return; }
     if (target.closest("#bell-open")) ring($("bell-panel").hidden);

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from chat_app.settings import Accounts
 from ui.parts import esc
 
 _SCOPES = (
@@ -25,11 +26,11 @@ class Account:
     tab: gr.Tab
 
 
-def build(*, password_min_length: int) -> Account:
+def build(rules: Accounts) -> Account:
     """The page; settings only shape the sentences."""
     with gr.Tab("Account", id="account", visible=False, elem_id="account-tab") as tab:
         gr.HTML("<h1>Your account</h1>", elem_classes="page-title")
-        gr.HTML(_page(password_min_length), elem_id="account-page")
+        gr.HTML(_page(rules), elem_id="account-page")
     return Account(tab)
 
 
@@ -42,6 +43,12 @@ def _input(id: str, name: str, label: str, kind: str = "text", more: str = "") -
 
 def _password(id: str, name: str, label: str, complete: str, more: str = "") -> str:
     return _input(id, name, label, "password", f'autocomplete="{complete}" required {more}')
+
+
+def _beside(id: str) -> str:
+    """The code beside a password; the script shows it where two-factor sign-in is on."""
+    more = 'autocomplete="one-time-code" inputmode="numeric" maxlength="16"'
+    return f"<div data-beside hidden>{_input(id, 'code', 'Code', more=more)}</div>"
 
 
 def _form(does: str, inner: str, button: str, kind: str = "") -> str:
@@ -61,7 +68,8 @@ def _section(id: str, name: str, hint: str, inner: str) -> str:
     )
 
 
-def _page(length: int) -> str:
+def _page(rules: Accounts) -> str:
+    length, staff = rules.shortest_password("user"), rules.shortest_password("admin")
     code = 'autocomplete="one-time-code" inputmode="numeric" maxlength="16" required'
     return "".join(
         (
@@ -78,7 +86,7 @@ def _page(length: int) -> str:
                         "new",
                         "New password",
                         "new-password",
-                        f'minlength="{length}" maxlength="1024"',
+                        f'minlength="{length}" data-staff="{staff}" maxlength="1024"',
                     ),
                     "Change password",
                 ),
@@ -128,6 +136,7 @@ def _profile() -> str:
             '<div class="pair">'
             + _input("new-email", "email", "New address", "email", 'autocomplete="email" required')
             + _password("email-password", "password", "Password", "current-password")
+            + _beside("email-code")
             + "</div>",
             "Send a link to the new address",
         )
@@ -199,7 +208,16 @@ def _data() -> str:
         "movement of credits, invoices, receipts, sign-ins and messages, as a ZIP of JSON and PDF "
         'files.</p><div class="row"><button type="button" data-act="export" id="account-export">'
         'Download my data</button><p class="said" role="status" id="account-export-said"></p>'
-        "</div><hr><p>An account that is erased cannot be brought back. Conversations, images, "
+        '</div><div class="inset" id="account-export-sure" hidden>'
+        + _form(
+            "export-confirm",
+            '<p class="hint">You signed in a while ago. Show that it is you.</p><div class="pair">'
+            + _password("export-password", "password", "Password", "current-password")
+            + _beside("export-code")
+            + "</div>",
+            "Go on",
+        )
+        + "</div><hr><p>An account that is erased cannot be brought back. Conversations, images, "
         "name, address, keys and messages are deleted. Amounts stay in the books under a number, "
         "and invoices as they were issued, because the law asks for them.</p>"
         '<div class="row"><button type="button" class="danger" data-act="erase-open" '
@@ -212,6 +230,7 @@ def _data() -> str:
                 "erase-name", "name", "Type your user name", more='autocomplete="off" required'
             )
             + _password("erase-password", "password", "Password", "current-password")
+            + _beside("erase-code")
             + '</div><label class="check"><input type="checkbox" name="forfeit" '
             'id="account-erase-forfeit"> I give up the credits that are left</label>',
             "Erase for good",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from chat_app.settings import Accounts
 from ui.parts import esc
 
 
@@ -18,10 +19,10 @@ class Login:
     form: gr.HTML
 
 
-def build(*, welcome_credits: int, password_min_length: int) -> Login:
+def build(rules: Accounts) -> Login:
     """The forms. Settings only shape the sentences."""
     with gr.Tab("Login", id="login", visible=False, elem_id="login-tab") as tab:
-        form = gr.HTML(_page(welcome_credits, password_min_length), elem_id="login-page")
+        form = gr.HTML(_page(rules), elem_id="login-page")
     return Login(tab, form)
 
 
@@ -39,15 +40,22 @@ def _submit(id: str, text: str) -> str:
     )
 
 
-def _page(welcome: int, length: int) -> str:
-    password = f'minlength="{length}" maxlength="1024"'
+def _new_password(id: str, length: int) -> str:
+    size = f'minlength="{length}" maxlength="1024"'
+    return (
+        _field(id, "password", "Password", "password", "new-password", size)
+        + f'<p class="hint">At least {length} characters. A few random words are best.</p>'
+    )
+
+
+def _page(rules: Accounts) -> str:
+    welcome = rules.welcome_credits
     plain = 'autocapitalize="none" spellcheck="false"'
     user = (
         'minlength="3" maxlength="32" pattern="[A-Za-z0-9_.\\-]+" '
         f'title="3 to 32 letters, digits, dots, dashes or underscores" {plain}'
     )
     name = _field("login-username", "login", "User name or e-mail", "text", "username", plain)
-    hint = f'<p class="hint">At least {length} characters. A few random words are best.</p>'
     code = 'maxlength="32" spellcheck="false"'
     gift = f"{welcome} credits to start with" if welcome else "Pay only for what you use"
     return f"""
@@ -93,8 +101,7 @@ def _page(welcome: int, length: int) -> str:
       <h2>Create an account</h2>
       {_field("register-username", "username", "User name", "text", "username", user)}
       {_field("register-email", "email", "E-mail", "email", "email", 'maxlength="254"')}
-      {_field("register-password", "password", "Password", "password", "new-password", password)}
-      {hint}
+      {_new_password("register-password", rules.shortest_password("user"))}
       {_submit("register-submit", "Create account")}
       <p class="other">Have an account? <button type="button" id="login-open">Sign in</button></p>
     </form>
@@ -103,8 +110,7 @@ def _page(welcome: int, length: int) -> str:
       <p class="hint">This link works once. Whoever uses it runs this installation.</p>
       {_field("setup-username", "username", "User name", "text", "username", user)}
       {_field("setup-email", "email", "E-mail", "email", "email", 'maxlength="254"')}
-      {_field("setup-password", "password", "Password", "password", "new-password", password)}
-      {hint}
+      {_new_password("setup-password", rules.shortest_password("admin"))}
       {_submit("setup-submit", "Create administrator")}
       <p class="other">Done before? <button type="button" id="login-open-too">Sign in</button></p>
     </form>
