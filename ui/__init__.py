@@ -64,4 +64,4 @@ def mount(app: App, web: "FastAPI") -> ASGI:
         css=theme.css(),
         head=theme.head(),
     )
-    return Shield(web, app.settings, handlers=demo.fns)
+    return Shield(web, app.settings, handlers=demo.fns, scripts=[theme.script()])

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from chat_app.accounts import sessions
 from chat_app.settings import Settings
-from ui import bodies
+from ui import bodies, policy
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -64,11 +64,20 @@ class _Refused(Exception):
 class Shield:
     """Wraps an application: caps on bodies and open streams, foreign origins, headers.
 
-    `handlers` are the numbers of the page's handlers; Gradio itself fails on others.
+    `handlers` are the numbers of the page's handlers; Gradio itself fails on others. `scripts`
+    are what the page adds to itself once it runs.
     """
 
-    def __init__(self, inner: ASGI, settings: Settings, *, handlers: Container[int] = ()) -> None:
+    def __init__(
+        self,
+        inner: ASGI,
+        settings: Settings,
+        *,
+        handlers: Container[int] = (),
+        scripts: Iterable[str] = (),
+    ) -> None:
         self.inner = inner
+        self.inline = policy.Inline(scripts)
         self.handlers = handlers
         self.caps = bodies.Caps.of(settings.server)
         public = settings.server.public_url
@@ -81,11 +90,7 @@ class Shield:
         https = sessions.secure_cookies(settings)
         days = settings.server.hsts_days if https else 0
         self.headers = _headers(framed_by=sessions.framed_by(settings), hsts_days=days)
-        # Forms of the page are sent by its script; one that a text brought along goes nowhere.
-        self.page_headers = [
-            (name, value.replace(b"form-action 'self'", b"form-action 'none'"))
-            for name, value in self.headers
-        ]
+        self.page_headers = [(name, policy.of_page(value)) for name, value in self.headers]
         self.streams_per_address = settings.server.streams_per_address
         self._streams: Counter[tuple[str, str]] = Counter()
         self._owners: OrderedDict[str, str] = OrderedDict()
@@ -101,8 +106,11 @@ class Shield:
         answer = self._dressed(scope, send)
         try:
             received = await self._checked(scope, receive)
+            page = scope["path"] == "/" and scope["method"] == "GET"
             with self._counted(scope):
-                await self.inner(scope, received, answer)
+                # What is held is dressed before: the policy is there to be completed.
+                held = self._dressed(scope, self.inline.held(send)) if page else answer
+                await self.inner(scope, received, held)
         except _Refused as refused:
             await _refuse(answer, refused)
 
@@ -241,15 +249,8 @@ class Shield:
 
 
 def _headers(*, framed_by: str, hsts_days: int) -> list[tuple[bytes, bytes]]:
-    ancestors = f"'self' {framed_by}".strip()
-    policy = (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-        "connect-src 'self'; worker-src 'self' blob:; form-action 'self'; base-uri 'self'; "
-        f"object-src 'none'; frame-src 'none'; frame-ancestors {ancestors}"
-    )
     headers = {
-        "content-security-policy": policy,
+        "content-security-policy": policy.policy(framed_by=framed_by),
         "x-content-type-options": "nosniff",
         "referrer-policy": "same-origin",
         "cross-origin-opener-policy": "same-origin",

@@ -88,12 +88,14 @@ def css() -> str:
     return (STATIC / "app.css").read_text(encoding="utf-8")
 
 
-def head() -> str:
+def script() -> str:
     """The page's own script; it talks to nobody but this server."""
-    script = "".join(
-        (STATIC / name).read_text(encoding="utf-8") for name in ("app.js", "account.js")
-    )
+    return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("app.js", "account.js"))
+
+
+def head() -> str:
+    """What Gradio adds to the head of the page once it runs."""
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<script>{script}</script>"
+        f"<script>{script()}</script>"
     )

@@ -1,7 +1,7 @@
 """What models and other users write, in a real browser under the served policy (bar 12).
 
-The policy allows inline scripts, as Gradio's page needs, so a text that reached the page as markup
-would run here. The fixture fails for requests to other hosts and for breaks of the policy.
+The policy runs no inline script but the page's own, so a text that reached the page as markup would
+break it. The fixture fails for requests to other hosts and for breaks of the policy.
 """
 
 import csv

@@ -1,6 +1,7 @@
 """The shield: paths, origins, bodies, session hashes and headers, over real HTTP."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def test_every_answer_carries_the_headers(site: Site) -> None:
         headers = answer.headers
         policy = headers["content-security-policy"]
         assert "default-src 'self'" in policy
+        inline = answer.url.path == "/theme.css" or answer.url.path.startswith(("/no", "/gradio"))
+        assert ("'unsafe-inline'" in policy.partition("script-src")[2].split(";")[0]) == inline
         own = answer.url.path.startswith("/api/") or answer.url.path == "/livez"
         assert ("form-action 'self'" if own else "form-action 'none'") in policy
         assert "http" not in policy
@@ -85,6 +88,10 @@ def test_every_answer_carries_the_headers(site: Site) -> None:
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-opener-policy"] == "same-origin"
         assert "access-control-allow-origin" not in headers
+    # The page runs the inline scripts that it came with, and no other.
+    page = client.get("/")
+    named = re.findall(r"'(sha256-[^']+)'", page.headers["content-security-policy"])
+    assert len(named) == len(re.findall(r"<script(?![^>]*src=)", page.text)) + 1
     for path in ("/", "/api/auth/me", "/nothing-here", "/api/chat/models"):
         assert client.get(path).headers["cache-control"] == "no-store", path
 
