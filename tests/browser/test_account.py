@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyotp import TOTP
 
 from tests.browser.robot import Robot
 from tests.servers import PASSWORD
@@ -102,3 +103,59 @@ def test_a_link_of_a_mail_opens_its_form(robot: Make) -> None:
     bob.page.keyboard.press("Escape")
     bob.page.evaluate("location.hash = 'verify=other-token'")
     bob.page.wait_for_selector("#verify-submit")
+
+
+def test_an_announcement_is_dismissed_for_good(robot: Make) -> None:
+    """On top of the page until its reader has seen it, on all devices; text stays text."""
+    words = "From 8 to 9. <img src=x onerror=alert(1)>"
+    root = robot()
+    root.sign_in("root")
+    about = {"title": "Maintenance", "text": words, "level": "warning", "notify": False}
+    made = root.context.request.post(
+        f"{root.url}/api/admin/announcements", data=about, headers={"Origin": root.url}
+    )
+    ann = robot()
+    ann.register(f"ann-{secrets.token_hex(4)}")
+    line = ann.page.locator("#news .news.warning")
+    line.wait_for()
+    assert words in line.inner_text()
+    line.locator("button").click()
+    line.wait_for(state="detached")
+    with ann.page.expect_response("**/api/announcements") as seen:
+        ann.page.reload()
+    assert seen.value.json()["items"] == []
+    # Taken down, it is gone from whoever did not dismiss it.
+    with root.page.expect_response("**/api/announcements") as seen:
+        root.page.reload()
+    assert [item["title"] for item in seen.value.json()["items"]] == ["Maintenance"]
+    number = made.json()["id"]
+    root.context.request.delete(
+        f"{root.url}/api/admin/announcements/{number}", headers={"Origin": root.url}
+    ).dispose()
+    with root.page.expect_response("**/api/announcements") as seen:
+        root.page.reload()
+    assert seen.value.json()["items"] == []
+
+
+def test_with_two_factors_a_code_is_asked_for_beside_the_password(robot: Make) -> None:
+    bob = robot()
+    bob.register(f"bob-{secrets.token_hex(4)}")
+    opened(bob)
+    codes = "[data-beside]"
+    assert not bob.page.locator(codes).first.is_visible()
+    site = {"Origin": bob.url}
+    enroll, confirm = (f"{bob.url}/api/auth/totp/{step}" for step in ("enroll", "confirm"))
+    made = bob.context.request.post(enroll, data={"password": PASSWORD}, headers=site).json()
+    code = TOTP(made["secret"]).now()
+    kept = bob.context.request.post(confirm, data={"code": code}, headers=site).json()
+    bob.page.reload()
+    opened(bob)
+    bob.page.click("#account-email-part summary")
+    bob.page.locator("#account-email-code").wait_for()
+    bob.page.fill("#account-new-email", "bob-new@example.org")
+    bob.page.fill("#account-email-password", PASSWORD)
+    bob.page.click("#account-email-change")
+    assert "beside the password" in said(bob, "email-change")
+    bob.page.fill("#account-email-code", kept["backup_codes"][0])
+    bob.page.click("#account-email-change")
+    bob.page.locator("form[data-does=email-change] .said", has_text="on its way").wait_for()

@@ -1,4 +1,4 @@
-"""Nobody's keys lie in the repository: tokens of known forms, private keys, addresses with passwords.
+"""Nobody's keys lie in the repository: known forms of tokens, private keys, passwords in addresses.
 
 Ruff's S rules hold the code against what bandit knows, at each lint.
 """
