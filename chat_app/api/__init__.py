@@ -25,6 +25,7 @@ from chat_app.api import (
     payments,
     prices,
     rates,
+    revenue,
     second_factor,
     shelves,
     shop,
@@ -64,6 +65,7 @@ ROUTERS = (
     payments.router,
     notifications.admin,
     books.router,
+    revenue.router,
     docs.router,
 )
 
