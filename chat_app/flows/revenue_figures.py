@@ -173,7 +173,8 @@ def movements(periods: Sequence[PlanPeriod]) -> "pd.DataFrame":
     import pandas as pd
 
     rows: list[tuple[Any, ...]] = []
-    for each, following in zip(periods, [*periods[1:], None], strict=True):
+    for number, each in enumerate(periods):
+        following = periods[number + 1] if number + 1 < len(periods) else None
         rows.append((each.user_id, each.starts_at, each.net_minor, each.plan, each.currency))
         goes_on = (
             following is not None

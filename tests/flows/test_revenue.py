@@ -21,11 +21,12 @@ from chat_app.credits.payments import orders, returns
 from chat_app.credits.payments.provider import DisputeStanding, RefundStanding
 from chat_app.credits.plans import Plan
 from chat_app.credits.renewals import Shop
+from chat_app.credits.takings import PlanPeriod
 from chat_app.db import Database
-from chat_app.flows import revenue
+from chat_app.flows import revenue, revenue_figures
 from chat_app.flows.revenue import NotWritten, Rules
 from chat_app.money import MICRO, Money
-from chat_app.revenue import journals
+from chat_app.revenue import journals, metrics
 from chat_app.revenue.journals import Line, PeriodClosed, Unbalanced
 from chat_app.revenue.tables import LotRevenueRow
 from chat_app.settings import Credits as CreditRules
@@ -338,7 +339,7 @@ def test_a_closed_month_stays(database: Database, monkeypatch: pytest.MonkeyPatc
         max_size=3,
     ),
     steps=st.lists(
-        st.tuples(st.integers(0, 4), st.sampled_from(["use", "expire", "adjust"]),
+        st.tuples(st.integers(0, 4), st.sampled_from(["nothing", "use", "adjust"]),
                   st.integers(1, 90)), max_size=14,
     ),
 )  # fmt: skip
@@ -371,13 +372,12 @@ def test_deferred_is_what_open_lots_have_not_earned(
         day += timedelta(days=forward)
 
         def step(session: Session, what: str = what, credits: int = credits) -> None:
+            lots.expire_due(session, now=at())
             have = ledger.balance(session, user_id=user).available
             micro = min(have, credits * MICRO)
-            if what == "expire":
-                lots.expire_due(session, now=at())
-            elif micro and what == "use":
+            if micro and what == "use":
                 use(session, micro / MICRO, at=at(), user=user)
-            elif micro:
+            elif micro and what == "adjust":
                 ledger.adjust(
                     session, user_id=user, micro=-micro, reason="r", actor="user:9", now=at(),
                     scope="t", key=fresh(),
@@ -385,3 +385,27 @@ def test_deferred_is_what_open_lots_have_not_earned(
 
         sqlite_database.write(step)
     check()
+
+
+def test_periods_of_plans_become_movements() -> None:
+    """One who stays and grows, one who leaves, one who comes back after a month."""
+
+    def period(user: int, month: int, minor: int) -> PlanPeriod:
+        return PlanPeriod(user, on(month, 1, 0), on(month + 1, 1, 0), "small", "USD", minor)
+
+    frame = revenue_figures.movements(
+        [
+            *(period(1, month, 900 if month < 3 else 2900) for month in range(1, 5)),
+            period(2, 1, 900),
+            period(3, 1, 900),
+            period(3, 3, 900),
+        ]
+    )
+
+    def at(month: int) -> metrics.Metrics:
+        return metrics.compute(frame, datetime(2025, month, 20, tzinfo=UTC))
+
+    january, february, march = at(1), at(2), at(3)
+    assert (january.mrr_minor, january.new_minor, january.customers) == (2700, 2700, 3)
+    assert (february.churned_minor, february.mrr_minor, february.nrr) == (1800, 900, 1 / 3)
+    assert (march.reactivation_minor, march.expansion_minor, march.mrr_minor) == (900, 2000, 3800)
