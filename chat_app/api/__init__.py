@@ -25,6 +25,7 @@ from chat_app.api import (
     payments,
     prices,
     rates,
+    reports,
     revenue,
     second_factor,
     shelves,
@@ -66,6 +67,7 @@ ROUTERS = (
     notifications.admin,
     books.router,
     revenue.router,
+    reports.router,
     docs.router,
 )
 

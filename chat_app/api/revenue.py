@@ -21,7 +21,17 @@ router = APIRouter(prefix="/admin/revenue", tags=["admin"])
 Reading = Annotated[SignedIn, Depends(deps.allowed("books.read"))]
 Writing = Annotated[SignedIn, Depends(deps.allowed("books.write"))]
 Currency = Annotated[str | None, Query(pattern=r"^[A-Z]{3}$")]
-Day = Annotated[date | None, Query()]
+First = Annotated[date | None, Query(alias="from", description="The first day, in UTC.")]
+Last = Annotated[date | None, Query(alias="to", description="The last day, included.")]
+
+
+def _as_of(
+    as_of: Annotated[str | None, Query(max_length=64, description="The moment to look at.")] = None,
+) -> int | None:
+    return deps.read_time(as_of, "as_of")
+
+
+AsOf = Annotated[int | None, Depends(_as_of)]
 _FIGURES = (
     "opening_mrr_minor", "new_minor", "expansion_minor", "contraction_minor", "churned_minor",
     "reactivation_minor", "mrr_minor", "customers", "churned_customers", "nrr", "grr", "logo_churn",
@@ -222,7 +232,7 @@ class CostOut(Shown):
 
 @router.get("/metrics", responses=errors_in(401, 403, 422))
 def metrics(
-    app: deps.App, who: Reading, as_of: deps.Until = None, currency: Currency = None
+    app: deps.App, who: Reading, as_of: AsOf = None, currency: Currency = None
 ) -> MetricsOut:
     """MRR, ARR, NRR, GRR and churn of the month that ends at `as_of`, and twelve months before.
 
@@ -246,7 +256,7 @@ def metrics(
 
 @router.get("/recognition", responses=errors_in(401, 403, 422))
 def recognition(
-    app: deps.App, who: Reading, since: Day = None, until: Day = None, currency: Currency = None
+    app: deps.App, who: Reading, since: First = None, until: Last = None, currency: Currency = None
 ) -> RecognitionOut:
     """Deferred revenue by month, and month of purchase by month of recognition."""
     found = revenue_figures.recognition(app, since=since, until=until, currency=currency)
@@ -270,7 +280,7 @@ def recognition(
 
 
 @router.get("/tax", responses=errors_in(401, 403, 422))
-def tax(app: deps.App, who: Reading, since: Day = None, until: Day = None) -> TaxesOut:
+def tax(app: deps.App, who: Reading, since: First = None, until: Last = None) -> TaxesOut:
     """Tax by jurisdiction and rate on documents issued from `since` to `until`, or this month."""
     last = until or app.clock.now().date()
     first = since or last.replace(day=1)
@@ -280,7 +290,7 @@ def tax(app: deps.App, who: Reading, since: Day = None, until: Day = None) -> Ta
 
 @router.get("/receivables", responses=errors_in(401, 403, 422))
 def receivables(
-    app: deps.App, who: Reading, as_of: deps.Until = None, currency: Currency = None
+    app: deps.App, who: Reading, as_of: AsOf = None, currency: Currency = None
 ) -> ReceivablesOut:
     """Open invoices by days past due, and what is expected never to come."""
     moment = _moment(as_of) or app.clock.now()
@@ -304,7 +314,7 @@ def receivables(
 
 @router.get("/cohorts", responses=errors_in(401, 403, 422))
 def cohorts(
-    app: deps.App, who: Reading, as_of: deps.Until = None, currency: Currency = None
+    app: deps.App, who: Reading, as_of: AsOf = None, currency: Currency = None
 ) -> CohortsOut:
     """MRR of customers by the month in which they first paid for a plan."""
     table = revenue_figures.cohorts(app, as_of=_moment(as_of), currency=currency)
@@ -321,8 +331,8 @@ def journal(
     *,
     app: deps.App,
     who: Reading,
-    since: Day = None,
-    until: Day = None,
+    since: First = None,
+    until: Last = None,
     account: Annotated[str, Query(pattern=r"^[a-z_]*(:[A-Za-z0-9_-]+)?$", max_length=64)] = "",
     limit: deps.Limit = 50,
     cursor: Annotated[int | None, Query(ge=1, le=2**62)] = None,

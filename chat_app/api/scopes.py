@@ -113,6 +113,10 @@ _ROUTES = {
         GET /api/admin/audit
         GET /api/admin/audit/verify
         GET /api/admin/reconciliation
+        GET /api/monitoring/report
+        GET /api/admin/reports/usage
+        GET /api/admin/reports/financial
+        GET /api/admin/reports/revenue
         GET /api/admin/revenue/metrics
         GET /api/admin/revenue/recognition
         GET /api/admin/revenue/tax

@@ -165,6 +165,12 @@ def receivables(
     return Receivables(aged, rules.allowance(aged), chosen, mine)
 
 
+def open_invoices(app: App, *, before: int) -> list[takings.OpenInvoice]:
+    """Invoices that were sent and not paid just before a moment (µs)."""
+    with app.db.read() as session:
+        return takings.open_invoices(session, at=before - 1)
+
+
 def movements(periods: Sequence[PlanPeriod]) -> "pd.DataFrame":
     """Rows `customer_id, ts, mrr_minor, plan, currency` for `revenue.metrics`.
 

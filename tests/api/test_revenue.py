@@ -1,5 +1,8 @@
 """Revenue over REST: what was sold and used, as the money ledger tells it."""
 
+import csv
+import io
+from decimal import Decimal
 from typing import Any
 
 from chat_app.clock import MICROS_PER_SECOND
@@ -56,7 +59,7 @@ def test_metrics_tax_receivables_and_cohorts(server: Server, root: Person) -> No
     assert get(root, "cohorts") == {"items": []}
     aged = get(root, "receivables")
     assert aged["total"]["total"] == sum(row["total"] for row in aged["items"])
-    taxes = get(root, "tax", since="2020-01-01")
+    taxes = get(root, "tax", **{"from": "2020-01-01"})
     assert all(row["tax_minor"] == 0 for row in taxes["items"])
 
 
@@ -82,3 +85,30 @@ def test_costs_and_closing(server: Server, root: Person) -> None:
     assert closed.status_code == 200, closed.text
     late = root.client.post("/api/admin/revenue/costs", json=body)
     assert (late.status_code, late.json()["error"]["code"]) == (409, "period_closed")
+
+
+def test_reports_add_up_and_hold_no_formula(server: Server, root: Person) -> None:
+    """The same rows as JSON, CSV and PDF; totals are those of the rows and of the ledger."""
+    person = server.person()
+    person.ask()
+    write(server)
+    used = root.client.get("/api/admin/reports/usage").json()
+    assert used["columns"][0] == "day"
+    credits = sum(Decimal(row["credits"]) for row in used["items"])
+    assert Decimal(used["totals"][""]["credits"]) == credits > 0
+    assert person.username in {row["username"] for row in used["items"]}
+    money = root.client.get("/api/admin/reports/financial").json()
+    for sums in money["totals"].values():
+        assert sums["debit_minor"] == sums["credit_minor"]
+    for kind in ("usage", "financial", "revenue", "tax", "receivables", "reconciliation"):
+        query = {"kind": kind, "from": "2024-01-01"}
+        listed = root.client.get("/api/monitoring/report", params=query).json()
+        table = root.client.get("/api/monitoring/report", params=query | {"format": "csv"})
+        rows = list(csv.reader(io.StringIO(table.text)))
+        assert rows[0] == listed["columns"]
+        sums = len(listed["totals"]) if kind != "reconciliation" else 0
+        assert len(rows) == 1 + len(listed["items"]) + sums
+        paper = root.client.get("/api/monitoring/report", params=query | {"format": "pdf"})
+        assert paper.content.startswith(b"%PDF")
+    wrong = root.client.get("/api/admin/reports/usage", params={"from": "2031-01-01"})
+    assert wrong.json()["error"]["code"] == "invalid_report"
