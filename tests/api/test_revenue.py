@@ -42,7 +42,7 @@ def test_from_the_payment_to_the_last_cent(server: Server, root: Person) -> None
     assert len(journal["items"]) == 1
     assert journal["items"][0]["lines"][0]["account"].startswith("cash")
     found = get(root, "recognition")
-    assert found["written_to"] == trace["entries"][-1]["day"]
+    assert found["written_to"] >= trace["entries"][-1]["day"]
     for month in found["months"]:
         left = month["recognized"] + month["refunded"] - month["other"]
         assert month["closing"] == month["opening"] + month["billed"] - left
