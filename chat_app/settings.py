@@ -201,6 +201,13 @@ class Pricing(Section):
     cached_percent: Annotated[int, Field(ge=0, le=100)] = 100
 
 
+class Revenue(Section):
+    breakage: Literal["remote", "proportional"] = "remote"
+    expected_breakage: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    plans: Literal["over_time", "by_use"] = "over_time"
+    proration: Literal["millisecond", "day", "even", "even_prorated"] = "day"
+
+
 class Script(Section):
     tokens: Annotated[int, Field(ge=0)] = 40
     tokens_per_second: Annotated[float, Field(ge=0)] = 40
@@ -302,6 +309,7 @@ class Settings(BaseSettings):
     transfers: Transfers = Transfers()
     orgs: Orgs = Orgs()
     pricing: Pricing = Pricing()
+    revenue: Revenue = Revenue()
     business: Business = Business()
     llm: Llm = Llm()
     chat: Chat = Chat()

@@ -26,6 +26,8 @@ from chat_app.api import (
     payments,
     prices,
     rates,
+    reports,
+    revenue,
     second_factor,
     shelves,
     shop,
@@ -67,6 +69,8 @@ ROUTERS = (
     notifications.admin,
     announcements.admin,
     books.router,
+    revenue.router,
+    reports.router,
     docs.router,
 )
 

@@ -115,6 +115,17 @@ _ROUTES = {
         GET /api/admin/audit
         GET /api/admin/audit/verify
         GET /api/admin/reconciliation
+        GET /api/monitoring/report
+        GET /api/admin/reports/usage
+        GET /api/admin/reports/financial
+        GET /api/admin/reports/revenue
+        GET /api/admin/revenue/metrics
+        GET /api/admin/revenue/recognition
+        GET /api/admin/revenue/tax
+        GET /api/admin/revenue/receivables
+        GET /api/admin/revenue/cohorts
+        GET /api/admin/revenue/journal
+        GET /api/admin/revenue/trace/{payment_id}
         GET /api/admin/prices
         GET /api/admin/models/{id}
         GET /api/admin/packages

@@ -317,6 +317,56 @@ CHECKS = [
         FROM operation o LEFT JOIN transfer t ON t.id = o.transfer_id
         WHERE o.transfer_id IS NOT NULL AND t.id IS NULL""",
     ),
+    # The money ledger and the lots.
+    Check(
+        "journal_balanced",
+        "journal",
+        "posting",
+        "An entry of the money ledger does not add up to zero.",
+        "Nothing writes such an entry. Restore the newest backup and compare the two.",
+        """SELECT p.journal_id AS left_id, NULL AS right_id, p.currency,
+         SUM(p.amount_minor) AS difference
+        FROM posting p GROUP BY p.journal_id, p.currency HAVING SUM(p.amount_minor) <> 0""",
+    ),
+    Check(
+        "deferred_and_postings",
+        "lot",
+        "posting",
+        "The money ledger defers something else for a lot than what it still owes.",
+        "Compare the order's trace (docs/accounting.md) with the lot's uses.",
+        """SELECT r.lot_id AS left_id, NULL AS right_id, r.payment_id AS payment,
+         r.net_minor - r.earned - r.broken - r.handed AS owed,
+         COALESCE(p.deferred, 0) AS deferred
+        FROM lot_revenue r LEFT JOIN (
+         SELECT lot_id, -SUM(amount_minor) AS deferred FROM posting
+         WHERE account LIKE 'deferred:%' GROUP BY lot_id) p ON p.lot_id = r.lot_id
+        WHERE r.net_minor - r.earned - r.broken - r.handed <> COALESCE(p.deferred, 0)""",
+    ),
+    Check(
+        "lot_and_its_revenue",
+        "lot",
+        "lot",
+        "The money ledger counts other uses of a lot than the lot has.",
+        "The lot's uses count. Compare them with the order's trace (docs/accounting.md).",
+        """SELECT r.lot_id AS left_id, r.lot_id AS right_id, r.used + r.gone + r.expired AS counted,
+         COALESCE(u.amount, 0) AS left_the_lot
+        FROM lot_revenue r JOIN book_mark m ON m.id = 1 LEFT JOIN (
+         SELECT lot_id, SUM(amount) AS amount FROM lot_use, book_mark
+         WHERE transfer_id <= book_mark.transfer_id GROUP BY lot_id) u ON u.lot_id = r.lot_id
+        WHERE r.used + r.gone + r.expired <> COALESCE(u.amount, 0)""",
+    ),
+    Check(
+        "order_without_sale",
+        "payment",
+        "journal",
+        "An order was paid and the money ledger does not know it.",
+        "The books are written after each day's end. If it stays, look at the job log.",
+        """SELECT p.id AS left_id, NULL AS right_id, p.amount_minor, p.currency
+        FROM payment p JOIN operation o ON o.id = p.fulfilled_op_id
+        JOIN book_mark m ON m.id = 1 AND o.transfer_id <= m.transfer_id
+        LEFT JOIN journal j ON j.key = 'sale:' || p.id
+        WHERE p.status = 'paid' AND p.amount_minor > 0 AND j.id IS NULL""",
+    ),
 ]
 
 

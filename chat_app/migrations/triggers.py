@@ -22,6 +22,8 @@ TABLES = (
     "invoice_tax",
     "invoice_file",
     "receipt",
+    "journal",
+    "posting",
 )
 _FUNCTION = """CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = '23514'; END $$"""

@@ -1,1 +1,1 @@
-"""Revenue: what was earned, what is owed, what recurs. Reads money, moves none."""
+"""Revenue: what was earned, what is owed, what recurs; the money ledger. Moves no credits."""

@@ -233,7 +233,14 @@ def _earned(purchase: Any, mine: pd.DataFrame | None, end: pd.Timestamp, rules: 
     if purchase.kind == "point_in_time":
         return _Earned(purchase.price_minor, 0)
     if purchase.kind == "plan":
-        return _Earned(_served(purchase, end, rules.proration), 0)
+        earned = served(
+            purchase.price_minor,
+            start=purchase.service_start,
+            stop=purchase.service_end,
+            end=end,
+            proration=rules.proration,
+        )
+        return _Earned(earned, 0)
     price = purchase.price_minor
     offered = _exact(purchase.credits) + _exact(purchase.bonus_credits)
     if not offered:  # nothing can be used up, so nothing is owed
@@ -249,9 +256,10 @@ def _earned(purchase: Any, mine: pd.DataFrame | None, end: pd.Timestamp, rules: 
     return _Earned(by_use, price - by_use) if ended or used == offered else _Earned(by_use, 0)
 
 
-def _served(plan: Any, end: pd.Timestamp, proration: Proration) -> int:
-    """Minor units of a plan's price that its service before `end` has earned."""
-    start, stop, price = plan.service_start, plan.service_end, plan.price_minor
+def served(
+    price: int, *, start: pd.Timestamp, stop: pd.Timestamp, end: pd.Timestamp, proration: Proration
+) -> int:
+    """Minor units of a price for the service from `start` to `stop` that is earned before `end`."""
     if proration == "day":
         # The day on which it begins counts whole, the one on which it ends not at all.
         first, last = start.normalize(), stop.normalize()

@@ -15,7 +15,7 @@ from chat_app.credits.payments import events, returns
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.payments.provider import DisputeStanding
 from chat_app.db import Database
-from chat_app.flows import adjust, purchase, reconcile, refund
+from chat_app.flows import adjust, purchase, reconcile, refund, revenue
 from chat_app.flows.reconcile import CHECKS
 from chat_app.money import MICRO
 from tests.apps import answer, ask, person, running_app, script_settings
@@ -45,6 +45,10 @@ async def history(app: App) -> None:
     await purchase.confirm(app, user_id=bruno, payment_id=taken.id, key="c")
     await answer(app, bruno, await ask(app, bruno, "something else"))
     await asyncio.to_thread(app.db.write, partial(bank, app, taken))
+    later = app.clock.micros() + 2 * 86_400 * 1_000_000
+    write = partial(revenue.write_next, rules=revenue.rules_of(app), now=later)
+    while await asyncio.to_thread(app.db.write, write):
+        pass
 
 
 def bank(app: App, order: Payment, session: Session) -> None:
@@ -130,6 +134,14 @@ FAULTS = {
     "event_never_acted_on": "UPDATE webhook_event SET state = 'new', processed_at = NULL",
     "paid_event_and_payment": """UPDATE payment SET status = 'pending'
         WHERE id = (SELECT payment_id FROM webhook_event)""",
+    "journal_balanced": """UPDATE posting SET amount_minor = amount_minor + 1
+        WHERE line = 1 AND journal_id = (SELECT MIN(journal_id) FROM posting)""",
+    "deferred_and_postings": """UPDATE lot_revenue SET earned = earned - 1
+        WHERE lot_id = (SELECT MIN(lot_id) FROM lot_revenue)""",
+    "lot_and_its_revenue": """UPDATE lot_revenue SET used = used - 1
+        WHERE lot_id = (SELECT MIN(lot_id) FROM lot_revenue)""",
+    "order_without_sale": """DELETE FROM journal
+        WHERE id = (SELECT MIN(id) FROM journal WHERE kind = 'sale')""",
     "key_and_transfer": f"DELETE FROM transfer WHERE id = ({_PURCHASE})",
 }
 
@@ -168,6 +180,9 @@ def test_a_planted_fault_is_found_and_named(template: Path, tmp_path: Path, name
         "credits_without_payment": {"payment"},
         "credits_without_refund": {"refund"},
         "key_and_transfer": {"transfer"},
+        "journal_balanced": {"posting"},
+        "deferred_and_postings": {"posting"},
+        "order_without_sale": {"journal"},
     }
     assert missing == expected.get(name, set())
 

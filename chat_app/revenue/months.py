@@ -1,0 +1,88 @@
+"""The money ledger by month: what was billed, earned, given back, and what is still owed."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlmodel import Session
+
+_MONTHS = """SELECT SUBSTR(j.day, 1, 7), j.kind, p.account, p.currency, SUM(p.amount_minor)
+ FROM posting p JOIN journal j ON j.id = p.journal_id WHERE j.day <= :until
+ GROUP BY 1, 2, 3, 4 ORDER BY 1"""
+_WATERFALL = """SELECT SUBSTR(s.day, 1, 7), SUBSTR(j.day, 1, 7), -SUM(p.amount_minor)
+ FROM posting p JOIN journal j ON j.id = p.journal_id
+ JOIN journal s ON s.key = 'sale:' || p.payment_id
+ WHERE p.account LIKE 'revenue:%' AND p.currency = :currency AND j.day <= :until
+ GROUP BY 1, 2 ORDER BY 1, 2"""
+
+
+@dataclass(frozen=True)
+class Month:
+    """A month of a currency, in minor units net of tax. Closing = opening + billed − the rest.
+
+    `other` is what came without an order or came back.
+    """
+
+    period: str
+    currency: str
+    opening: int
+    billed: int
+    usage: int
+    subscription: int
+    breakage: int
+    adjustment: int
+    refunded: int
+    other: int
+    closing: int
+
+    @property
+    def recognized(self) -> int:
+        """What the month earned in all."""
+        return self.usage + self.subscription + self.breakage + self.adjustment
+
+
+def roll_forward(session: Session, *, until: str) -> list[Month]:
+    """Deferred revenue by month and currency up to a day (ISO), oldest first."""
+    deferred: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    earned: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for period, kind, account, currency, minor in session.execute(text(_MONTHS), {"until": until}):
+        group, _, name = account.partition(":")
+        if group == "deferred":
+            deferred[currency, period][kind] -= int(minor)
+        elif group == "revenue":
+            earned[currency, period][name] -= int(minor)
+    found: list[Month] = []
+    opening: dict[str, int] = defaultdict(int)
+    for currency, period in sorted({*deferred, *earned}):
+        of, made = deferred[currency, period], earned[currency, period]
+        closing = opening[currency] + sum(of.values())
+        billed = of.get("sale", 0)
+        refunded = -sum(minor for kind, minor in of.items() if kind.endswith("_taken"))
+        recognized = sum(made.values())
+        found.append(
+            Month(
+                period=period,
+                currency=currency,
+                opening=opening[currency],
+                billed=billed,
+                usage=made.get("usage", 0),
+                subscription=made.get("subscription", 0),
+                breakage=made.get("breakage", 0),
+                adjustment=made.get("adjustment", 0),
+                refunded=refunded,
+                other=closing - opening[currency] - billed + recognized + refunded,
+                closing=closing,
+            )
+        )
+        opening[currency] = closing
+    return found
+
+
+def waterfall(session: Session, *, currency: str, until: str) -> dict[str, dict[str, int]]:
+    """Month of purchase → month of recognition → minor units."""
+    table: dict[str, dict[str, int]] = {}
+    for bought, period, minor in session.execute(
+        text(_WATERFALL), {"currency": currency, "until": until}
+    ):
+        table.setdefault(bought, {})[period] = int(minor)
+    return table
