@@ -15,6 +15,7 @@ from chat_app.api import (
     errors,
     images,
     imports,
+    invoice_links,
     invoices,
     keys,
     mailbox,
@@ -29,6 +30,7 @@ from chat_app.api import (
     shelves,
     shop,
     spending,
+    tax_rates,
 )
 from chat_app.app import App
 from chat_app.monitor.health import Probe
@@ -48,6 +50,7 @@ ROUTERS = (
     shop.router,
     spending.router,
     invoices.router,
+    invoice_links.router,
     notifications.billing,
     orgs.billing,
     orgs.router,
@@ -61,6 +64,8 @@ ROUTERS = (
     prices.router,
     shelves.router,
     invoices.admin_router,
+    invoice_links.admin_router,
+    tax_rates.router,
     payments.router,
     notifications.admin,
     books.router,
