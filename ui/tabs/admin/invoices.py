@@ -208,7 +208,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             path = await paperwork.new_link(app, actor_id=own, invoice_id=pressed)
         else:
             await paperwork.withdraw_link(app, actor_id=own, invoice_id=pressed)
-        gr.Info("What was the link opens nothing any more.", duration=4)
+        gr.Info("The old link opens nothing any more.", duration=4)
         invoice = await asyncio.to_thread(find, pressed)
         return {c.about: _about(invoice, links=True, path=path)}
 
@@ -223,7 +223,9 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
     c.tab.select(admin_invoices_show, filters, [c.table], **quiet)
     for trigger in (c.search.change, c.status.change):
         trigger(admin_invoices_show, filters, [c.table], trigger_mode="always_last", **quiet)
-    c.table.click(admin_invoices_choose, None, panel, **quiet)
+    c.table.click(admin_invoices_choose, None, panel, **quiet).then(
+        None, js=parts.reveal("admin-invoice"), api_visibility="private"
+    )
     c.about.click(admin_invoices_link, None, [c.about], **quiet)
     c.issue.click(admin_invoices_issue, [c.chosen, *filters], [*panel, c.table], **quiet)
     c.review.click(
@@ -244,10 +246,15 @@ def _row(invoice: Invoice) -> list[str]:
         parts.esc(invoice.document["buyer"]["name"]),
         pdf.day(invoice.document["issued_on"]),
         state(invoice),
-        parts.esc(Money(invoice.total_minor, invoice.currency)),
+        _total(invoice),
         f'<button data-act="choose" data-id="{parts.esc(invoice.id)}" '
         f'aria-label="Manage {parts.esc(invoice.number or "draft")}">Manage</button>',
     ]
+
+
+def _total(invoice: Invoice) -> str:
+    shown = parts.esc(Money(invoice.total_minor, invoice.currency))
+    return f'<span class="plus">−{shown}</span>' if invoice.kind == "credit_note" else shown
 
 
 def _about(invoice: Invoice, *, links: bool, path: str = "") -> str:

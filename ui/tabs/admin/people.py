@@ -378,7 +378,9 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
     asking = [c.question, c.asked, c.ask, c.sure]
     tab.select(show, [c.search], [c.table], **quiet)
     c.search.change(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
-    c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet)
+    c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet).then(
+        None, js=parts.reveal("admin-user"), api_visibility="private"
+    )
     c.review.click(review, [c.chosen, c.amount, c.reason], reviewed, **quiet)
     c.forgive.click(forgive_review, [c.chosen, c.amount, c.reason], reviewed, **quiet)
     for button, handler, name in (

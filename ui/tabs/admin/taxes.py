@@ -46,27 +46,37 @@ def build() -> Taxes:
             '<p class="hint">The next invoice takes the rate of its day; what was issued stays as '
             "it is. The built-in list is a help, not advice: confirm it for your business.</p>"
         )
-        with gr.Row(elem_classes="filters"):
+        with gr.Row(elem_classes="filters tight"):
             country = gr.Textbox(
-                label="Country", placeholder="EE: shows its rates", elem_id="admin-tax-country",
-                max_lines=1, min_width=130,
-            )  # fmt: skip
+                label="Country",
+                placeholder="EE: shows its rates",
+                elem_id="admin-tax-country",
+                max_lines=1,
+            )
             percent = gr.Textbox(
-                label="Rate in %", placeholder="25.5", elem_id="admin-tax-percent", max_lines=1,
-                min_width=110,
-            )  # fmt: skip
+                label="Rate in %",
+                placeholder="25.5",
+                elem_id="admin-tax-percent",
+                max_lines=1,
+            )
             first = gr.Textbox(
-                label="From", placeholder="2027-01-01", elem_id="admin-tax-first", max_lines=1,
-                min_width=130,
-            )  # fmt: skip
+                label="From",
+                placeholder="2027-01-01",
+                elem_id="admin-tax-first",
+                max_lines=1,
+            )
             last = gr.Textbox(
-                label="Last day", placeholder="empty: no end", elem_id="admin-tax-last",
-                max_lines=1, min_width=130,
-            )  # fmt: skip
+                label="Last day",
+                placeholder="empty: no end",
+                elem_id="admin-tax-last",
+                max_lines=1,
+            )
             source = gr.Textbox(
-                label="Source", placeholder="Law or notice", elem_id="admin-tax-source",
-                max_lines=1, min_width=150,
-            )  # fmt: skip
+                label="Source",
+                placeholder="Law or notice",
+                elem_id="admin-tax-source",
+                max_lines=1,
+            )
             add = gr.Button("Add rate", elem_id="admin-tax-add", scale=0)
         table = gr.HTML(parts.loading(2), elem_id="admin-tax-table", js_on_load=_CLICKS)
     return Taxes(country, percent, first, last, source, add, table)
