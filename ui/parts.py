@@ -98,6 +98,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str) 
     )
 
 
+def reveal(elem_id: str) -> str:
+    """A script that scrolls to a panel that has just opened, if it is out of sight."""
+    return (
+        f"() => requestAnimationFrame(() => document.getElementById('{elem_id}')"
+        "?.scrollIntoView({ block: 'nearest' }))"
+    )
+
+
 def signed(micro: int) -> str:
     """A movement of credits with its sign and colour."""
     kind = "plus" if micro > 0 else "minus"

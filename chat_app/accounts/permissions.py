@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from chat_app.accounts import users
 from chat_app.accounts.tables import User
@@ -79,11 +79,11 @@ MEANING: Mapping[Permission, str] = MappingProxyType(
         "users.suspend": "suspend an account and let it back in",
         "users.logout": "end all sign-ins of an account",
         "users.role": "change roles; suspend or sign out staff; take two-factor sign-in off",
-        "credits.adjust": "add or take credits with a reason, one by one or in bulk",
+        "credits.adjust": "add or take credits with a reason, one by one or in bulk; forgive debts",
         "payments.read": "see orders and what the payment provider reported",
         "payments.refund": "refund what is unused of an order",
         "invoices.read": "find and open invoices and credit notes",
-        "invoices.write": "issue, void and write off invoices",
+        "invoices.write": "issue, void and write off invoices, their public links, tax rates",
         "prices.read": "see all versions of the prices and what a new one would do",
         "prices.write": "publish a price",
         "models.write": "offer a model or take it off the shelf",
@@ -145,3 +145,13 @@ def require(session: Session, *, user_id: int, permission: Permission) -> User:
         raise AdminsOnly
     check(user.role, permission)
     return user
+
+
+def holders(session: Session, permission: Permission) -> list[int]:
+    """Ids of the working accounts that have the permission, oldest first."""
+    query = select(User.id).where(
+        col(User.role).in_(ALLOWED[permission]),
+        col(User.suspended).is_(False),
+        col(User.erased_at).is_(None),
+    )
+    return [id for id in session.exec(query.order_by(col(User.id))) if id is not None]

@@ -16,6 +16,7 @@ from chat_app.api import (
     errors,
     images,
     imports,
+    invoice_links,
     invoices,
     keys,
     mailbox,
@@ -32,6 +33,7 @@ from chat_app.api import (
     shelves,
     shop,
     spending,
+    tax_rates,
 )
 from chat_app.app import App
 from chat_app.monitor.health import Probe
@@ -51,6 +53,7 @@ ROUTERS = (
     shop.router,
     spending.router,
     invoices.router,
+    invoice_links.router,
     notifications.billing,
     orgs.billing,
     orgs.router,
@@ -65,6 +68,8 @@ ROUTERS = (
     prices.router,
     shelves.router,
     invoices.admin_router,
+    invoice_links.admin_router,
+    tax_rates.router,
     payments.router,
     notifications.admin,
     announcements.admin,

@@ -11,7 +11,7 @@ from chat_app.api import deps, monitoring
 from chat_app.api.deps import Body, Credits, Text, errors_in
 from chat_app.api.views import AccountOut, BalanceOut, DashboardOut, ModelOut, Page
 from chat_app.credits import ledger
-from chat_app.flows import adjust, people, shelf, staff
+from chat_app.flows import adjust, forgive, people, shelf, staff
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
@@ -32,6 +32,13 @@ class Change(Body):
 
 class Adjustment(Body):
     credits: Credits
+    reason: Annotated[Text, Field(max_length=1000)]
+
+
+class Forgiveness(Body):
+    """`credits` of what is owed; without them all of it."""
+
+    credits: Credits | None = None
     reason: Annotated[Text, Field(max_length=1000)]
 
 
@@ -98,6 +105,22 @@ async def adjust_credits(
 ) -> BalanceOut:
     """Add credits, or take unheld ones with a negative amount. The reason stays in the books."""
     balance = await adjust.adjust(
+        app,
+        admin_id=deps.user_id(who),
+        user_id=id,
+        micro=body.credits,
+        reason=body.reason,
+        key=key,
+    )
+    return BalanceOut.of(balance)
+
+
+@router.post("/users/{id}/debt/forgive", responses=errors_in(401, 403, 404, 409, 422))
+async def forgive_debt(
+    app: deps.App, who: Adjusting, id: deps.UserId, key: deps.IdempotencyKey, body: Forgiveness
+) -> BalanceOut:
+    """Let somebody off what they owe, or a part of it. It never comes back, whoever wins."""
+    balance = await forgive.forgive(
         app,
         admin_id=deps.user_id(who),
         user_id=id,

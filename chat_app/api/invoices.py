@@ -65,7 +65,10 @@ class PartyOut(Shown):
 
 
 class InvoiceOut(Shown):
-    """An invoice or a credit note. `number` is null for a draft, `credited` what notes took off."""
+    """An invoice or a credit note. `number` is null for a draft, `credited` what notes took off.
+
+    `shared`: there is a public link.
+    """
 
     id: str
     kind: str
@@ -82,6 +85,7 @@ class InvoiceOut(Shown):
     issued_at: str | None
     created_at: str
     pdf_url: str | None
+    shared: bool
 
     @classmethod
     def of(cls, invoice: Invoice) -> "InvoiceOut":
@@ -414,6 +418,7 @@ def _shown(invoice: Invoice) -> dict[str, Any]:
         "issued_at": None if invoice.issued_at is None else rfc3339(invoice.issued_at),
         "created_at": rfc3339(invoice.created_at),
         "pdf_url": f"/api/billing/invoices/{invoice.id}/pdf" if invoice.number else None,
+        "shared": invoice.shared,
     }
 
 

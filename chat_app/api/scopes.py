@@ -66,6 +66,8 @@ _ROUTES = {
         PUT /api/billing/auto-topup
         DELETE /api/billing/auto-topup
         POST /api/billing/invoices/{id}/generate
+        POST /api/billing/invoices/{id}/link
+        DELETE /api/billing/invoices/{id}/link
         PUT /api/billing/details
     """,
     "account:read": """
@@ -133,6 +135,7 @@ _ROUTES = {
         GET /api/admin/codes
         GET /api/admin/invoices
         GET /api/admin/invoices/{id}/pdf
+        GET /api/admin/tax-rates
         GET /api/admin/messages
         GET /api/admin/announcements
         GET /api/admin/payments

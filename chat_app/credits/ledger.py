@@ -29,8 +29,8 @@ SOURCES = {
     "reinstated": ("reinstatement", "refunded"),
 }
 MOVES = ("transfer", "fund", "allocation")
-_OUT_TYPES = ("message", "expiry", "chargeback", "repayment")
-TYPES = (*_OUT_TYPES, *MOVES, *(shown for shown, _ in SOURCES.values()))
+_OWN_TYPES = ("message", "expiry", "chargeback", "repayment", "forgiveness")
+TYPES = (*_OWN_TYPES, *MOVES, *(shown for shown, _ in SOURCES.values()))
 MAX_PAGE = 500
 DAY = 24 * 3600 * MICROS_PER_SECOND
 
@@ -152,9 +152,12 @@ def grant(
     ends_before = expires_at is not None and expires_at <= now
     if not shown or not 0 < micro <= MAX_MICROCREDITS or price_minor < 0 or ends_before:
         raise BadGrant
-    books = Books(session)
-    hashed = operations.digest(
-        {
+    deed = operations.begin(
+        session,
+        scope=scope,
+        key=key,
+        actor=actor,
+        request={
             "grant": micro,
             "user": user_id,
             "source": source,
@@ -162,11 +165,11 @@ def grant(
             "currency": currency,
             "expires_at": expires_at,
             "reference": reference,
-        }
+        },
     )
-    outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
-    if outcome is not None:
-        return _outcome_of(books, scope, key, outcome)
+    if deed.outcome is not None:
+        return Outcome(deed.id, **deed.outcome, replayed=True)
+    books = deed.books
     owner = accounts.lock(books, user_id=user_id, now=now)
     accounts.refuse_closed(owner)
     now = owner.time(now)
@@ -197,16 +200,7 @@ def grant(
         now=now,
     )
     done = {"transfer_id": transfer_id, "micro": micro, "balance_after": owner.posted}
-    operation_id = operations.keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=done,
-        transfer_id=transfer_id,
-    )
+    operation_id = deed.keep(done, now=now, transfer_id=transfer_id)
     if owner.owed and price_minor:
         debts.repay_from(books, owner, lot_id=lot_id, now=now, cause_id=transfer_id)
     return Outcome(operation_id, transfer_id, micro, done["balance_after"])
@@ -243,19 +237,22 @@ def adjust(
             description=reason,
             **(terms or Terms(priority=0, expires_at=None)),
         )
-    books = Books(session)
-    hashed = operations.digest({"adjust": micro, "user": user_id, "reason": reason})
-    outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
-    if outcome is not None:
-        return _outcome_of(books, scope, key, outcome)
+    deed = operations.begin(
+        session,
+        scope=scope,
+        key=key,
+        actor=actor,
+        request={"adjust": micro, "user": user_id, "reason": reason},
+    )
+    if deed.outcome is not None:
+        return Outcome(deed.id, **deed.outcome, replayed=True)
+    books = deed.books
     owner = accounts.lock(books, user_id=user_id, now=now)
     now = owner.time(now)
     found = lots.free(books, owner, now=now)
     if not accounts.post(books, owner, micro=micro, now=now):
         error = holds.out_of_credits(needed=-micro, available=owner.available)
-        operations.refuse(
-            session, books, scope=scope, key=key, hashed=hashed, now=now, actor=actor, why=error
-        )
+        deed.refuse(error, now=now)
         raise error
     transfer_id = transfers.out(
         books,
@@ -270,16 +267,7 @@ def adjust(
     for lot, part in lots.choose(found, -micro):
         lots.take(books, lot, micro=part, transfer_id=transfer_id, kind="adjust")
     done = {"transfer_id": transfer_id, "micro": micro, "balance_after": owner.posted}
-    operation_id = operations.keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=done,
-        transfer_id=transfer_id,
-    )
+    operation_id = deed.keep(done, now=now, transfer_id=transfer_id)
     return Outcome(operation_id, transfer_id, micro, owner.posted)
 
 
@@ -354,12 +342,3 @@ def transactions(
         for id, code, amount, after, text, reference, created_at, model, reply_id in found[:limit]
     ]
     return words.told(session, page), str(page[-1].id) if len(found) > limit else None
-
-
-_OPERATION = Statement("SELECT id FROM operation WHERE scope = :scope AND key = :key")
-
-
-def _outcome_of(books: Books, scope: str, key: str, stored: operations.Outcome) -> Outcome:
-    row = books.one(_OPERATION, scope=scope, key=key)
-    assert row is not None
-    return Outcome(row[0], **stored, replayed=True)

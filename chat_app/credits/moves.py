@@ -117,12 +117,17 @@ def move(
         raise OwnWallet
     if not 0 < micro <= MAX_MICROCREDITS:
         raise BadMove
-    books = Books(session)
     request = {"move": micro, "from": source.code, "to": target.code, "code": code}
-    hashed = operations.digest({**request, "description": description})
-    outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
-    if outcome is not None:
-        return Moved(**outcome, replayed=True)
+    deed = operations.begin(
+        session,
+        scope=scope,
+        key=key,
+        actor=actor,
+        request={**request, "description": description},
+    )
+    if deed.outcome is not None:
+        return Moved(**deed.outcome, replayed=True)
+    books = deed.books
     giver, taker = accounts.lock_both(books, source, target, now=now)
     accounts.refuse_closed(giver)
     accounts.refuse_closed(taker)
@@ -134,9 +139,7 @@ def move(
         books, source, giver, found, micro=micro, code=code, day_limit=day_limit, now=now
     )
     if error is not None:
-        operations.refuse(
-            session, books, scope=scope, key=key, hashed=hashed, now=now, actor=actor, why=error
-        )
+        deed.refuse(error, now=now)
         raise error
     transfer_id = _carry(
         books,
@@ -155,16 +158,7 @@ def move(
         "balance_after": giver.posted,
         "created_at": now,
     }
-    operations.keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=done,
-        transfer_id=transfer_id,
-    )
+    deed.keep(done, now=now, transfer_id=transfer_id)
     return Moved(transfer_id, micro, giver.posted, now)
 
 

@@ -8,6 +8,7 @@ describe the moment (try later, somebody else was faster) are not remembered.
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlmodel import Session
@@ -53,6 +54,62 @@ def digest(request: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(request).encode()).hexdigest()
 
 
+@dataclass(slots=True)
+class Deed:
+    """A request with its key in hand: done before with this `outcome`, or to be done and kept."""
+
+    session: Session
+    books: Books
+    scope: str
+    key: str
+    hashed: str
+    actor: str
+    outcome: Outcome | None
+
+    @property
+    def id(self) -> int:
+        """The id of the operation that was kept earlier."""
+        found = number(self.session, scope=self.scope, key=self.key)
+        assert found is not None, "only what was done has a number"
+        return found
+
+    def keep(self, outcome: Outcome, *, now: int, transfer_id: int | None) -> int:
+        """Remember what was done, with the transfer it made; returns the operation's id."""
+        return keep(
+            self.books,
+            scope=self.scope,
+            key=self.key,
+            hashed=self.hashed,
+            now=now,
+            actor=self.actor,
+            outcome=outcome,
+            transfer_id=transfer_id,
+        )
+
+    def refuse(self, error: AppError, *, now: int) -> None:
+        """Remember a refusal, also when the caller's whole story is rolled back because of it."""
+        refuse(
+            self.session,
+            self.books,
+            scope=self.scope,
+            key=self.key,
+            hashed=self.hashed,
+            now=now,
+            actor=self.actor,
+            why=error,
+        )
+
+
+def begin(session: Session, *, scope: str, key: str, actor: str, request: dict[str, Any]) -> Deed:
+    """Take a key in hand for a request. Without an outcome it is to be done, and kept.
+
+    Raises the remembered refusal, or IdempotencyConflict for another request with the key.
+    """
+    books, hashed = Books(session), digest(request)
+    outcome = find(books, scope=scope, key=key, hashed=hashed)
+    return Deed(session, books, scope, key, hashed, actor, outcome)
+
+
 def once(
     session: Session,
     *,
@@ -68,11 +125,9 @@ def once(
     The outcome must be JSON. A refusal leaves nothing of `run` behind; a decided one is raised
     again for every later request with the key. Raises IdempotencyConflict for another request.
     """
-    books = Books(session)
-    hashed = digest(request)
-    found = find(books, scope=scope, key=key, hashed=hashed)
-    if found is not None:
-        return found, True
+    deed = begin(session, scope=scope, key=key, actor=actor, request=request)
+    if deed.outcome is not None:
+        return deed.outcome, True
     pending = session.info.setdefault(AFTER_ROLLBACK, [])
     mark = len(pending)
     try:
@@ -81,18 +136,9 @@ def once(
             session.flush()
     except DECIDED as error:
         del pending[mark:]
-        refuse(session, books, scope=scope, key=key, hashed=hashed, now=now, actor=actor, why=error)
+        deed.refuse(error, now=now)
         raise
-    keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=outcome,
-        transfer_id=None,
-    )
+    deed.keep(outcome, now=now, transfer_id=None)
     return outcome, False
 
 

@@ -54,11 +54,15 @@ class Taken:
 
 @dataclass(frozen=True)
 class Returned:
-    """What came back: `micro` credits as a new lot of the transfer, and a debt that is no more."""
+    """What came back: `micro` credits as a new lot of the transfer, and a debt that is no more.
+
+    `forgiven` was let off before, so it neither comes back nor is owed.
+    """
 
     micro: int
     cancelled: int
     transfer_id: int | None
+    forgiven: int = 0
 
 
 def refundable(session: Session, *, user_id: int, grants: Sequence[int]) -> tuple[int, int]:
@@ -89,12 +93,16 @@ def refund(
 
     Raises NothingToRefund, BadRefund, or IdempotencyConflict.
     """
-    books = Books(session)
-    request = {"refund": reference, "user": user_id, "minor": minor}
-    hashed = operations.digest(request)
-    outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
-    if outcome is not None:
-        return Taken(**outcome, operation_id=_operation(session, scope, key), replayed=True)
+    deed = operations.begin(
+        session,
+        scope=scope,
+        key=key,
+        actor=actor,
+        request={"refund": reference, "user": user_id, "minor": minor},
+    )
+    if deed.outcome is not None:
+        return Taken(**deed.outcome, operation_id=deed.id, replayed=True)
+    books = deed.books
     wallet = accounts.lock(books, user_id=user_id, now=now)
     now = wallet.time(now)
     lots.free(books, wallet, now=now)  # what has ended expires before it could be refunded
@@ -114,16 +122,7 @@ def refund(
         "transfer_id": transfer_id,
         "debt_id": None,
     }
-    operation_id = operations.keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=done,
-        transfer_id=transfer_id,
-    )
+    operation_id = deed.keep(done, now=now, transfer_id=transfer_id)
     return Taken(operation_id, micro, money, 0, transfer_id, None)
 
 
@@ -144,11 +143,16 @@ def charge_back(
     Credits that an answer in progress holds are owed too: if it does not use them, `debts.collect`
     takes them. Expired and refunded ones are gone already and nobody owes them.
     """
-    books = Books(session)
-    hashed = operations.digest({"chargeback": reference, "user": user_id})
-    outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
-    if outcome is not None:
-        return Taken(**outcome, operation_id=_operation(session, scope, key), replayed=True)
+    deed = operations.begin(
+        session,
+        scope=scope,
+        key=key,
+        actor=actor,
+        request={"chargeback": reference, "user": user_id},
+    )
+    if deed.outcome is not None:
+        return Taken(**deed.outcome, operation_id=deed.id, replayed=True)
+    books = deed.books
     wallet = accounts.lock(books, user_id=user_id, now=now)
     now = wallet.time(now)
     lots.free(books, wallet, now=now)
@@ -179,16 +183,7 @@ def charge_back(
         "transfer_id": transfer_id,
         "debt_id": debt_id,
     }
-    operation_id = operations.keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=done,
-        transfer_id=transfer_id or debt_id,
-    )
+    operation_id = deed.keep(done, now=now, transfer_id=transfer_id or debt_id)
     return Taken(operation_id, micro, money, owed, transfer_id, debt_id)
 
 
@@ -209,22 +204,32 @@ def give_back(
     """Undo a refund or a chargeback, once: the money stayed with us after all.
 
     Its debt is cancelled as far as it is still owed; what was paid of it comes back with the
-    credits that were taken, as one lot with their share of the price.
+    credits that were taken, as one lot with their share of the price. What was forgiven of it
+    does not: nobody paid that.
     """
-    books = Books(session)
-    hashed = operations.digest({"give back": taken.operation_id})
-    outcome = operations.find(books, scope=scope, key=key, hashed=hashed)
-    if outcome is not None:
-        return Returned(**outcome)
+    deed = operations.begin(
+        session, scope=scope, key=key, actor=actor, request={"give back": taken.operation_id}
+    )
+    if deed.outcome is not None:
+        return Returned(**deed.outcome)
+    books = deed.books
     wallet = accounts.lock(books, user_id=user_id, now=now)
     now = wallet.time(now)
-    cancelled = min(wallet.owed, taken.owed)
+    forgiven = 0
+    if taken.debt_id is not None:
+        forgiven = debts.forgiven(books, debt_id=taken.debt_id)
+    if forgiven:
+        assert taken.debt_id is not None
+        debts.unforgive(
+            books, wallet, micro=forgiven, now=now, cause_id=taken.debt_id, reference=reference
+        )
+    cancelled = min(wallet.owed, taken.owed - forgiven)
     if cancelled:
         assert taken.debt_id is not None
         debts.cancel(
             books, wallet, micro=cancelled, now=now, cause_id=taken.debt_id, reference=reference
         )
-    micro, transfer_id = taken.micro + taken.owed - cancelled, None
+    micro, transfer_id = taken.micro + taken.owed - forgiven - cancelled, None
     if micro:
         transfer_id = ledger.grant(
             session,
@@ -241,18 +246,14 @@ def give_back(
             expires_at=None if expires_at is None else max(expires_at, now + 1),
             reference=reference,
         ).transfer_id
-    done = {"micro": micro, "cancelled": cancelled, "transfer_id": transfer_id}
-    operations.keep(
-        books,
-        scope=scope,
-        key=key,
-        hashed=hashed,
-        now=now,
-        actor=actor,
-        outcome=done,
-        transfer_id=None,
-    )
-    return Returned(micro, cancelled, transfer_id)
+    done = {
+        "micro": micro,
+        "cancelled": cancelled,
+        "transfer_id": transfer_id,
+        "forgiven": forgiven,
+    }
+    deed.keep(done, now=now, transfer_id=None)
+    return Returned(micro, cancelled, transfer_id, forgiven)
 
 
 def end_of(session: Session, *, grants: Sequence[int]) -> int | None:
@@ -318,9 +319,3 @@ def _take(
     for lot, part in chosen:
         lots.take(books, lot, micro=part, transfer_id=transfer_id, kind="refund")
     return transfer_id
-
-
-def _operation(session: Session, scope: str, key: str) -> int:
-    found = operations.number(session, scope=scope, key=key)
-    assert found is not None
-    return found

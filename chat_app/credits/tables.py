@@ -91,6 +91,13 @@ class Transfer(SQLModel, table=True):
         UniqueConstraint("pending_id", name="uq_transfer_pending_id"),
         Index("ix_transfer_debit_id", "debit_id", "id"),
         Index("ix_transfer_credit_id", "credit_id", "id"),
+        # Few have a cause: repayments, corrections of debts, late settlements.
+        Index(
+            "ix_transfer_cause_id",
+            "cause_id",
+            sqlite_where=text("cause_id IS NOT NULL"),
+            postgresql_where=text("cause_id IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
 

@@ -72,6 +72,7 @@ def into(
     amount: int,
     after: int,
     now: int,
+    cause_id: int | None = None,
     description: str | None = None,
     reference: str | None = None,
 ) -> int:
@@ -86,7 +87,7 @@ def into(
         after=after,
         now=now,
         pending_id=None,
-        cause_id=None,
+        cause_id=cause_id,
         description=description,
         reference=reference,
     )

@@ -416,6 +416,21 @@ _CHECKS = [
     ),
     _Check(
         "I17",
+        "Somebody was let off more of a debt than it was.",
+        """SELECT d.id AS debt, d.amount AS owed, SUM(c.amount) AS let_off
+        FROM transfer c JOIN transfer d ON d.id = c.cause_id
+        WHERE c.code IN ('debt_cancelled', 'forgiveness')
+        GROUP BY d.id, d.amount, d.code HAVING d.code <> 'debt' OR SUM(c.amount) > d.amount""",
+    ),
+    _Check(
+        "I17",
+        "What was forgiven did not pay a debt.",
+        """SELECT f.id AS transfer, f.amount AS forgiven, r.amount AS paid
+        FROM transfer f LEFT JOIN transfer r ON r.cause_id = f.id AND r.code = 'repayment'
+        WHERE f.code = 'forgiveness' AND (r.id IS NULL OR r.amount <> f.amount)""",
+    ),
+    _Check(
+        "I17",
         "A dispute is not what was taken and owed for it.",
         """SELECT d.id AS dispute, d.credits, d.owed, t.amount AS taken, o.amount AS booked
         FROM dispute d LEFT JOIN transfer t ON t.id = d.transfer_id

@@ -52,7 +52,8 @@ _BACK = """SELECT r.transfer_id, p.provider, r.currency, 0 AS beyond
  WHERE d.returned_id > :after AND d.returned_id <= :last
  UNION ALL SELECT t.id, p.provider, p.currency, d.amount_minor - d.disputed_minor
  FROM dispute d JOIN payment p ON p.id = d.payment_id
- JOIN transfer t ON t.cause_id = d.debt_id AND t.code = 'debt_cancelled'
+ JOIN transfer t ON t.id = (SELECT MIN(c.id) FROM transfer c WHERE c.cause_id = d.debt_id
+  AND c.code IN ('debt_cancelled', 'writeoff_undone'))
  WHERE d.returned_id IS NULL AND t.id > :after AND t.id <= :last
  ORDER BY 1"""
 _DEFERRED = """SELECT currency, SUM(price_minor - recognized_minor) FROM lot

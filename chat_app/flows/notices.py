@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlmodel import Session
 
-from chat_app.accounts import users
+from chat_app.accounts import permissions, users
 from chat_app.app import App
 from chat_app.audit import log
 from chat_app.credits.payments import orders
 from chat_app.credits.payments.orders import Payment
-from chat_app.credits.payments.returns import Refund
+from chat_app.credits.payments.returns import Dispute, Refund
 from chat_app.errors import Invalid
 from chat_app.money import Money, format_credits
 from chat_app.notify import announcements, inbox, kinds, outbox, preferences, webhooks
@@ -140,6 +140,29 @@ def refunded(session: Session, refund: Refund, *, now: int) -> None:
         },
         now=now,
     )
+
+
+def disputed(session: Session, dispute: Dispute, *, now: int) -> None:
+    """A bank took a payment back, or has decided: the buyer and who looks after payments know."""
+    took = dispute.credits or dispute.owed
+    if dispute.state not in ("open", "lost", "won") or (dispute.state == "won" and not took):
+        return
+    order = orders.find(session, dispute.payment_id)
+    data = {
+        "payment": order.id,
+        "user": str(order.user_id),
+        "state": dispute.state,
+        "reason": dispute.reason,
+        "credits": format_credits(dispute.credits),
+        "owed": format_credits(dispute.owed),
+        "amount": str(Money(dispute.disputed_minor, order.currency)),
+        "amount_minor": dispute.disputed_minor,
+        "currency": order.currency,
+    }
+    key = f"{order.id}:{dispute.state}"
+    tell(session, user_id=order.user_id, kind="payment_disputed", key=key, data=data, now=now)
+    for id in permissions.holders(session, "payments.refund"):
+        tell(session, user_id=id, kind="staff_dispute", key=key, data=data, now=now)
 
 
 def security(session: Session, *, user_id: int, key: str, title: str, text: str, now: int) -> None:

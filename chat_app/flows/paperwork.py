@@ -7,14 +7,14 @@ import asyncio
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlmodel import Session
 
 from chat_app.accounts import users
 from chat_app.app import App
 from chat_app.credits import statements
-from chat_app.credits.invoices import details, files, page, pdf, register, sellers
+from chat_app.credits.invoices import details, files, links, page, pdf, register, sellers
 from chat_app.credits.invoices.details import BillingDetails
 from chat_app.credits.invoices.register import Invoice, UnknownInvoice
 from chat_app.credits.payments import orders
@@ -51,11 +51,42 @@ async def generate(app: App, *, user_id: int, invoice_id: str) -> Ready | Invoic
     if invoice.number is None:
         return invoice
     content = await file(app, invoice=invoice)
-    token = link_token(app, invoice.id)
-    await app.db.awrite(
-        lambda session: register.share(session, invoice_id=invoice.id, token_hash=_hash(token))
-    )
-    return Ready(invoice, hashlib.sha256(content).hexdigest(), hosted_path(token))
+    path = await app.db.awrite(lambda session: _share(app, session, invoice))
+    return Ready(replace(invoice, shared=True), hashlib.sha256(content).hexdigest(), path)
+
+
+async def new_link(app: App, *, actor_id: int, invoice_id: str, user_id: int | None = None) -> str:
+    """Another public link in place of the old one, which opens nothing any more; its path.
+
+    `user_id` is whose invoice it must be; None for staff. Raises UnknownInvoice or NotIssued.
+    """
+    actor = f"user:{actor_id}"
+
+    def story(session: Session) -> str:
+        invoice = register.get(session, invoice_id=invoice_id, user_id=user_id)
+        if invoice.number is None:
+            raise NotIssued
+        now = app.clock.micros()
+        links.withdraw(session, invoice_id=invoice_id, actor=actor, now=now)
+        return _share(app, session, invoice)
+
+    return await app.db.awrite(story)
+
+
+async def withdraw_link(
+    app: App, *, actor_id: int, invoice_id: str, user_id: int | None = None
+) -> bool:
+    """Let the public link open nothing any more; False when there was none.
+
+    `user_id` is whose invoice it must be; None for staff. Raises UnknownInvoice.
+    """
+
+    def story(session: Session) -> bool:
+        register.get(session, invoice_id=invoice_id, user_id=user_id)
+        now = app.clock.micros()
+        return links.withdraw(session, invoice_id=invoice_id, actor=f"user:{actor_id}", now=now)
+
+    return await app.db.awrite(story)
 
 
 async def file(app: App, *, invoice: Invoice) -> bytes:
@@ -107,9 +138,13 @@ def hosted_path(token: str) -> str:
     return f"/api/billing/hosted/{token}"
 
 
-def link_token(app: App, invoice_id: str) -> str:
-    """The secret of an invoice's link: from the installation's key, so that it is not stored."""
-    mac = hmac.digest(app.secrets.link_key, f"invoice-link:{invoice_id}".encode(), "sha256")
+def link_token(app: App, invoice_id: str, version: int = 0) -> str:
+    """The secret of an invoice's link: from the installation's key, so that it is not stored.
+
+    `version` is how many of its links were withdrawn.
+    """
+    what = f"invoice-link:{invoice_id}" + (f":{version}" if version else "")
+    mac = hmac.digest(app.secrets.link_key, what.encode(), "sha256")
     return urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 
@@ -187,6 +222,16 @@ def _of(app: App, user_id: int, invoice_id: str) -> Invoice | None:
             return register.get(session, invoice_id=invoice_id, user_id=user_id)
         except UnknownInvoice:
             return None
+
+
+def _share(app: App, session: Session, invoice: Invoice) -> str:
+    token = links.share(
+        session,
+        invoice_id=invoice.id,
+        token=lambda version: link_token(app, invoice.id, version),
+        hashed=_hash,
+    )
+    return hosted_path(token)
 
 
 def _for_order(app: App, session: Session, user_id: int, payment_id: str) -> Invoice:

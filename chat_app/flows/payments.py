@@ -185,6 +185,7 @@ def _apply(session: Session, event: Event, notice: Notice, *, now: int) -> str |
         credits=format_credits(disputed.credits),
         owed=format_credits(disputed.owed),
     )
+    notices.disputed(session, disputed, now=now)
     return order.id
 
 

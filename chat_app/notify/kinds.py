@@ -63,7 +63,7 @@ TOPICS = {
     "monthly": Topic("Monthly summary", "What last month's messages cost", mail=False, app=False),
     "prices": Topic("Price changes", "A model's price is about to change"),
     "news": Topic("Announcements", "Words from the operator"),
-    "security": Topic("Security", "Sign-in, password and webhooks", fixed=True),
+    "security": Topic("Security", "Sign-in, password, webhooks, payments taken back", fixed=True),
 }
 
 
@@ -127,6 +127,54 @@ def _refunded(data: Data) -> Letter:
     )
 
 
+def _disputed(data: Data) -> Letter:
+    amount, won = str(data["amount"]), data["state"] == "won"
+    rows = [("Order", str(data["payment"]))]
+    if won:
+        rows.insert(0, ("Given back", credits(data["credits"])))
+        return Letter(
+            f"Payment of {amount} confirmed",
+            ("The bank has decided that a payment that was taken back is valid after all. Its "
+             "credits are in your balance again, and nothing of it is owed.",),
+            tuple(rows),
+        )  # fmt: skip
+    lines = [
+        f"A bank has taken a payment of {amount} back for good."
+        if data["state"] == "lost"
+        else f"A bank has taken a payment of {amount} back, and decides whether it stays so."
+    ]
+    if data["credits"] != "0":
+        rows.insert(0, ("Taken from the balance", credits(data["credits"])))
+    if data["owed"] != "0":
+        rows.insert(0, ("Spent before", credits(data["owed"])))
+        lines.append(
+            f"{credits(data['owed'])} of it had been spent. What is still owed is paid first by "
+            "the next credits that you buy; until then messages are refused."
+        )
+    return Letter(f"Payment of {amount} taken back", tuple(lines), tuple(rows), _BUY)
+
+
+def _dispute_of(data: Data) -> Letter:
+    """The same for those who look after payments."""
+    state = {"open": "opened", "won": "won", "lost": "lost"}[str(data["state"])]
+    return Letter(
+        f"Dispute {state}: {data['amount']}",
+        (f"A bank's dispute over a payment of user {data['user']} was {state}. "
+         "See Admin, Payments.",),
+        (("Order", str(data["payment"])), ("Reason", str(data["reason"]).replace("_", " ")),
+         ("Credits taken", credits(data["credits"])), ("Spent before", credits(data["owed"]))),
+    )  # fmt: skip
+
+
+def _forgiven(data: Data) -> Letter:
+    rest = data["owed"]
+    end = "You owe nothing any more." if rest == "0" else f"{credits(rest)} are still owed."
+    return Letter(
+        f"{credits(data['credits'])} of your debt forgiven",
+        (f"You no longer owe {credits(data['credits'])}. {end}",),
+    )
+
+
 def _summary(data: Data) -> Letter:
     answers = int(data["messages"])
     rows = [(str(line["model"]), credits(line["credits"])) for line in data["models"]]
@@ -167,6 +215,9 @@ KINDS = {
     "balance_runout": Kind("balance", _runout, "balance.runout"),
     "payment_paid": Kind("purchases", _paid, "payment.paid"),
     "payment_refunded": Kind("purchases", _refunded, "payment.refunded"),
+    "payment_disputed": Kind("security", _disputed, "payment.disputed"),
+    "staff_dispute": Kind("security", _dispute_of),
+    "debt_forgiven": Kind("purchases", _forgiven),
     "usage_weekly": Kind("weekly", _summary, "usage.weekly"),
     "usage_monthly": Kind("monthly", _summary, "usage.monthly"),
     "price_notice": Kind("prices", _plain, "price.notice"),

@@ -193,6 +193,8 @@ MATRIX: dict[str, Row] = {
     "GET /api/billing/invoices/{id}": owned(OK),
     "GET /api/billing/invoices/{id}/pdf": owned(OK),
     "POST /api/billing/invoices/{id}/generate": owned(OK),
+    "POST /api/billing/invoices/{id}/link": owned(OK),
+    "DELETE /api/billing/invoices/{id}/link": owned(EMPTY),
     # The id is the secret of the link: whoever has it may look.
     "GET /api/billing/hosted/{id}": public(OK),
     "GET /api/billing/hosted/{id}/pdf": public(OK),
@@ -253,6 +255,12 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/codes": finance(CREATED, body={"credits": 5}),
     "POST /api/admin/codes/csv": finance(CREATED, body={"credits": 5}),
     "DELETE /api/admin/codes/{id}": finance(OK),
+    "POST /api/admin/users/{id}/debt/forgive": finance(CONFLICT, body={"reason": "a gift"}),
+    "POST /api/admin/invoices/{id}/link": finance(OK),
+    "DELETE /api/admin/invoices/{id}/link": finance(EMPTY),
+    "GET /api/admin/tax-rates": staff(OK),
+    "POST /api/admin/tax-rates": finance(REFUSED, body={}),
+    "DELETE /api/admin/tax-rates/{id}": finance(EMPTY),
     "GET /api/admin/invoices": staff(OK),
     "GET /api/admin/invoices/{id}/pdf": staff(OK),
     "POST /api/admin/invoices/{id}/open": finance(CONFLICT),  # it is paid

@@ -68,6 +68,65 @@ def test_the_link_is_not_in_the_database(server: Server, ann: Person) -> None:
     assert hashlib.sha256(token.encode()).hexdigest() in dump
 
 
+def test_a_link_is_withdrawn_and_another_made(
+    server: Server, root: Person, ann: Person, bob: Person
+) -> None:
+    """The old one opens nothing ever again, whoever withdrew it."""
+    invoice, first = own_invoice(ann)
+    path, guest = f"/api/billing/invoices/{invoice}", server.client()
+
+    def opens(token: str) -> int:
+        found = {
+            guest.get(f"/api/billing/hosted/{token}{part}").status_code for part in ("", "/pdf")
+        }
+        assert len(found) == 1
+        return found.pop()
+
+    def renew(person: Person, at: str = path) -> str:
+        made = person.client.post(f"{at}/link").raise_for_status().json()
+        return str(made["hosted_url"]).rpartition("/")[2]
+
+    assert ann.client.get(path).json()["shared"] is True
+    for verb in ("POST", "DELETE"):
+        assert bob.client.request(verb, f"{path}/link").status_code == 404
+    assert opens(first) == 200
+    second = renew(ann)
+    assert (opens(first), opens(second)) == (404, 200)
+    again = ann.client.post(f"{path}/generate").json()
+    assert again["hosted_url"].endswith(second)
+    for _ in range(2):
+        assert ann.client.delete(f"{path}/link").status_code == 204
+    assert (opens(second), ann.client.get(path).json()["shared"]) == (404, False)
+    third = ann.client.post(f"{path}/generate").json()["hosted_url"].rpartition("/")[2]
+    fourth = renew(root, f"/api/admin/invoices/{invoice}")
+    assert [opens(token) for token in (first, second, third, fourth)] == [404, 404, 404, 200]
+    assert root.client.delete(f"/api/admin/invoices/{invoice}/link").status_code == 204
+    assert (opens(fourth), len({first, second, third, fourth})) == (404, 4)
+    order = ann.client.post("/api/billing/add", json={"package_id": "pro"}).json()["payment_id"]
+    draft = ann.client.post(f"/api/billing/invoices/{order}/generate").json()["id"]
+    refused = ann.client.post(f"/api/billing/invoices/{draft}/link")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "invoice_not_issued")
+
+
+def test_tax_rates_are_kept_by_the_operator(root: Person) -> None:
+    rates = "/api/admin/tax-rates"
+    rate = {"jurisdiction": "QX", "rate_bp": 1850, "valid_from": "2098-01-01", "source": "law"}
+    made = root.client.post(rates, json=rate)
+    assert (made.status_code, made.json()) == (
+        201,
+        {**rate, "id": made.json()["id"], "category": "standard", "valid_to": None,
+         "built_in": False},
+    )  # fmt: skip
+    assert root.client.get(rates, params={"jurisdiction": "qx"}).json()["items"] == [made.json()]
+    assert root.client.post(rates, json=rate).json()["error"]["code"] == "tax_rate_overlap"
+    for bad in ({"rate_bp": 10_001}, {"rate_bp": 18.5}, {"valid_from": "tomorrow"}):
+        assert root.client.post(rates, json={**rate, **bad}).status_code == 422
+    at = f"{rates}/{made.json()['id']}"
+    assert [root.client.delete(at).status_code for _ in "12"] == [204, 404]
+    begun = next(one for one in root.client.get(rates).json()["items"] if one["built_in"])
+    assert root.client.delete(f"{rates}/{begun['id']}").json()["error"]["code"] == "tax_rate_begun"
+
+
 @pytest.mark.parametrize(
     "bad",
     [

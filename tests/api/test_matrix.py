@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, get_args
 
 import httpx
@@ -22,6 +23,7 @@ from tests.api.test_images import sent
 
 # What the owner said, and what nobody else may read anywhere.
 WORDS = "herons at dawn"
+COUNTRIES = count(23 * 26)  # XA, XB, …
 
 
 def live(web: FastAPI) -> dict[str, Any]:
@@ -110,6 +112,15 @@ def code(scene: Scene) -> str:
     """A redemption code."""
     made = scene.admin.client.post("/api/admin/codes", json={"credits": 5}).json()
     return str(made["items"][0]["id"])
+
+
+def tax_rate(scene: Scene) -> str:
+    """A rate that is still to come, of a country that has none."""
+    number = next(COUNTRIES)
+    country = chr(65 + number // 26) + chr(65 + number % 26)
+    rate = {"jurisdiction": f"{country}", "rate_bp": 500, "valid_from": "2099-01-01"}
+    made = scene.admin.client.post("/api/admin/tax-rates", json=rate).raise_for_status()
+    return str(made.json()["id"])
 
 
 def notification(scene: Scene) -> str:
@@ -204,6 +215,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/plans/": plan,
     "/api/admin/codes/": code,
     "/api/admin/invoices/": invoice,
+    "/api/admin/tax-rates/": tax_rate,
     "/api/admin/payments/": payment,
     "/api/admin/messages/": dead_message,
     "/api/admin/announcements/": announcement,

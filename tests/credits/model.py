@@ -118,6 +118,8 @@ class Model:
         # What a member has used and holds of the pool's month.
         self.months: dict[int, list[int]] = {}
         self.lots_made = 0
+        # User, operation of the chargeback, what is left of the debt, what of it was forgiven.
+        self.debts: list[list[int]] = []
 
     def wallet(self, user: int) -> Wallet:
         return self.wallets.setdefault(user, Wallet())
@@ -210,6 +212,20 @@ class Model:
             self.system["debt"] += amount
             wallet.last = now
         return amount
+
+    def forgive(self, user: int, amount: int, now: int) -> None:
+        """The credits come in as a gift and pay at once; the newest debt first."""
+        wallet = self.wallets[user]
+        left = amount
+        for debt in reversed(self.debts):
+            part = min(left, debt[2]) if debt[0] == user else 0
+            if part:
+                debt[2] -= part
+                debt[3] += part
+                left -= part
+                self.grant(user, part, "forgiveness", "writeoff", None, 0, 0, now)
+                assert self.repay(wallet, wallet.lots[-1], wallet.last) == part
+        assert left == 0
 
     def refund(self, wallet: Wallet, lot: Lot, minor: int | None, now: int) -> tuple[int, int]:
         """Credits and money."""
@@ -975,6 +991,43 @@ class Machine(RuleBasedStateMachine):
         reached["spent credits charged back" if owed else "unused credits charged back"] += 1
         assert (result.micro, result.minor, result.owed) == (amount, money, owed)
         self.gone.append((user, number, result, True))
+        if owed:
+            self.model.debts.append([user, result.operation_id, owed, 0])
+
+    @precondition(lambda self: any(self.model.wallet(user).owed for user in USERS))
+    @rule(data=st.data())
+    def forgive(self, data: st.DataObject) -> None:
+        owing = [user for user in USERS if self.model.wallet(user).owed]
+        user = data.draw(st.sampled_from(owing), label="whom")
+        owed = self.model.wallets[user].owed
+        some = st.sampled_from([None, owed, max(1, owed // 2), 1, owed + 1, 0])
+        self._forgive(user, data.draw(some, label="micro"))
+
+    def _forgive(self, user: int, micro: int | None) -> None:
+        self.numbers += 1
+        wallet = self.model.wallets[user]
+        for again in (False, True):
+            result = self.write(
+                lambda session: debts.forgive(
+                    session,
+                    user_id=user,
+                    micro=micro,
+                    reason="why",
+                    now=self.clock,
+                    scope="forgive",
+                    key=f"k{self.numbers}",
+                    actor="admin",
+                )
+            )
+            if micro is not None and not 0 < micro <= wallet.owed:
+                reached["a debt not forgiven"] += 1
+                assert isinstance(result, debts.BadForgiveness), result
+                return
+            assert result.replayed is again
+        amount = wallet.owed if micro is None else micro
+        self.model.forgive(user, amount, self.clock)
+        reached["a part of a debt forgiven" if wallet.owed else "a debt forgiven"] += 1
+        assert (result.micro, result.owed) == (amount, wallet.owed)
 
     @precondition(lambda self: bool(self.gone))
     @rule(data=st.data())
@@ -1007,22 +1060,31 @@ class Machine(RuleBasedStateMachine):
             assert self.model.keys[key][1] == ("done", result)
             return
         wallet = self.model.wallets[user]
-        cancelled = min(wallet.owed, taken.owed)
+        debt = next(
+            (one for one in self.model.debts if one[1] == taken.operation_id), [user, 0, 0, 0]
+        )
+        forgiven = debt[3]
+        if forgiven:
+            reached["a forgiven debt was decided"] += 1
+            self.model.system["writeoff"] += forgiven
+            self.model.system["refunded"] -= forgiven
+        cancelled = min(wallet.owed, taken.owed - forgiven)
+        debt[2] -= cancelled
         if cancelled:
             reached["a debt cancelled"] += 1
             wallet.owed -= cancelled
             wallet.last = max(wallet.last, self.clock)
             self.model.system["debt"] += cancelled
             self.model.system["refunded"] -= cancelled
-        if cancelled < taken.owed:
+        if cancelled < taken.owed - forgiven:
             reached["a paid debt came back"] += 1
-        amount = taken.micro + taken.owed - cancelled
+        amount = taken.micro + taken.owed - forgiven - cancelled
         if amount:
             self.model.grant(
                 user, amount, "reinstatement", "refunded", None, taken.minor, 0, self.clock
             )
             wallet.lots[-1].transfer = result.transfer_id or 0
-        assert (result.micro, result.cancelled) == (amount, cancelled)
+        assert (result.micro, result.cancelled, result.forgiven) == (amount, cancelled, forgiven)
         self.model.keys[key] = (("back", taken.operation_id), ("done", result))
         reached["given back"] += 1
 
@@ -1112,6 +1174,8 @@ class Machine(RuleBasedStateMachine):
             self.numbers += 1
             size = data.draw(st.sampled_from([10, 300]), label="size")
             self._grant(user, size, "paid", None, 5, ("a", f"k{self.numbers}"))
+        if self.model.wallets[user].owed and data.draw(st.booleans(), label="forgive"):
+            self._forgive(user, data.draw(st.sampled_from([None, 1]), label="how much"))
         if data.draw(st.booleans(), label="won"):
             self._give_back(user, lot, self.gone[-1][2])
 
@@ -1182,6 +1246,10 @@ BRANCHES = {
     "moved",
     "moved credits charged back",
     "a debt cancelled",
+    "a debt forgiven",
+    "a debt not forgiven",
+    "a forgiven debt was decided",
+    "a part of a debt forgiven",
     "a debt paid by a purchase",
     "a hold of nothing",
     "a hold placed",

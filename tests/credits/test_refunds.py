@@ -9,6 +9,7 @@ from chat_app import db as database_room
 from chat_app import migrations
 from chat_app.credits import debts, holds, ledger, moves, refunds, verify
 from chat_app.credits.accounts import Owner
+from chat_app.credits.debts import Forgiven
 from chat_app.credits.refunds import Taken
 from chat_app.db import Database
 from chat_app.errors import OutOfCredits
@@ -176,6 +177,116 @@ def test_who_owes_gives_nothing_away_and_a_pool_pays_all_the_same(database: Data
         lambda session: holds.settle(session, hold_id=hold.id, micro=credits(4), now=NOON + 2)
     )
     assert (owed(database), balance(database)[0]) == (60, 500)
+
+
+def test_a_forgiven_debt_lets_go_on_and_stands_in_the_statement(database: Database) -> None:
+    """T4: no clamp. A part, then the rest; the credits come in as a loss and pay at once."""
+
+    def story(session: Session) -> None:
+        bought = grant(session, 100, price_minor=1000).transfer_id
+        spend(session, 60)
+        charge_back(session, bought)
+        grant(session, 5, source="bonus")
+
+    database.write(story)
+    key = fresh()
+    for replayed in (False, True):
+        done = database.write(lambda session: forgive(session, 25, key=key))
+        assert done == Forgiven(credits(25), credits(35), replayed)
+    for wrong in (0, -1, 36):
+        with pytest.raises(debts.BadForgiveness) as refused:
+            database.write(lambda session, wrong=wrong: forgive(session, wrong))
+        assert refused.value.facts["owed"] == "35"
+    assert owed(database) == 35
+    with pytest.raises(holds.DebtUnpaid):
+        database.write(lambda session: place(session, 1))
+    assert database.write(lambda session: forgive(session, None)) == Forgiven(credits(35), 0)
+    assert (owed(database), balance(database)) == (0, (5, 0, 5))
+    database.write(lambda session: place(session, 1))
+    with pytest.raises(debts.NothingOwed):
+        database.write(lambda session: forgive(session, None))
+    with database.read() as session:
+        shown, _ = ledger.transactions(session, user_id=ALICE)
+    assert [(move.type, move.credits / credits(1)) for move in shown][:4] == [
+        ("repayment", -35), ("forgiveness", 35), ("repayment", -25), ("forgiveness", 25),
+    ]  # fmt: skip
+    assert (shown[1].description, shown[1].reference) == ("Debt forgiven: mercy", "pay_1")
+
+
+def test_what_was_forgiven_never_comes_back(database: Database) -> None:
+    """T29: of 60 spent, 20 were paid and 30 forgiven: who wins gets the 20 and what was taken."""
+
+    def story(session: Session) -> refunds.Returned:
+        bought = grant(session, 100, price_minor=1000).transfer_id
+        spend(session, 60)
+        taken = charge_back(session, bought)
+        grant(session, 20, price_minor=200)
+        forgive(session, 30)
+        return give_back(session, taken)
+
+    found = database.write(story)
+    assert (found.micro, found.cancelled, found.forgiven) == (credits(60), credits(10), credits(30))
+    assert (owed(database), balance(database)) == (0, (60, 0, 60))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_forgiving_takes_the_debt_that_nobody_paid(database: Database, first: int) -> None:
+    """Two disputes: what paid the older one comes back with it, whichever is won first."""
+
+    def story(session: Session) -> list[float]:
+        older = grant(session, 60, price_minor=600).transfer_id
+        spend(session, 60)
+        taken = [charge_back(session, older)]
+        grant(session, 60, price_minor=600)
+        newer = grant(session, 40, price_minor=400).transfer_id
+        spend(session, 40)
+        taken.append(charge_back(session, newer))
+        forgive(session, None)
+        won = [give_back(session, taken[at]).micro / credits(1) for at in (first, 1 - first)]
+        return won if first == 0 else won[::-1]
+
+    assert database.write(story) == [60, 0]
+    assert (owed(database), balance(database)[0]) == (0, 60)
+
+
+def test_the_books_notice_a_gift_that_calls_itself_forgiveness(database: Database) -> None:
+    """What is forgiven pays a debt, and never more than there was."""
+
+    def story(session: Session) -> None:
+        bought = grant(session, 10, price_minor=100).transfer_id
+        spend(session, 4)
+        charge_back(session, bought)
+        session.execute(
+            text(
+                """INSERT INTO transfer (kind, code, debit_id, credit_id, amount, cause_id,
+                 created_at) SELECT 'direct', 'forgiveness', d.id, c.id, 4000001, t.id, :now
+                FROM account d, account c, transfer t
+                WHERE d.code = 'sys:writeoff' AND c.code = 'sys:promo' AND t.code = 'debt'"""
+            ),
+            {"now": NOON},
+        )
+
+    database.write(story)
+    with database.read() as session:
+        sentences = {problem.sentence for problem in verify.run(session)}
+    assert sentences == {
+        "Somebody was let off more of a debt than it was.",
+        "What was forgiven did not pay a debt.",
+    }
+
+
+def forgive(session: Session, amount: float | None, *, key: str = "") -> Forgiven:
+    return debts.forgive(
+        session, user_id=ALICE, micro=None if amount is None else credits(amount), reason="mercy",
+        now=NOON, scope="f", key=key or fresh(), actor="test",
+    )  # fmt: skip
+
+
+def give_back(session: Session, taken: Taken) -> refunds.Returned:
+    return refunds.give_back(
+        session, user_id=ALICE, taken=taken, currency="USD", expires_at=None, now=NOON, scope="g",
+        key=fresh(), **BACK,
+    )  # fmt: skip
 
 
 def hand_on(session: Session, source: int, target: int | Owner, amount: float) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlmodel import Session
 
 from chat_app.app import App
-from chat_app.credits import holds, lots, verify
+from chat_app.credits import debts, holds, ledger, lots, verify
 from chat_app.credits.payments import orders, returns
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.payments.provider import DisputeStanding, RefundStanding
@@ -151,7 +151,27 @@ def test_money_goes_back_to_where_it_came_from(sqlite_database: Database, tmp_pa
     three = write(bought)
     write(lambda s: dispute(s, three, "open", "won"))
     assert till("5") == Decimal("9.50")
+    # All of it spent, taken back, and the debt forgiven: nothing returns but the money.
     with sqlite_database.read() as session:
+        rest = ledger.balance(session, user_id=1).available
+    write(lambda s: ledger.adjust(
+        s, user_id=1, micro=-rest, reason="x", actor="t", now=NOON, scope="t", key="t"
+    ))  # fmt: skip
+    four = write(bought)
+    for _ in range(5):
+        write(spend)
+    write(lambda s: dispute(s, four, "open"))
+    assert till("6") == Decimal("9.50")
+    for micro in (MICRO, None):
+        write(lambda s, micro=micro: debts.forgive(
+            s, user_id=1, micro=micro, reason="mercy", now=NOON, scope="f", key=f"{micro}",
+            actor="t",
+        ))  # fmt: skip
+    assert till("7") == Decimal("9.50")
+    write(lambda s: dispute(s, four, "won"))
+    assert till("8") == Decimal("14.50")
+    with sqlite_database.read() as session:
+        assert ledger.balance(session, user_id=1).total == 0
         assert verify.run(session) == []
 
 

@@ -12,14 +12,15 @@ import pytest
 from sqlalchemy import text
 
 from chat_app import settings as settings_room
+from chat_app.accounts import users
 from chat_app.app import App, build
-from chat_app.credits import ledger, verify
+from chat_app.credits import debts, ledger, verify
 from chat_app.credits.holds import DebtUnpaid
 from chat_app.credits.invoices import register
 from chat_app.credits.payments import events, orders, provider, returns
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.refunds import BadRefund, NothingToRefund
-from chat_app.flows import payments, purchase, refund
+from chat_app.flows import forgive, payments, purchase, reconcile, refund
 from chat_app.money import MICRO
 from chat_app.notify import outbox
 from tests.apps import answer, ask, person, running_app, script_settings
@@ -489,7 +490,8 @@ def test_a_chargeback_takes_everything_and_what_was_spent_is_owed(
 
     async def story() -> None:
         async with shop(tmp_path, fake, database_url) as at:
-            alice = await person(at.app)
+            alice, fina = await person(at.app), await person(at.app, "fina")
+            at.app.db.write(lambda s: users.set_role(s, user_id=fina, role="finance"))
             await use_up(at, alice, 100)
             order = await at.bought(alice)
             await use_up(at, alice, 30)
@@ -497,6 +499,7 @@ def test_a_chargeback_takes_everything_and_what_was_spent_is_owed(
             dispute = fake.account.dispute(order.intent_ref)
             await at.announce(times=3)
             assert at.balance(alice) == (0, 30)
+            assert (at.told("payment_disputed"), at.told("staff_dispute")) == (1, 1)
             with pytest.raises(DebtUnpaid) as blocked:
                 await ask(at.app, alice)
             assert blocked.value.facts["reason"] == "debt"
@@ -516,6 +519,7 @@ def test_a_chargeback_takes_everything_and_what_was_spent_is_owed(
             await at.announce(times=2)
             assert at.balance(alice) == (469, 0)
             assert at.credited(order) == 470  # what was spent stays sold
+            assert (at.told("payment_disputed"), at.told("staff_dispute")) == (2, 2)
 
     run(story)
 
@@ -545,6 +549,40 @@ def test_a_dispute_that_is_won_gives_everything_back(tmp_path: Path, fake: Fake)
             fake.outbox.reverse()
             await at.announce()
             assert at.balance(alice) == (1470, 0)
+
+    run(story)
+
+
+def test_what_was_forgiven_stays_forgiven_when_the_dispute_is_won(
+    tmp_path: Path, fake: Fake, database_url: str
+) -> None:
+    """T29: of 30 that were spent, 12 are forgiven: 470 come back, and the rest is owed no more."""
+
+    async def story() -> None:
+        async with shop(tmp_path, fake, database_url) as at:
+            alice = await person(at.app)
+            await use_up(at, alice, 100)
+            order = await at.bought(alice)
+            await use_up(at, alice, 30)
+            assert order.intent_ref is not None
+            dispute = fake.account.dispute(order.intent_ref)
+            await at.announce()
+            wanted: dict[str, Any] = {"admin_id": ADMIN, "user_id": alice, "reason": "our fault"}
+            for _ in range(2):
+                left = await forgive.forgive(at.app, micro=12 * MICRO, key="f", **wanted)
+                assert (left.debt, left.total) == (18 * MICRO, 0)
+            with pytest.raises(debts.BadForgiveness):
+                await forgive.forgive(at.app, micro=19 * MICRO, key="g", **wanted)
+            assert at.told("debt_forgiven") == 1
+            fake.account.decide(dispute["id"], won=True)
+            await at.announce(times=2)
+            assert at.balance(alice) == (470, 0)
+            assert at.credited(order) == 0
+            found = reconcile.compare(at.app.db, now=at.app.clock.micros())
+            # What was used up without an answer; nothing of the dispute or the debt.
+            assert {one.check for one in found} == {"charge_without_usage"}
+            with pytest.raises(debts.NothingOwed):
+                await forgive.forgive(at.app, micro=None, key="h", **wanted)
 
     run(story)
 

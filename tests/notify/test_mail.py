@@ -172,9 +172,13 @@ def test_every_kind_has_words_and_a_topic() -> None:
         "title": "Your week", "from": "1 Jan 2026", "to": "7 Jan 2026", "messages": 3,
         "credits": "12", "total": "88", "models": [{"model": "m", "credits": "12"}],
     }  # fmt: skip
+    dispute = {"payment": "pay_1", "user": "7", "state": "open", "reason": "fraudulent",
+               "credits": "470", "owed": "30", "amount": "5.00 USD"}  # fmt: skip
     data = {
         "balance_low": alert, "balance_critical": alert, "balance_runout": alert,
         "payment_paid": PAID, "payment_refunded": PAID, "usage_weekly": usage,
+        "payment_disputed": dispute, "staff_dispute": dispute,
+        "debt_forgiven": {"credits": "12", "owed": "0"},
         "usage_monthly": usage, "price_notice": plain, "announcement": plain,
         "security_notice": plain, "security_link": {**plain, "label": "Go", "path": "/x"},
         "webhook_stopped": {"url": "https://x.example/", "reason": "status 500"},

@@ -5,8 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlmodel import Session
 
+from chat_app.accounts import users
+from chat_app.credits import ledger, moves
+from chat_app.credits.accounts import Owner
+from chat_app.credits.payments import orders, returns
+from chat_app.credits.payments.provider import DisputeStanding
 from chat_app.flows.prices import PriceJump
+from chat_app.money import MICRO
 from tests.apps import MODEL
 from tests.ui.conftest import Site, Visitor
 from ui.tabs.admin import prices as section
@@ -98,3 +105,94 @@ def test_the_form_is_read_as_it_is_written() -> None:
             form(wrong, message="1")
     with pytest.raises(BadStartText):
         form(start="soon", message="1")
+
+
+def test_tax_rates_are_added_shown_and_removed(site: Site, call: Callable[..., str]) -> None:
+    """By whoever writes invoices; support looks on."""
+    finance, support = site.person(role="finance"), site.person(role="support")
+    shown = call(finance, "tax_rates_add", "fi", "26", "2099-01-01", "", "next law")
+    assert "26 %" in shown
+    assert "planned" in shown
+    assert "25.5 %" in shown
+    for wrong in ("", "x", "25.555", "-1", "101"):
+        assert "two letters" in call(finance, "tax_rates_add", "EE", wrong, "2099-01-01", "", "")
+    assert "covers" in call(finance, "tax_rates_add", "FI", "27", "2099-01-01", "", "")
+    assert "Remove" not in call(support, "tax_rates_show", "")
+    assert "next law" in call(support, "tax_rates_show", "")
+    assert "role" in call(support, "tax_rates_add", "FI", "27", "2100-01-01", "", "")
+    found = finance.client.get("/api/admin/tax-rates", params={"jurisdiction": "FI"}).json()
+    pressed = {"act": "remove", "id": found["items"][0]["id"]}
+    assert "planned" not in call(finance, "tax_rates_remove", "FI", event=pressed)
+
+
+def test_links_of_invoices_are_made_anew_and_withdrawn(
+    site: Site, call: Callable[..., str]
+) -> None:
+    person, finance = site.person(), site.person(role="finance")
+    order = person.client.post("/api/billing/add", json={"package_id": "starter"}).json()
+    person.client.post(f"/api/billing/payments/{order['payment_id']}/confirm").raise_for_status()
+    id = person.client.get("/api/billing/invoices").json()["items"][0]["id"]
+    ready = person.client.post(f"/api/billing/invoices/{id}/generate").json()
+    guest = site.visitor().client
+    old = ready["hosted_url"].partition("/api/")[2]
+    assert guest.get(f"/api/{old}").status_code == 200
+    assert "copy it" in call(person, "invoices_share", event={"act": "share", "id": id})
+    call(person, "invoices_link", event={"act": "renew", "id": id})
+    assert guest.get(f"/api/{old}").status_code == 404
+    assert person.client.get(f"/api/billing/invoices/{id}").json()["shared"] is True
+    stranger = call(site.person(), "invoices_link", event={"act": "withdraw", "id": id})
+    assert "could not be found" in stranger
+    call(person, "invoices_link", event={"act": "withdraw", "id": id})
+    assert person.client.get(f"/api/billing/invoices/{id}").json()["shared"] is False
+    assert "public link" in call(finance, "admin_invoices_link", event={"act": "renew", "id": id})
+    call(finance, "admin_invoices_link", event={"act": "withdraw", "id": id})
+    assert person.client.get(f"/api/billing/invoices/{id}").json()["shared"] is False
+
+
+def test_a_debt_is_forgiven_in_two_steps(site: Site, call: Callable[..., str]) -> None:
+    person, finance, support = (site.person(role=role) for role in ("user", "finance", "support"))
+    with site.app.db.read() as session:
+        found = users.find(session, person.username)
+    assert found is not None
+    assert found.id is not None
+    owner = found.id
+
+    def story(session: Session) -> None:
+        now = site.app.clock.micros()
+        order = orders.create(
+            session, user_id=owner, micro=500 * MICRO, now=now, scope="t", key=f"{owner}"
+        )
+        orders.fulfil(session, payment_id=order.id, now=now)
+        ledger.adjust(
+            session, user_id=owner, micro=-100 * MICRO, reason="none", actor="t", now=now,
+            scope="t", key=f"none {owner}",
+        )  # fmt: skip
+        moves.move(
+            session, source=Owner("user", owner), target=Owner("user", owner + 1),
+            micro=40 * MICRO, code="transfer", now=now, scope="t", key=f"move {owner}", actor="t",
+        )  # fmt: skip
+        about = DisputeStanding(f"dp_{owner}", "", "open", 500, "USD", "fraudulent")
+        returns.dispute(session, order, about, now=now)
+
+    site.app.db.write(story)
+    assert "Your role" in call(support, "forgive_review", owner, "", "mercy")
+    assert "Choose a user" in call(finance, "forgive_review", owner, "", "mercy")
+    chosen = next(
+        number
+        for number, fn in site.demo.fns.items()
+        if fn.fn and fn.fn.__name__ == "choose" and fn.fn.guard_role == "users.read"
+    )
+    end, _ = finance.call(chosen, [], {"act": "choose", "id": str(owner)})
+    assert "owes 40" in str(end["output"]["data"])
+    assert "3 to 500" in call(finance, "forgive_review", owner, "", "")
+    assert "at most what is owed" in call(finance, "forgive_review", owner, "41", "mercy")
+    asked = call(finance, "forgive_review", owner, "15", "mercy")
+    assert "15 credits of the 40 credits owed: 25 credits stay owed" in re.sub(r"\s+", " ", asked)
+    for _ in range(2):
+        shown = call(finance, "forgive_confirm", owner, "15", "mercy", "nonce-1", "")
+        assert "owes 25" in shown
+    shown = call(finance, "forgive_confirm", owner, "", "mercy", "nonce-2", "")
+    assert "owes" not in shown
+    assert person.client.get("/api/billing/balance").json()["debt"] == "0"
+    types = [row["type"] for row in person.client.get("/api/billing/transactions").json()["items"]]
+    assert types[:4] == ["repayment", "forgiveness"] * 2

@@ -7,7 +7,7 @@ A paid invoice is corrected by credit notes alone, up to its total. Its state ma
 reason; what was issued never does.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 from sqlalchemy import func
@@ -17,33 +17,16 @@ from chat_app.accounts.tables import User
 from chat_app.audit import log
 from chat_app.clock import from_micros
 from chat_app.credits import operations
-from chat_app.credits.invoices import details, documents, sellers, tax
-from chat_app.credits.invoices.details import BillingDetails
+from chat_app.credits.invoices import documents, making, sellers
 from chat_app.credits.invoices.documents import Document, Line, Paid
-from chat_app.credits.invoices.sellers import Seller
-from chat_app.credits.invoices.tables import InvoiceLineRow, InvoiceRow, InvoiceTaxRow
-from chat_app.credits.invoices.tax import TaxLine
-from chat_app.credits.sql import Books, Statement
-from chat_app.credits.tables import PackageRow, PaymentRow
+from chat_app.credits.invoices.tables import InvoiceRow
+from chat_app.credits.tables import PaymentRow
 from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.ids import new_id
-from chat_app.money import show_credits
 
 STATUSES = ("draft", "open", "paid", "void", "uncollectible")
 REASON_LENGTH = 200
 MAX_PAGE = 100
-
-_OPEN_SERIES = Statement(
-    """INSERT INTO invoice_series (series, year, last, last_at) VALUES (:series, :year, 0, 0)
-    ON CONFLICT (series) DO NOTHING"""
-)
-_LOCK_SERIES = Statement(
-    "SELECT year, last, last_at FROM invoice_series WHERE series = :series", lock=True
-)
-_TAKE = Statement(
-    """UPDATE invoice_series SET year = :year, last = :next, last_at = :at
-    WHERE series = :series AND last = :last AND last_at = :last_at"""
-)
 
 
 class UnknownInvoice(NotFound):
@@ -72,14 +55,6 @@ class CreditNoteTooLarge(Invalid):
 
     code = "credit_note_too_large"
     message = "A credit note is above zero and at most what is left of the invoice. Choose less."
-
-
-@dataclass(frozen=True)
-class _Number:
-    text: str
-    year: int
-    sequence: int
-    at: int
 
 
 @dataclass(frozen=True)
@@ -204,19 +179,6 @@ def by_token(session: Session, *, token_hash: str) -> Invoice:
     return _invoice(session, row)
 
 
-def share(session: Session, *, invoice_id: str, token_hash: str) -> None:
-    """Let the public link with this hash open an issued document."""
-    session.execute(
-        update(InvoiceRow)
-        .where(
-            col(InvoiceRow.id) == invoice_id,
-            col(InvoiceRow.number).is_not(None),
-            col(InvoiceRow.public_token_hash).is_(None),
-        )
-        .values(public_token_hash=token_hash)
-    )
-
-
 def listed(
     session: Session,
     *,
@@ -273,7 +235,7 @@ def listed(
 
 def _draft(session: Session, payment: PaymentRow, *, now: int) -> InvoiceRow:
     seller_id, seller = sellers.current(session, now=now)
-    document = _document(session, payment, seller=seller, number=None, now=now)
+    document = making.document_of(session, payment, seller=seller, number=None, now=now)
     text = documents.text_of(document)
     row = InvoiceRow(
         id=new_id("inv"),
@@ -309,107 +271,16 @@ def _issue(
     """Take a number and freeze the document, as the details and the rates are today."""
     row.seller_id, seller = sellers.current(session, now=now)
     row.series = seller.invoice_prefix
-    number = _take(session, series=row.series, now=now)
+    number = making.take(session, series=row.series, now=now)
     if paid is None:
         due = from_micros(number.at).date() + timedelta(days=seller.payment_days)
         row.due_on = due.isoformat()
-    document = _document(
+    document = making.document_of(
         session, payment, seller=seller, number=number, now=now, paid=paid, due_on=row.due_on
     )
-    _freeze(session, row, document, number=number, status=status)
+    making.freeze(session, row, document, number=number, status=status)
     _record(session, "invoice_issued", row, actor=actor, now=now)
     return _invoice(session, row)
-
-
-def _freeze(
-    session: Session, row: InvoiceRow, document: Document, *, number: _Number, status: str
-) -> None:
-    row.number, row.issued_at, row.status = number.text, number.at, status
-    row.year, row.sequence = number.year, number.sequence
-    row.net_minor, row.tax_minor = document["net_minor"], document["tax_minor"]
-    row.total_minor = document["total_minor"]
-    row.document = documents.text_of(document)
-    row.document_sha256 = documents.hash_of(row.document)
-    session.add(row)
-    session.flush()
-    for position, line in enumerate(document["lines"], 1):
-        session.add(InvoiceLineRow(invoice_id=row.id, position=position, **line))
-    for position, line in enumerate(document["taxes"], 1):
-        session.add(InvoiceTaxRow(invoice_id=row.id, position=position, **line))
-    session.flush()
-
-
-def _take(session: Session, *, series: str, now: int) -> _Number:
-    """The next number of the series and the time of issue, which never goes back.
-
-    The series is locked until the transaction ends, so it is taken as late as possible; who
-    rolls back gives the number back.
-    """
-    books = Books(session)
-    books.change(_OPEN_SERIES, series=series, year=from_micros(now).year)
-    found = books.one(_LOCK_SERIES, series=series)
-    assert found is not None
-    year, last, last_at = found
-    at = max(now, last_at)
-    this_year = max(year, from_micros(at).year)
-    following = last + 1 if this_year == year else 1
-    changed = books.change(
-        _TAKE, series=series, year=this_year, next=following, at=at, last=last, last_at=last_at
-    )
-    assert changed == 1, "a series is locked by whoever takes its number"
-    return _Number(f"{series}-{this_year}-{following:06d}", this_year, following, at)
-
-
-def _document(
-    session: Session,
-    payment: PaymentRow,
-    *,
-    seller: Seller,
-    number: _Number | None,
-    now: int,
-    paid: Paid | None = None,
-    due_on: str | None = None,
-) -> Document:
-    buyer = _buyer(session, payment.user_id)
-    at = number.at if number else now
-    rule = tax.decide(
-        session,
-        mode=seller.tax,
-        seller_country=seller.country,
-        buyer_country=buyer.country,
-        buyer_has_vat_id=bool(buyer.vat_id),
-        day=documents.day_of(at),
-    )
-    lines = [Line(_description(session, payment), payment.amount_minor)]
-    return documents.make(
-        kind="invoice",
-        number=number.text if number else None,
-        at=at,
-        seller=seller,
-        buyer=buyer,
-        currency=payment.currency,
-        lines=lines,
-        taxes=tax.lines([(line.amount_minor, rule) for line in lines]),
-        due_on=due_on,
-        paid=paid,
-    )
-
-
-def _buyer(session: Session, user_id: int) -> BillingDetails:
-    given = details.get(session, user_id=user_id)
-    user = session.get(User, user_id)
-    return replace(
-        given,
-        name=given.name or (user.username if user else f"Customer {user_id}"),
-        email=given.email or (user.email if user else ""),
-    )
-
-
-def _description(session: Session, payment: PaymentRow) -> str:
-    package = session.get(PackageRow, payment.package_code) if payment.package_code else None
-    bonus = f" + {show_credits(payment.bonus_credits)} bonus" if payment.bonus_credits else ""
-    name = f"{package.name}: " if package else ""
-    return f"{name}{show_credits(payment.credits)}{bonus} credits for AI chat"
 
 
 def _credit(session: Session, *, payment_id: str, amount_minor: int, reason: str, now: int) -> str:
@@ -438,7 +309,7 @@ def _credit(session: Session, *, payment_id: str, amount_minor: int, reason: str
     )
     # The series' lock also puts the notes of one invoice in a line, so none counts the others
     # as they were before.
-    number = _take(session, series=row.series, now=now)
+    number = making.take(session, series=row.series, now=now)
     done = _credited(session, invoice.id)
     if not 0 < amount_minor <= invoice.total_minor - done:
         raise CreditNoteTooLarge(amount_minor=amount_minor, left_minor=invoice.total_minor - done)
@@ -448,38 +319,16 @@ def _credit(session: Session, *, payment_id: str, amount_minor: int, reason: str
         number=number.text,
         at=number.at,
         seller=seller,
-        buyer=_printed(original),
+        buyer=making.printed_buyer(original),
         currency=invoice.currency,
         lines=[Line(f"Correction of invoice {invoice.number}", amount_minor)],
-        taxes=_shares(original, done=done, more=amount_minor),
+        taxes=making.shares(original, done=done, more=amount_minor),
         corrects=original,
         reason=row.reason,
     )
-    _freeze(session, row, document, number=number, status="paid")
+    making.freeze(session, row, document, number=number, status="paid")
     _record(session, "credit_note_issued", row, actor="system", now=now)
     return row.id
-
-
-def _shares(original: Document, *, done: int, more: int) -> list[TaxLine]:
-    """The tax lines of a note over `more` after `done`, cut from those of the invoice."""
-    found, left, whole = [], more, original["total_minor"]
-    for position, line in enumerate(original["taxes"]):
-        gross = line["base_minor"] + line["tax_minor"]
-        last = position == len(original["taxes"]) - 1
-        part = left if last else tax.part(gross, done=done, more=more, of=whole)
-        left -= part
-        duty = tax.part(line["tax_minor"], done=done, more=more, of=whole)
-        rule = tax.Rule(line["treatment"], line["jurisdiction"], line["rate_bp"], line["category"])
-        found.append(TaxLine(rule, part - duty, duty))
-    return found
-
-
-def _printed(original: Document) -> BillingDetails:
-    buyer = original["buyer"]
-    return BillingDetails(
-        buyer["name"], "\n".join(buyer["address"]), buyer["country"], buyer["vat_id"],
-        buyer["email"],
-    )  # fmt: skip
 
 
 def _end(

@@ -131,6 +131,7 @@ class InvoiceRow(SQLModel, table=True):
     document: str = Field(sa_column=Column(Text, nullable=False))
     document_sha256: str = Field(max_length=64)
     public_token_hash: str | None = Field(default=None, max_length=64, unique=True)
+    link_version: int = _big(server_default=text("0"))
     created_at: int = _big()
     issued_at: int | None = _big_or_none()
     closed_at: int | None = _big_or_none()

@@ -25,7 +25,8 @@ EU = {
     "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IT",
     "LT", "LU", "LV", "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK",
 }  # fmt: skip
-SOURCE = "list in this program, as of January 2026; confirm it for your business"
+BUILT_IN = "list in this program"
+SOURCE = f"{BUILT_IN}, as of January 2026; confirm it for your business"
 # Jurisdiction, hundredths of a percent, first day, last day.
 SEED: list[tuple[str, int, str, str | None]] = [
     ("AT", 2000, "1984-01-01", None),
@@ -96,7 +97,15 @@ class TaxLine:
 
 
 def seed(session: Session, *, now: int) -> None:
-    """Put the built-in rates into the table; those that are there stay as they are."""
+    """Put the built-in rates into the table; those that are there stay as they are.
+
+    A place whose rates the operator keeps is the operator's from then on.
+    """
+    kept = set(
+        session.exec(
+            select(TaxRateRow.jurisdiction).where(~col(TaxRateRow.source).startswith(BUILT_IN))
+        )
+    )
     insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
     rows = [
         {
@@ -109,6 +118,7 @@ def seed(session: Session, *, now: int) -> None:
             "created_at": now,
         }
         for place, rate, first, last in SEED
+        if place not in kept
     ]
     session.execute(insert(TaxRateRow).values(rows).on_conflict_do_nothing())
 

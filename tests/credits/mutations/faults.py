@@ -1,4 +1,4 @@
-"""Thirty-two faults that somebody could make in the ledger, each one small change of its text.
+"""Thirty-three faults that somebody could make in the ledger, each one small change of its text.
 
 `KEPT` says which module, what is there and what it becomes. A text that is no longer there is
 an error, so the list follows the code.
@@ -159,8 +159,14 @@ KEPT = [
     Fault(
         "a debt that was paid does not come back",
         "refunds",
-        "micro, transfer_id = taken.micro + taken.owed - cancelled, None",
+        "micro, transfer_id = taken.micro + taken.owed - forgiven - cancelled, None",
         "micro, transfer_id = taken.micro, None",
+    ),
+    Fault(
+        "what was forgiven is given back",
+        "refunds",
+        "micro, transfer_id = taken.micro + taken.owed - forgiven - cancelled, None",
+        "micro, transfer_id = taken.micro + taken.owed - cancelled, None",
     ),
     Fault(
         "who hands credits on does not owe them",

@@ -17,6 +17,7 @@ from chat_app.money import Money
 from ui import parts
 from ui.guard import guard
 from ui.shell import Shell
+from ui.tabs.admin import taxes
 from ui.tabs.credits.invoices import _CLICKS, state
 
 PAGE = 25
@@ -51,14 +52,18 @@ class Invoices:
     summary: gr.HTML
     confirm: gr.Button
     back: gr.Button
+    rates: taxes.Taxes
 
 
 def build() -> Invoices:
     """The layout, without any data."""
-    with (
-        gr.Tab("Invoices", id="admin-invoices") as tab,
-        gr.Column(elem_classes="sheet"),
-    ):
+    with gr.Tab("Invoices", id="admin-invoices") as tab:
+        inside = (*_documents(), taxes.build())
+    return Invoices(tab, *inside)
+
+
+def _documents() -> tuple[Any, ...]:
+    with gr.Column(elem_classes="sheet"):
         gr.HTML('<div class="sheet-head"><h2>Invoices and credit notes</h2></div>')
         with gr.Row(elem_classes="filters"):
             search = gr.Textbox(
@@ -74,7 +79,7 @@ def build() -> Invoices:
         table = gr.HTML(parts.loading(4), elem_id="admin-invoice-list", js_on_load=_CLICKS)
         chosen = gr.State(None)
         with gr.Column(visible=False, elem_id="admin-invoice", elem_classes="inset") as panel:
-            about = gr.HTML(elem_id="admin-invoice-about")
+            about = gr.HTML(elem_id="admin-invoice-about", js_on_load=_CLICKS)
             issue = gr.Button("Issue now", elem_id="admin-invoice-issue", scale=0, visible=False)
             with gr.Row(elem_classes="filters", visible=False) as ending:
                 deed = gr.Dropdown(
@@ -95,19 +100,22 @@ def build() -> Invoices:
                         "Confirm", variant="primary", elem_id="admin-invoice-confirm", scale=0
                     )
                     back = gr.Button("Back", elem_id="admin-invoice-back", scale=0)
-    return Invoices(
-        tab, search, status, table, panel, chosen, about, issue, deed, reason, review, ending,
+    return (
+        search, status, table, panel, chosen, about, issue, deed, reason, review, ending,
         sure, summary, confirm, back,
     )  # fmt: skip
 
 
 def needs(c: Invoices) -> dict[Any, Permission]:
     """What is hidden from staff without the permission."""
-    return {c.tab: "invoices.read"}
+    return {c.tab: "invoices.read", **taxes.needs(c.rates)}
 
 
-def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
+def bind(  # noqa: PLR0915 - one section, many small handlers
+    c: Invoices, app: App, _shell: Shell, tab: gr.Tab
+) -> None:
     """Wire the section. It loads when its own tab is opened; `tab` is the one it stands in."""
+    taxes.bind(c.rates, app, c.tab)
 
     def look(q: str, status: str) -> str:
         with app.db.read() as session:
@@ -130,7 +138,7 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
         writes = may(role, "invoices.write")
         ends = writes and invoice.kind == "invoice" and invoice.status in {"open", "uncollectible"}
         return {
-            c.about: _about(invoice),
+            c.about: _about(invoice, links=writes),
             c.panel: gr.update(visible=True),
             c.issue: gr.update(visible=writes and invoice.status == "draft"),
             c.ending: gr.update(visible=ends),
@@ -190,6 +198,20 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
         gr.Info(f"{done.number} is {done.status} now.", duration=4)
         return {**opened(done, admin.role), c.table: await asyncio.to_thread(look, q, status)}
 
+    @guard(app, "invoices.write")
+    async def admin_invoices_link(admin: User, event: gr.EventData) -> dict[Any, Any]:
+        """Another public link in place of the old one, or none."""
+        data = getattr(event, "_data", None) or {}
+        own, pressed = _id(admin), str(data.get("id", ""))[:64]
+        path = ""
+        if data.get("act") == "renew":
+            path = await paperwork.new_link(app, actor_id=own, invoice_id=pressed)
+        else:
+            await paperwork.withdraw_link(app, actor_id=own, invoice_id=pressed)
+        gr.Info("The old link opens nothing any more.", duration=4)
+        invoice = await asyncio.to_thread(find, pressed)
+        return {c.about: _about(invoice, links=True, path=path)}
+
     @guard(app, "invoices.read")
     async def admin_invoices_back(_admin: User) -> dict[Any, Any]:
         """Hide the confirmation."""
@@ -201,7 +223,10 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
     c.tab.select(admin_invoices_show, filters, [c.table], **quiet)
     for trigger in (c.search.change, c.status.change):
         trigger(admin_invoices_show, filters, [c.table], trigger_mode="always_last", **quiet)
-    c.table.click(admin_invoices_choose, None, panel, **quiet)
+    c.table.click(admin_invoices_choose, None, panel, **quiet).then(
+        None, js=parts.reveal("admin-invoice"), api_visibility="private"
+    )
+    c.about.click(admin_invoices_link, None, [c.about], **quiet)
     c.issue.click(admin_invoices_issue, [c.chosen, *filters], [*panel, c.table], **quiet)
     c.review.click(
         admin_invoices_review, [c.chosen, c.deed, c.reason], [c.summary, c.sure], **quiet
@@ -221,13 +246,18 @@ def _row(invoice: Invoice) -> list[str]:
         parts.esc(invoice.document["buyer"]["name"]),
         pdf.day(invoice.document["issued_on"]),
         state(invoice),
-        parts.esc(Money(invoice.total_minor, invoice.currency)),
+        _total(invoice),
         f'<button data-act="choose" data-id="{parts.esc(invoice.id)}" '
         f'aria-label="Manage {parts.esc(invoice.number or "draft")}">Manage</button>',
     ]
 
 
-def _about(invoice: Invoice) -> str:
+def _total(invoice: Invoice) -> str:
+    shown = parts.esc(Money(invoice.total_minor, invoice.currency))
+    return f'<span class="plus">−{shown}</span>' if invoice.kind == "credit_note" else shown
+
+
+def _about(invoice: Invoice, *, links: bool, path: str = "") -> str:
     buyer = invoice.document["buyer"]
     facts = [
         f"{Money(invoice.total_minor, invoice.currency)}, of which "
@@ -241,11 +271,23 @@ def _about(invoice: Invoice) -> str:
         facts.append(f"credited {Money(invoice.credited_minor, invoice.currency)}")
     if invoice.reason:
         facts.append(f"reason: {invoice.reason}")
+    if invoice.shared:
+        facts.append("has a public link")
     lines = "<br>".join(parts.esc(fact) for fact in facts)
     file = ""
     if invoice.number:
-        path = f"/api/admin/invoices/{parts.esc(invoice.id)}/pdf"
-        file = f'<div class="actions files"><a href="{path}" download>PDF</a></div>'
+        id = parts.esc(invoice.id)
+        file = f'<a href="/api/admin/invoices/{id}/pdf" download>PDF</a>'
+        if links:
+            file += f'<button data-act="renew" data-id="{id}">New public link</button>'
+        if links and invoice.shared:
+            file += f'<button data-act="withdraw" data-id="{id}">Withdraw the link</button>'
+        file = f'<div class="actions files">{file}</div>'
+    if path:
+        file += (
+            f'<p class="hint">Whoever has this link can see it: <a href="{parts.esc(path)}" '
+            'target="_blank" rel="noopener">open and copy it</a></p>'
+        )
     return f"<h3>{parts.esc(invoice.number or 'Draft')} {state(invoice)}</h3><p>{lines}</p>{file}"
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 
 from chat_app.accounts import users
-from chat_app.accounts.permissions import Permission
+from chat_app.accounts.permissions import Permission, may
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.credits.payments import events, orders
+from chat_app.credits.payments import events, orders, returns
 from chat_app.credits.payments.events import Event
 from chat_app.credits.payments.orders import Payment
+from chat_app.credits.refunds import NothingToRefund
 from chat_app.errors import Invalid, NotFound
 from chat_app.flows import refund
 from chat_app.flows.adjust import REASON_LENGTH, ReasonMissing
@@ -61,6 +62,7 @@ class Payments:
     panel: gr.Column
     chosen: gr.State
     about: gr.HTML
+    form: gr.Row
     amount: gr.Textbox
     reason: gr.Textbox
     nonce: gr.Textbox
@@ -91,7 +93,7 @@ def build() -> Payments:
             with gr.Column(visible=False, elem_id="admin-payment", elem_classes="inset") as panel:
                 about = gr.HTML(elem_id="admin-payment-about")
                 nonce = gr.Textbox(visible=False)
-                with gr.Row(elem_classes="filters"):
+                with gr.Row(elem_classes="filters", visible=False) as form:
                     amount = gr.Textbox(
                         label="Amount to refund",
                         placeholder="empty: all that is unused",
@@ -106,7 +108,6 @@ def build() -> Payments:
                         scale=2,
                     )
                     review = gr.Button("Review", elem_id="admin-refund-review", scale=0)
-                    close = gr.Button("Close", scale=0)
                 with gr.Column(visible=False, elem_id="admin-refund-sure") as sure:
                     summary = gr.HTML(elem_id="admin-refund-summary")
                     with gr.Row(elem_classes="filters"):
@@ -114,11 +115,13 @@ def build() -> Payments:
                             "Refund", variant="stop", elem_id="admin-refund-confirm", scale=0
                         )
                         back = gr.Button("Back", scale=0)
+                with gr.Row(elem_classes="filters"):
+                    close = gr.Button("Close", scale=0)
         with gr.Column(elem_classes="sheet"):
             gr.HTML('<div class="sheet-head"><h2>Needs a look</h2></div>')
             troubles = gr.HTML(parts.loading(2), elem_id="admin-payment-events")
     return Payments(
-        tab, state, search, table, panel, chosen, about, amount, reason, nonce, review, sure,
+        tab, state, search, table, panel, chosen, about, form, amount, reason, nonce, review, sure,
         summary, confirm, back, close, troubles,
     )  # fmt: skip
 
@@ -153,13 +156,14 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.troubles: _troubles(refused),
         }
 
-    def details(payment_id: str) -> dict[Any, Any]:
+    def details(payment_id: str, role: str) -> dict[Any, Any]:
         story = refund.story(app, payment_id=payment_id)
         with app.db.read() as session:
             name = _name(session, story.payment.user_id)
         return {
             c.about: _about(story, name),
             c.panel: gr.update(visible=True),
+            c.form: gr.update(visible=_refundable(story) and may(role, "payments.refund")),
             c.sure: gr.update(visible=False),
         }
 
@@ -177,12 +181,12 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         return await asyncio.to_thread(look, state or "", q or "")
 
     @guard(app, "payments.read")
-    async def payments_open(_admin: User, event: gr.EventData) -> dict[Any, Any]:
+    async def payments_open(admin: User, event: gr.EventData) -> dict[Any, Any]:
         """The story of the order whose button was pressed."""
         pressed = str((getattr(event, "_data", None) or {}).get("id", ""))[:64]
         if not pressed:
             raise NoPaymentChosen
-        shown = await asyncio.to_thread(details, pressed)
+        shown = await asyncio.to_thread(details, pressed, admin.role)
         return {**shown, c.chosen: pressed, c.amount: "", c.reason: ""}
 
     @guard(app, "payments.refund")
@@ -192,6 +196,10 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         """Say what would happen."""
         number, minor, cleaned = wanted(payment_id, amount, reason)
         story = await asyncio.to_thread(refund.story, app, payment_id=number)
+        if any(one.state in ("open", "lost") for one in story.disputes):
+            raise returns.Disputed
+        if not story.refundable_minor:
+            raise NothingToRefund
         money = Money(minor or story.refundable_minor, story.payment.currency)
         what = "everything unused" if minor is None else "a part"
         return {
@@ -218,7 +226,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         )
         gr.Info(f"{Money(made.amount_minor, made.currency)}: refund {made.state}.", duration=4)
         return {
-            **await asyncio.to_thread(details, number),
+            **await asyncio.to_thread(details, number, admin.role),
             **await asyncio.to_thread(look, state or "", q or ""),
             c.amount: "",
             c.reason: "",
@@ -235,11 +243,17 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         return {c.panel: gr.update(visible=False), c.chosen: None}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    panel, filters, lists = [c.about, c.panel, c.sure], [c.state, c.search], [c.table, c.troubles]
+    panel, filters, lists = (
+        [c.about, c.panel, c.form, c.sure],
+        [c.state, c.search],
+        [c.table, c.troubles],
+    )
     c.tab.select(payments_show, filters, lists, **quiet)
     for change in (c.state.change, c.search.change):
         change(payments_show, filters, lists, trigger_mode="always_last", **quiet)
-    c.table.click(payments_open, None, [*panel, c.chosen, c.amount, c.reason], **quiet)
+    c.table.click(payments_open, None, [*panel, c.chosen, c.amount, c.reason], **quiet).then(
+        None, js=parts.reveal("admin-payment"), api_visibility="private"
+    )
     c.review.click(payments_review, [c.chosen, c.amount, c.reason], [c.summary, c.sure], **quiet)
     c.confirm.click(
         payments_refund,
@@ -293,16 +307,34 @@ def _row(order: Payment, name: str) -> list[str]:
     ]
 
 
+def _refundable(story: refund.Story) -> bool:
+    decided = any(one.state in ("open", "lost") for one in story.disputes)
+    return bool(story.refundable_minor) and not decided
+
+
+def _why_not(story: refund.Story) -> str:
+    if story.payment.status != "paid":
+        return "Not paid, so there is nothing to refund."
+    if any(one.state in ("open", "lost") for one in story.disputes):
+        return "Disputed: the bank has the money, so nothing can be refunded."
+    return "" if story.refundable_minor else "Nothing of it is unused, so nothing can be refunded."
+
+
 def _about(story: refund.Story, name: str) -> str:
     order = story.payment
     flag = f" {parts.badge('flagged: a bank took a payment back', 'bad')}" if story.flagged else ""
     rest = Money(story.refundable_minor, order.currency)
+    can = (
+        f"Unused and refundable: <b>{parts.amount(story.refundable_credits)}</b>, "
+        f"<b>{parts.esc(rest)}</b>."
+        if _refundable(story)
+        else parts.esc(_why_not(story))
+    )
     head = (
         f"<h3>{parts.esc(name)} {_badge(order.status)}{flag}</h3>"
         f"<p>{parts.amount(order.credits + order.bonus_credits)} for "
         f"{parts.esc(Money(order.amount_minor, order.currency))} by {parts.esc(order.provider)}. "
-        f"Unused and refundable: <b>{parts.amount(story.refundable_credits)}</b>, "
-        f"<b>{parts.esc(rest)}</b>.</p>"
+        f"{can}</p>"
     )
     lines = [(order.created_at, "Ordered", order.id, "")]
     if order.paid_at is not None:

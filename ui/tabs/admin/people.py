@@ -7,13 +7,13 @@ from typing import Any
 import gradio as gr
 
 from chat_app.accounts import totp, users
-from chat_app.accounts.permissions import Permission
+from chat_app.accounts.permissions import Permission, may
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.credits import ledger
+from chat_app.credits import debts, ledger
 from chat_app.errors import Invalid
-from chat_app.flows import adjust, people
-from chat_app.money import parse_credits, show_credits
+from chat_app.flows import adjust, forgive, people
+from chat_app.money import format_credits, parse_credits, show_credits
 from ui import parts
 from ui.guard import guard
 from ui.shell import Shell
@@ -47,9 +47,11 @@ class People:
     reason: gr.Textbox
     nonce: gr.Textbox
     review: gr.Button
+    forgive: gr.Button
     sure: gr.Column
     summary: gr.HTML
     confirm: gr.Button
+    pardon: gr.Button
     back: gr.Button
     role: gr.Dropdown
     change_role: gr.Button
@@ -94,11 +96,17 @@ def build() -> People:
                     scale=2,
                 )
                 review = gr.Button("Review", elem_id="admin-adjust-review", scale=0)
+                forgive = gr.Button(
+                    "Forgive debt", elem_id="admin-forgive-review", scale=0, visible=False
+                )
             with gr.Column(visible=False, elem_id="admin-adjust-sure") as sure:
                 summary = gr.HTML()
                 with gr.Row(elem_classes="filters"):
                     confirm = gr.Button(
                         "Confirm", variant="primary", elem_id="admin-adjust-confirm", scale=0
+                    )
+                    pardon = gr.Button(
+                        "Forgive", variant="primary", elem_id="admin-forgive-confirm", scale=0
                     )
                     back = gr.Button("Back", scale=0)
             with gr.Row(elem_classes="filters"):
@@ -116,8 +124,9 @@ def build() -> People:
                     yes = gr.Button("Yes", variant="stop", elem_id="admin-user-yes", scale=0)
                     no = gr.Button("Back", elem_id="admin-user-no", scale=0)
     return People(
-        search, table, panel, chosen, about, amount, reason, nonce, review, sure, summary,
-        confirm, back, role, change_role, suspend, sign_out, close, asked, ask, question, yes, no,
+        search, table, panel, chosen, about, amount, reason, nonce, review, forgive, sure,
+        summary, confirm, pardon, back, role, change_role, suspend, sign_out, close, asked, ask,
+        question, yes, no,
     )  # fmt: skip
 
 
@@ -127,6 +136,7 @@ def needs(c: People) -> dict[Any, Permission]:
         c.amount: "credits.adjust",
         c.reason: "credits.adjust",
         c.review: "credits.adjust",
+        c.forgive: "credits.adjust",
         c.suspend: "users.suspend",
         c.sign_out: "users.logout",
         c.role: "users.role",
@@ -155,13 +165,13 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         note = '<p class="hint">More than these match: search for a name.</p>' if more else ""
         return parts.table(heads, rows, caption="People") + note
 
-    def details(user_id: int) -> dict[Any, Any]:
+    def details(user_id: int, role: str) -> dict[Any, Any]:
         with app.db.read() as session:
             user = users.get(session, user_id)
             balance = ledger.balance(session, user_id=user_id)
         return {
-            c.about: f"<h3>{parts.esc(user.username)}</h3><p>{show_credits(balance.available)} "
-            f"available, {show_credits(balance.held)} held, {parts.esc(user.email)}</p>",
+            c.about: _about(user, balance),
+            c.forgive: gr.update(visible=bool(balance.debt) and may(role, "credits.adjust")),
             c.suspend: gr.update(value="Lift suspension" if user.suspended else "Suspend"),
             c.role: user.role,
             c.panel: gr.update(visible=True),
@@ -205,18 +215,33 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         with app.db.read() as session:
             return users.get(session, user_id), micro, cleaned
 
+    def owing(user_id: int | None, amount: str, reason: str) -> tuple[User, int | None, int, str]:
+        """Who is let off, of how much (None: of all), what they owe, and why."""
+        if user_id is None:
+            raise NobodyChosen
+        text = (amount or "").replace(",", "").strip()
+        cleaned = forgive.cleaned(reason or "")
+        with app.db.read() as session:
+            user, debt = users.get(session, user_id), ledger.balance(session, user_id=user_id).debt
+        if not debt:
+            raise debts.NothingOwed
+        micro = parse_credits(text) if text else None
+        if micro is not None and not 0 < micro <= debt:
+            raise debts.BadForgiveness(owed=format_credits(debt))
+        return user, micro, debt, cleaned
+
     @guard(app, "users.read")
     async def show(_admin: User, q: str) -> dict[Any, Any]:
         """The users that match."""
         return {c.table: await asyncio.to_thread(look, q or "")}
 
     @guard(app, "users.read")
-    async def choose(_admin: User, event: gr.EventData) -> dict[Any, Any]:
+    async def choose(admin: User, event: gr.EventData) -> dict[Any, Any]:
         """Open the panel of the user whose button was pressed."""
         pressed = str((getattr(event, "_data", None) or {}).get("id", ""))
         if not pressed.isdigit():
             raise NobodyChosen
-        shown = await asyncio.to_thread(details, int(pressed))
+        shown = await asyncio.to_thread(details, int(pressed), admin.role)
         return {**shown, c.chosen: int(pressed), c.amount: "", c.reason: ""}
 
     @guard(app, "credits.adjust")
@@ -229,6 +254,49 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             c.summary: f"<p><b>{does} {parts.amount(abs(micro))} {to} "
             f"{parts.esc(user.username)}</b><br>Reason: {parts.esc(cleaned)}</p>",
             c.sure: gr.update(visible=True),
+            c.confirm: gr.update(visible=True),
+            c.pardon: gr.update(visible=False),
+        }
+
+    @guard(app, "credits.adjust")
+    async def forgive_review(
+        _admin: User, user_id: int | None, amount: str, reason: str
+    ) -> dict[Any, Any]:
+        """Say whom it would let off, and of how much."""
+        user, micro, debt, cleaned = await asyncio.to_thread(owing, user_id, amount, reason)
+        part = micro or debt
+        rest = f"{parts.amount(debt - part)} stay owed" if part < debt else "nothing stays owed"
+        return {
+            c.summary: f"<p><b>Forgive {parts.esc(user.username)} {parts.amount(part)}</b> of the "
+            f"{parts.amount(debt)} owed: {rest}. It is a loss, and does not come back when a "
+            f"dispute is won.<br>Reason: {parts.esc(cleaned)}</p>",
+            c.sure: gr.update(visible=True),
+            c.confirm: gr.update(visible=False),
+            c.pardon: gr.update(visible=True),
+        }
+
+    @guard(app, "credits.adjust")
+    async def forgive_confirm(
+        admin: User, user_id: int | None, amount: str, reason: str, nonce: str, q: str
+    ) -> dict[Any, Any]:
+        """Let the person off."""
+        if user_id is None:
+            raise NobodyChosen
+        text = (amount or "").replace(",", "").strip()
+        left = await forgive.forgive(
+            app,
+            admin_id=_id(admin),
+            user_id=user_id,
+            micro=parse_credits(text) if text else None,
+            reason=reason or "",
+            key=nonce[:64],
+        )
+        gr.Info(f"{parts.amount(left.debt)} owed now.", duration=4)
+        return {
+            **await asyncio.to_thread(details, user_id, admin.role),
+            c.table: await asyncio.to_thread(look, q or ""),
+            c.amount: "",
+            c.reason: "",
         }
 
     @guard(app, "credits.adjust")
@@ -247,7 +315,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         )
         gr.Info(f"{user.username}: {parts.amount(micro)} booked.", duration=4)
         return {
-            **await asyncio.to_thread(details, _id(user)),
+            **await asyncio.to_thread(details, _id(user), admin.role),
             c.table: await asyncio.to_thread(look, q or ""),
             c.amount: "",
             c.reason: "",
@@ -285,7 +353,7 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
             suspended = value == "yes"
             await people.change(app, admin_id=_id(admin), user_id=user_id, suspended=suspended)
         return {
-            **await asyncio.to_thread(details, user_id),
+            **await asyncio.to_thread(details, user_id, admin.role),
             c.table: await asyncio.to_thread(look, q or ""),
         }
 
@@ -305,19 +373,27 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         return {c.panel: gr.update(visible=False), c.chosen: None}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    panel = [c.about, c.suspend, c.role, c.panel, c.sure, c.ask, c.asked]
+    panel = [c.about, c.forgive, c.suspend, c.role, c.panel, c.sure, c.ask, c.asked]
+    reviewed = [c.summary, c.sure, c.confirm, c.pardon]
     asking = [c.question, c.asked, c.ask, c.sure]
     tab.select(show, [c.search], [c.table], **quiet)
     c.search.change(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
-    c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet)
-    c.review.click(review, [c.chosen, c.amount, c.reason], [c.summary, c.sure], **quiet)
-    c.confirm.click(
-        confirm,
-        [c.chosen, c.amount, c.reason, c.nonce, c.search],
-        [*panel, c.table, c.amount, c.reason],
-        js="(a, b, d, nonce, q) => [a, b, d, window.chatKey('adjust'), q]",
-        **quiet,
-    ).then(None, js="() => { window.chatDone('adjust'); }", api_visibility="private")
+    c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet).then(
+        None, js=parts.reveal("admin-user"), api_visibility="private"
+    )
+    c.review.click(review, [c.chosen, c.amount, c.reason], reviewed, **quiet)
+    c.forgive.click(forgive_review, [c.chosen, c.amount, c.reason], reviewed, **quiet)
+    for button, handler, name in (
+        (c.confirm, confirm, "adjust"),
+        (c.pardon, forgive_confirm, "forgive"),
+    ):
+        button.click(
+            handler,
+            [c.chosen, c.amount, c.reason, c.nonce, c.search],
+            [*panel, c.table, c.amount, c.reason],
+            js=f"(a, b, d, nonce, q) => [a, b, d, window.chatKey('{name}'), q]",
+            **quiet,
+        ).then(None, js=f"() => {{ window.chatDone('{name}'); }}", api_visibility="private")
     c.back.click(back, None, [c.sure], **quiet)
     c.suspend.click(suspend, [c.chosen], asking, **quiet)
     c.sign_out.click(sign_out, [c.chosen], asking, **quiet)
@@ -325,6 +401,19 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
     c.yes.click(people_yes, [c.chosen, c.asked, c.search], [*panel, c.table], **quiet)
     c.no.click(people_no, None, [c.ask, c.asked], **quiet)
     c.close.click(close, None, [c.panel, c.chosen], **quiet)
+
+
+def _about(user: User, balance: ledger.Balance) -> str:
+    owed = f" {parts.badge(f'owes {show_credits(balance.debt)}', 'bad')}" if balance.debt else ""
+    hint = (
+        '<p class="hint">To forgive the debt give a reason, and an amount for a part of it.</p>'
+        if balance.debt
+        else ""
+    )
+    return (
+        f"<h3>{parts.esc(user.username)}{owed}</h3><p>{show_credits(balance.available)} "
+        f"available, {show_credits(balance.held)} held, {parts.esc(user.email)}</p>{hint}"
+    )
 
 
 def _row(user: User, total: int, *, codes: bool) -> list[str]:

@@ -33,6 +33,7 @@ _EVENTS = {
     "balance.critical": "Critical balance",
     "balance.runout": "Running out",
     "payment.paid": "Payment arrived",
+    "payment.disputed": "Payment taken back",
     "payment.refunded": "Refund",
     "price.notice": "Price change",
     "usage.monthly": "Monthly usage",

@@ -63,7 +63,7 @@ def build() -> Invoices:
         with gr.Column(elem_classes="sheet"):
             gr.HTML('<div class="sheet-head"><h2>Invoices</h2></div>')
             table = gr.HTML(parts.loading(3), elem_id="credits-invoice-list", js_on_load=_CLICKS)
-            link = gr.HTML(elem_id="credits-invoice-link")
+            link = gr.HTML(elem_id="credits-invoice-link", js_on_load=_CLICKS)
             more = gr.Button(
                 "Show older", size="sm", visible=HIDDEN, elem_id="credits-invoices-more"
             )
@@ -169,12 +169,21 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
         done = await paperwork.generate(app, user_id=_id(user), invoice_id=pressed)
         if isinstance(done, Invoice):
             raise paperwork.NotIssued
-        path = parts.esc(done.hosted_path)
-        return {
-            c.link: f'<p class="hint">Whoever has this link can see '
-            f"{parts.esc(done.invoice.number)}: "
-            f'<a href="{path}" target="_blank" rel="noopener">open and copy it</a></p>'
-        }
+        return {c.link: _link(done.invoice, done.hosted_path)}
+
+    @guard(app, "user")
+    async def invoices_link(user: User, event: gr.EventData) -> dict[Any, Any]:
+        """Another public link in place of the shown one, or none."""
+        data = getattr(event, "_data", None) or {}
+        own, pressed = _id(user), str(data.get("id", ""))[:64]
+        if data.get("act") == "renew":
+            path = await paperwork.new_link(app, actor_id=own, invoice_id=pressed, user_id=own)
+            invoice = await asyncio.to_thread(paperwork.get, app, user_id=own, invoice_id=pressed)
+            gr.Info("The old link opens nothing any more.", duration=4)
+            return {c.link: _link(invoice, path)}
+        await paperwork.withdraw_link(app, actor_id=own, invoice_id=pressed, user_id=own)
+        gr.Info("Withdrawn. The link opens nothing any more.", duration=4)
+        return {c.link: ""}
 
     @guard(app, "user")
     async def statement_period(_user: User, period: str) -> dict[Any, Any]:
@@ -197,6 +206,7 @@ def bind(c: Invoices, app: App, _shell: Shell, tab: gr.Tab) -> None:
     c.tab.select(invoices_open, [c.period], [*paper, *form, c.files], **quiet)
     c.more.click(invoices_older, [c.cursor, c.rows], paper, **quiet)
     c.table.click(invoices_share, None, [c.link], **quiet)
+    c.link.click(invoices_link, None, [c.link], **quiet)
     c.period.change(statement_period, [c.period], [c.files], **quiet)
     c.save.click(details_save, form, form, **quiet)
 
@@ -228,6 +238,18 @@ def _row(invoice: Invoice) -> list[str]:
         f'<span class="plus">−{parts.esc(total)}</span>' if note else parts.esc(total),
         files,
     ]
+
+
+def _link(invoice: Invoice, path: str) -> str:
+    number, id = parts.esc(invoice.number), parts.esc(invoice.id)
+    return (
+        f'<p class="hint">Whoever has this link can see {number}: '
+        f'<a href="{parts.esc(path)}" target="_blank" rel="noopener">open and copy it</a></p>'
+        f'<div class="actions files"><button data-act="renew" data-id="{id}" '
+        f'aria-label="New link of {number}">New link</button>'
+        f'<button data-act="withdraw" data-id="{id}" '
+        f'aria-label="Withdraw the link of {number}">Withdraw</button></div>'
+    )
 
 
 def state(invoice: Invoice) -> str:

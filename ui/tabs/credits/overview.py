@@ -40,6 +40,7 @@ TYPES = [
     ("Refunds", "refund"),
     ("Taken back", "chargeback"),
     ("Debt paid", "repayment"),
+    ("Debt forgiven", "forgiveness"),
     ("Returned", "reinstatement"),
     ("Expired", "expiry"),
 ]
