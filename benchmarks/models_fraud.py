@@ -120,7 +120,7 @@ def scenarios() -> None:
     for name in SCENARIOS:
         seen = kinds != name
         model = FraudModel().fit(figures[seen], labels[seen], times[seen], label_delay="0D")
-        engine = Engine()
+        engine = Engine(budget_us=10**9)
         engine.use(model, "1.0")
         points = np.array([engine.score(row).score for row in rows])
         chance = model.score(figures)

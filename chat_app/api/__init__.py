@@ -13,6 +13,7 @@ from chat_app.api import (
     chat,
     docs,
     errors,
+    fraud,
     images,
     imports,
     invoices,
@@ -64,6 +65,7 @@ ROUTERS = (
     payments.router,
     notifications.admin,
     books.router,
+    fraud.router,
     docs.router,
 )
 

@@ -272,6 +272,17 @@ def test_who_is_forgotten_leaves_no_trace() -> None:
     assert '"ann"' not in json.dumps(engine.state.dump())
 
 
+def test_a_look_ahead_leaves_the_state_as_it_is() -> None:
+    engine = Engine()
+    fails = [event("topup_failed", n, credits=500, device_id="d") for n in range(2)]
+    for one in fails:
+        engine.score(one)
+    before = json.dumps(engine.state.dump())
+    ahead = engine.peek(event("topup_failed", 3, credits=500, device_id="d", ip="81.2.3.4"))
+    assert ahead.action == "hold"
+    assert json.dumps(engine.state.dump()) == before
+
+
 def test_what_was_idle_for_months_begins_anew() -> None:
     engine = Engine()
     engine.score(event("topup", 0, credits=50))
@@ -344,10 +355,9 @@ class Shelf:
 
 
 def test_a_champion_judges_and_its_figures_are_those_of_the_table(
-    rows: Rows, model: FraudModel, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, model: FraudModel
 ) -> None:
-    monkeypatch.setattr("chat_app.ml.fraud.engine.BUDGET_MICROS", 10**9)
-    engine = Engine(Shelf(model), ManualClock(NOON))
+    engine = Engine(Shelf(model), ManualClock(NOON), budget_us=10**9)
     assert engine.version == "1.0"
     online = [engine.score(row) for row in rows]
     table = replay(rows)
@@ -403,9 +413,8 @@ def test_failures_far_apart_rest_nothing() -> None:
         assert engine.score(event("topup", n, credits=n)).fallback_reason == "model_failed"
 
 
-def test_a_late_answer_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(Shelf(Broken()), ManualClock(NOON))
-    monkeypatch.setattr("chat_app.ml.fraud.engine.BUDGET_MICROS", -1)
+def test_a_late_answer_is_not_used() -> None:
+    engine = Engine(Shelf(Broken()), ManualClock(NOON), budget_us=-1)
     found = engine.score(event("topup", 0, credits=1))
     assert (found.action, found.fallback_reason) == ("allow", "model_late")
 

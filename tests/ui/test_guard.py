@@ -72,6 +72,10 @@ MATRIX = {
     "admin_invoices_confirm": "invoices.write",
     "admin_invoices_back": "invoices.read",
     "close": "users.read",
+    "fraud_show": "fraud.read",
+    "fraud_choose": "fraud.read",
+    "fraud_bad": "fraud.write",
+    "fraud_good": "fraud.write",
     "books_show": "books.read",
     "books_events": "audit.read",
     "books_older": "audit.read",
@@ -236,11 +240,11 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
 @pytest.mark.parametrize(
     ("role", "tabs"),
     [
-        ("support", {"Overview", "Payments", "Invoices", "Messages"}),
+        ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud"}),
         ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                     "Audit & books"}),
+                     "Fraud", "Audit & books"}),
         ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                   "Messages", "Audit & books"}),
+                   "Messages", "Fraud", "Audit & books"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:

@@ -11,6 +11,7 @@ import time
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import log10
@@ -22,7 +23,7 @@ from chat_app.ml.fraud import events, features
 from chat_app.ml.fraud.cache import Cache
 from chat_app.ml.fraud.events import BadEvent, Event
 from chat_app.ml.fraud.rules import HOLD, REVIEW, Finding, Rules, judge, odd_hour
-from chat_app.ml.fraud.state import State
+from chat_app.ml.fraud.state import State, places
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +131,10 @@ class Engine:
         rules: Rules | None = None,
         costs: Costs | None = None,
         state: State | None = None,
+        budget_us: int = BUDGET_MICROS,
     ) -> None:
         self.registry = registry
+        self.budget_us = budget_us
         self.clock = clock or Clock()
         self.rules = rules or Rules()
         self.state = state or State()
@@ -144,6 +147,7 @@ class Engine:
         self._reader: Reader | None = None
         self._novelty = False
         self._recent: OrderedDict[str, tuple[float, ...]] = OrderedDict()
+        self._stopped: OrderedDict[str, None] = OrderedDict()
         if registry is not None:
             self.refresh()
 
@@ -239,6 +243,40 @@ class Engine:
                     self._recent.popitem(last=False)
             return found
 
+    def refuse(self, event: Mapping[str, Any] | Event) -> None:
+        """What was judged was stopped: the state knows, once for each id, that nothing moved."""
+        read = event if isinstance(event, Event) else events.read(event)
+        with self.lock:
+            if read.id not in self._stopped:
+                self.state.refuse(read)
+                self._stopped[read.id] = None
+                if len(self._stopped) > RECENT:
+                    self._stopped.popitem(last=False)
+
+    def recent(self, most: int) -> list[str]:
+        """The newest ids that the state took in; the caller holds the lock."""
+        return list(self._recent)[-most:]
+
+    def peek(self, event: Mapping[str, Any] | Event) -> Decision:
+        """Judge an event that has not happened yet: the state stays as it is."""
+        began = time.perf_counter_ns()
+        read = event if isinstance(event, Event) else events.read(event)
+        touched = [*places(read), ("tenant", read.tenant)]
+        with self.lock:
+            state = self.state
+            before = [(kind, key, state.find(kind, key)) for kind, key in touched]
+            kept = [(kind, key, part and part.dump()) for kind, key, part in before]
+            kept = deepcopy(kept)
+            fresh = [mark for mark in touched if mark not in state.touched]
+            figures = tuple(features.observe(state, read))
+            for kind, key, values in kept:
+                state.parts[kind].pop(key, None)
+                if values is not None:
+                    state.put(kind, key, values)
+            state.touched.difference_update(fresh)
+        packed = array("d", figures)
+        return self._judge(figures, packed, packed.tobytes(), began)
+
     def confirm(self, event: Mapping[str, Any] | Event, *, fraud: bool) -> None:
         """A label: everything the event touched carries its risk from now on."""
         read = event if isinstance(event, Event) else events.read(event)
@@ -291,7 +329,7 @@ class Engine:
             log.exception("the fraud model failed")
             self.breaker.failed()
             return None, None, "model_failed"
-        if time.perf_counter_ns() - began > BUDGET_MICROS * 1000:
+        if time.perf_counter_ns() - began > self.budget_us * 1000:
             self.breaker.failed()
             return None, None, "model_late"
         return chance, novelty if self._novelty else None, None

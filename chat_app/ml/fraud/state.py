@@ -153,6 +153,13 @@ class State:
                 part.bad = max(0.0, part.bad + step)
                 self.touched.add((kind, key))
 
+    def refuse(self, event: Event) -> None:
+        """An event that was taken in was stopped after all: nothing was sent on by it."""
+        me = self.parts["user"].get(event.user)
+        if event.type == "transfer_out" and me is not None:
+            me.topup_left[1] -= event.amount
+            self.touched.add(("user", event.user))
+
     def forget(self, kind: str, key: str) -> None:
         """Forget a part, such as a user who was erased, and that it was seen elsewhere."""
         self.parts[kind].pop(key, None)

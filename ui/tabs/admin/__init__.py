@@ -8,11 +8,11 @@ import gradio as gr
 from chat_app.accounts.permissions import Permission, may
 from chat_app.app import App
 from ui.shell import Shell
-from ui.tabs.admin import books, invoices, machine, messages, payments, people, prices, shop
+from ui.tabs.admin import books, fraud, invoices, machine, messages, payments, people, prices, shop
 
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
-SECTIONS: tuple[Any, ...] = (prices, shop, payments, invoices, messages, books)
+SECTIONS: tuple[Any, ...] = (prices, shop, payments, invoices, messages, fraud, books)
 
 
 @dataclass
