@@ -62,7 +62,11 @@ def build() -> Fraud:
                 "points an event is shown here, from 80 it is held</span></div>"
             )
             which = gr.Radio(
-                [OPEN, DONE], value=OPEN, show_label=False, elem_id="admin-fraud-which"
+                [OPEN, DONE],
+                value=OPEN,
+                show_label=False,
+                container=False,
+                elem_id="admin-fraud-which",
             )
             cases = gr.HTML(parts.loading(4), elem_id="admin-fraud-cases")
         with gr.Column(elem_classes="sheet"):
@@ -169,7 +173,11 @@ def _cards(app: App, found: list[Case], which: str) -> str:
     items = [
         Card("Cases", f"{len(found)}{more}", which.lower()),
         Card("Stopped", str(sum(case.refused for case in found)), "of these"),
-        Card("Judged by", engine.version, "and the rules" if engine.version != "rules" else ""),
+        Card(
+            "Judged by",
+            engine.version,
+            "and the rules" if engine.version != "rules" else "no model yet",
+        ),
         Card("Mode", app.fraud.mode, modes[app.fraud.mode]),
         Card("A review pays from", f"{review:.0%}", f"chance of fraud; a hold from {hold:.0%}"),
         Card("From the cache", f"{engine.cache.hits:,}", f"of {asked:,} judgements"),
