@@ -21,6 +21,8 @@ from chat_app.llm import catalogue
 from chat_app.llm.build import create
 from chat_app.llm.cache import Cache
 from chat_app.llm.engine import Engine
+from chat_app.ml.fraud import Costs, Rules
+from chat_app.ml.fraud.watch import Watch
 from chat_app.money import MICRO
 from chat_app.notify import wire
 from chat_app.notify.wire import Wire
@@ -50,6 +52,7 @@ class App:
     receipt_keys: list[receipt_keys.ReceiptKey]
     wire: Wire
     payments: Provider
+    fraud: Watch
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
@@ -130,4 +133,19 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
             seconds=settings.notifications.webhook_seconds,
         ),
         payments=provider,
+        fraud=_watch(settings, keys, clock),
+    )
+
+
+def _watch(settings: Settings, keys: Secrets, clock: Clock) -> Watch:
+    chosen = settings.fraud
+    return Watch(
+        clock,
+        key=secrets.subkey(keys.link_key, "fraud watch"),
+        mode=chosen.mode,
+        rules=Rules(
+            accounts_per_address=chosen.accounts_per_address,
+            redeems_per_code=chosen.redeems_per_code,
+        ),
+        costs=Costs(chosen.review_cost, chosen.loss_cost, chosen.false_block_cost),
     )

@@ -8,6 +8,7 @@ from chat_app.flows import (
     books,
     deliver,
     erase,
+    fraud,
     free,
     images,
     notices,
@@ -64,6 +65,9 @@ def jobs(app: App) -> list[Job]:
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("write the money ledger", 900, lambda: revenue.post_due(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
+        Job("judge answers", 2, lambda: fraud.look(app)),
+        Job("remember what was judged", 60, lambda: fraud.remember(app)),
+        Job("forget old judgements", 24 * 3600, lambda: fraud.forget_old(app)),
         Job("forget answers to programs", 600, lambda: erase.forget_programs_texts(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),
         Job(

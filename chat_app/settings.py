@@ -192,6 +192,15 @@ class Transfers(Section):
     sources: Annotated[str, Field(pattern=r"^[a-z ]*$")] = "paid adjust refund transfer"
 
 
+class Fraud(Section):
+    mode: Literal["off", "watch", "act"] = "act"
+    accounts_per_address: Count = 8
+    redeems_per_code: Count = 0
+    review_cost: Annotated[float, Field(gt=0, le=10**9)] = 1
+    loss_cost: Annotated[float, Field(gt=0, le=10**9)] = 20
+    false_block_cost: Annotated[float, Field(gt=0, le=10**9)] = 30
+
+
 class Orgs(Section):
     max_members: Annotated[int, Field(ge=1, le=10_000)] = 100
     max_per_user: Annotated[int, Field(ge=0, le=1000)] = 10
@@ -307,6 +316,7 @@ class Settings(BaseSettings):
     payments: Payments = Payments()
     credits: Credits = Credits()
     transfers: Transfers = Transfers()
+    fraud: Fraud = Fraud()
     orgs: Orgs = Orgs()
     pricing: Pricing = Pricing()
     revenue: Revenue = Revenue()

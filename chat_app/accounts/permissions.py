@@ -36,6 +36,8 @@ Permission = Literal[
     "audit.read",
     "messages.read",
     "messages.write",
+    "fraud.read",
+    "fraud.write",
     "machine.read",
     "machine.write",
 ]
@@ -67,6 +69,8 @@ ALLOWED: Mapping[Permission, frozenset[str]] = MappingProxyType(
         "audit.read": _FINANCE,
         "messages.read": _SUPPORT,
         "messages.write": _SUPPORT,
+        "fraud.read": STAFF,
+        "fraud.write": STAFF,
         "machine.read": STAFF,
         "machine.write": _ADMIN,
     }
@@ -94,6 +98,8 @@ MEANING: Mapping[Permission, str] = MappingProxyType(
         "audit.read": "read the audit log",
         "messages.read": "see mails and webhooks that wait or were given up",
         "messages.write": "send them again, announce something to everybody",
+        "fraud.read": "see what looks like fraud, and the judged events of an account",
+        "fraud.write": "label a judged event as fraud or legitimate",
         "machine.read": "dashboard, figures, alerts, the state of the models",
         "machine.write": "free memory",
     }

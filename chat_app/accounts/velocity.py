@@ -22,6 +22,7 @@ REASONS = {
     "mailbox": "Another account of the same mailbox was given them before.",
     "disposable": "The address is of a service for throw-away addresses.",
     "network": "Too many accounts from the same network were given them within a day.",
+    "pattern": "The account looks like one of many of the same person.",
     "domain": "Too many accounts with addresses of the same domain were given them within a day.",
 }
 # Half the world has its mail there, so what comes from one of them says nothing.
@@ -96,6 +97,17 @@ def decide(
         reason = "mailbox"
         session.execute(_PUT, {**row, "reason": reason})
     return reason
+
+
+def withhold(session: Session, *, user_id: int) -> str:
+    """Take back the decision to give, before anything was given; returns the reason."""
+    session.execute(
+        update(FreeGift)
+        .where(col(FreeGift.user_id) == user_id, col(FreeGift.reason) == "")
+        .values(reason="pattern")
+        .execution_options(synchronize_session=False)
+    )
+    return "pattern"
 
 
 def refusals(session: Session, user_ids: list[int]) -> dict[int, str]:

@@ -14,6 +14,7 @@ from chat_app.api import (
     chat,
     docs,
     errors,
+    fraud,
     images,
     imports,
     invoice_links,
@@ -76,6 +77,7 @@ ROUTERS = (
     books.router,
     revenue.router,
     reports.router,
+    fraud.router,
     docs.router,
 )
 

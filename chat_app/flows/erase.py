@@ -18,8 +18,8 @@ from chat_app.chat import conversations, images
 from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
+from chat_app.flows import fraud, plans, presence, reply
 from chat_app.flows import images as pictures
-from chat_app.flows import plans, presence, reply
 from chat_app.money import format_credits
 from chat_app.notify import leaving as messages
 
@@ -65,6 +65,7 @@ async def account(
             session, plans.shop(app), user_id=user_id, forfeit=forfeit, actor=actor, now=now
         )
         profile.erase(session, user_id=user_id, now=now)
+        fraud.forget(app, session, user_id=user_id)
         books.forget(session, user_id=user_id)
         texts.forget(session, user_id=user_id, now=now)
         messages.forget(session, user_id=user_id, email=email)

@@ -19,8 +19,8 @@ from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import accounts, codes, grants, operations, plans
 from chat_app.credits.codes import Code, Redeemed
 from chat_app.errors import NotAllowed
-from chat_app.flows import doors, welcome
-from chat_app.money import format_credits
+from chat_app.flows import doors, fraud, welcome
+from chat_app.money import MICRO, format_credits
 
 log = logging.getLogger(__name__)
 _HOUR = 3600 * MICROS_PER_SECOND
@@ -99,7 +99,7 @@ async def revoke_codes(app: App, *, admin_id: int, id: str) -> int:
 async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Redeemed:
     """Redeem a code, once for each key.
 
-    Raises TooManyCodes, AccountTooNew, EmailNotVerified, NoFreeCredits, or what
+    Raises TooManyCodes, AccountTooNew, EmailNotVerified, NoFreeCredits, HeldForReview, or what
     `codes.redeem` does.
     """
     attempt = await doors.attempt(app, "code", subject=str(user_id), ip=ip)
@@ -114,6 +114,17 @@ async def redeem(app: App, *, user_id: int, text: str, ip: str, key: str) -> Red
             user_id=user_id,
             now=now,
             rules=app.settings.credits,
+        )
+        fraud.check(
+            app,
+            session,
+            type="voucher",
+            user_id=user_id,
+            key=f"{user_id}:{key}",
+            now=now,
+            credits=given.micro / MICRO,
+            voucher_code=given.code_id,
+            **fraud.address(ip),
         )
         audit.record(
             session,

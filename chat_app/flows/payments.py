@@ -25,7 +25,7 @@ from chat_app.credits.payments.provider import (
     WebhooksOff,
 )
 from chat_app.errors import AppError
-from chat_app.flows import notices, refund
+from chat_app.flows import fraud, notices, refund
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _settle(app: App, payment_id: str) -> Payment:
     if standing.state == "open":
         return order
     try:
-        return app.db.write(lambda session: _accept(session, standing, now=now))
+        return app.db.write(lambda session: _accept(app, session, standing, now=now))
     except (Mismatch, NotPayable) as error:
         reason = _reason(error)
         app.db.write(lambda session: _keep_refusal(session, order, standing, reason, now=now))
@@ -126,7 +126,7 @@ def _act(app: App, session: Session, number: int, notice: Notice | None = None) 
         notice = notice or app.payments.read(json.loads(event.payload))
         # What is refused leaves nothing behind but the refusal itself.
         with session.begin_nested():
-            payment_id = _apply(session, event, notice, now=now)
+            payment_id = _apply(app, session, event, notice, now=now)
     except _NotYet as later:
         events.postpone(session, number, now=now, reason=later.reason)
         return
@@ -155,13 +155,13 @@ class _NotYet(Exception):
         self.reason = reason
 
 
-def _apply(session: Session, event: Event, notice: Notice, *, now: int) -> str | None:
+def _apply(app: App, session: Session, event: Event, notice: Notice, *, now: int) -> str | None:
     """Returns the order it was about, or None when it was about nothing of ours."""
     about = notice.about
     if about is None:
         return None
     if isinstance(about, Standing):
-        return _accept(session, about, now=now).id
+        return _accept(app, session, about, now=now).id
     if isinstance(about, RefundStanding):
         try:
             return refund.stand(session, about, now=now).payment_id
@@ -189,7 +189,7 @@ def _apply(session: Session, event: Event, notice: Notice, *, now: int) -> str |
     return order.id
 
 
-def _accept(session: Session, standing: Standing, *, now: int) -> Payment:
+def _accept(app: App, session: Session, standing: Standing, *, now: int) -> Payment:
     payment = orders.accept(session, standing, now=now)
     if standing.state == "paid" and not payment.replayed:
         audit.record(
@@ -202,6 +202,9 @@ def _accept(session: Session, standing: Standing, *, now: int) -> Payment:
             amount_minor=payment.amount_minor,
         )
         notices.paid(session, payment, now=now)
+        fraud.paid(app, session, payment, now=now)
+    elif standing.state == "failed":
+        fraud.failed(app, session, payment, now=now)
     return payment
 
 

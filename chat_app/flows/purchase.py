@@ -9,8 +9,8 @@ from chat_app.audit import log
 from chat_app.credits import operations
 from chat_app.credits.payments import offline, orders
 from chat_app.credits.payments.orders import Payment
-from chat_app.flows import notices
-from chat_app.money import format_credits
+from chat_app.flows import fraud, notices
+from chat_app.money import MICRO, format_credits
 
 
 async def buy(
@@ -25,21 +25,26 @@ async def buy(
     """Order a package or a custom amount of microcredits. The same key orders once.
 
     With a provider that has a page of its own the order has a `checkout_url`, which leads back to
-    `base` (the public URL, if one is set). Raises ProviderUnreachable: the same key goes on then.
+    `base` (the public URL, if one is set). Raises HeldForReview, and ProviderUnreachable: the same
+    key goes on then.
     """
 
     def story(session: Session) -> Payment:
-        return orders.create(
+        now = app.clock.micros()
+        made = orders.create(
             session,
             user_id=user_id,
             package_code=package_code,
             micro=micro,
-            now=app.clock.micros(),
+            now=now,
             scope=f"order:{user_id}",
             key=key,
             rules=app.settings.credits,
             provider=app.payments.name,
         )
+        if not made.replayed:
+            fraud.check_order(app, session, user_id=user_id, credits=made.credits, now=now)
+        return made
 
     order = await app.db.awrite(story)
     if not app.payments.hosted or order.checkout_url or order.status != "pending":
@@ -75,6 +80,16 @@ async def confirm(app: App, *, user_id: int, payment_id: str, key: str | None = 
             )
         payment = offline.confirm(session, user_id=user_id, payment_id=payment_id, now=now)
         if not payment.replayed:
+            fraud.check(
+                app,
+                session,
+                type="topup",
+                user_id=user_id,
+                key=f"paid:{payment_id}",
+                now=now,
+                credits=(payment.credits + payment.bonus_credits) / MICRO,
+                amount_minor=payment.amount_minor,
+            )
             log.record(
                 session,
                 type="payment_fulfilled",

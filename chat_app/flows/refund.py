@@ -18,9 +18,9 @@ from chat_app.credits.payments.orders import Payment
 from chat_app.credits.payments.provider import ProviderRefused, ProviderUnreachable, RefundStanding
 from chat_app.credits.payments.returns import Dispute, Refund
 from chat_app.credits.refunds import refundable
-from chat_app.flows import notices
+from chat_app.flows import fraud, notices
 from chat_app.flows.adjust import REASON_LENGTH, ReasonMissing
-from chat_app.money import format_credits
+from chat_app.money import MICRO, format_credits
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,16 @@ async def refund(
             now=now,
             key=f"{admin_id}:{key}",
             actor=actor,
+        )
+        fraud.note(
+            app,
+            session,
+            type="refund",
+            user_id=orders.find(session, payment_id).user_id,
+            key=made.id,
+            now=now,
+            credits=made.credits / MICRO,
+            amount_minor=made.amount_minor,
         )
         audit.record(
             session,

@@ -23,7 +23,7 @@ from chat_app.credits import holds, ledger, pricing
 from chat_app.credits.holds import UsageFacts
 from chat_app.credits.ledger import Balance
 from chat_app.errors import AppError, NotFound
-from chat_app.flows import title, topup
+from chat_app.flows import fraud, title, topup
 from chat_app.llm import cache, catalogue, loader
 from chat_app.llm.engine import Delta, Done, Failed, Loading, Queued, Request, Usage
 from chat_app.llm.engine import Started as PromptRead
@@ -185,6 +185,14 @@ async def write(
         if key is not None and shown.content == item.text and not item.cached:
             _keep(app, key, item, end)
         item.finish(shown)
+        fraud.answered(
+            app,
+            user_id=item.user_id,
+            reply_id=item.reply_id,
+            micro=shown.charged or 0,
+            tokens=shown.completion_tokens,
+            api=item.key_id is not None,
+        )
         await topup.look(app, user_id=item.user_id)
     app.replies.remove(item.reply_id)
     if shown is not None and shown.state == "done" and shown.finish_reason != "cancelled":

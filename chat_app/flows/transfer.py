@@ -13,7 +13,7 @@ from chat_app.credits import ledger, moves, operations, words
 from chat_app.credits.accounts import Owner
 from chat_app.credits.ledger import Balance
 from chat_app.errors import Invalid, NotFound
-from chat_app.flows import doors
+from chat_app.flows import doors, fraud
 from chat_app.money import MICRO, format_credits
 
 NOTE_LENGTH = 200
@@ -113,7 +113,8 @@ async def send(
 ) -> Sent:
     """Send microcredits to another user; the same key sends once and gets the same answer.
 
-    Raises UnknownRecipient, TransferSize, TooManyTransfers, and what `moves.move` raises.
+    Raises UnknownRecipient, TransferSize, TooManyTransfers, HeldForReview, and what `moves.move`
+    raises.
     """
     check_size(app, micro)
     note = clean_note(note)
@@ -138,6 +139,16 @@ async def send(
             kinds=kinds(app),
             day_limit=limits(app).day,
             description=words.of(source, target),
+        )
+        fraud.check(
+            app,
+            session,
+            type="transfer_out",
+            user_id=user_id,
+            key=f"{user_id}:{key}",
+            now=now,
+            credits=micro / MICRO,
+            counterparty_id=str(receiver.id),
         )
         if note:
             words.add_note(session, transfer_id=moved.transfer_id, user_id=user_id, text=note)

@@ -13,6 +13,7 @@ from chat_app.audit import log as audit
 from chat_app.credits import ledger
 from chat_app.credits.operations import IdempotencyConflict
 from chat_app.errors import NotAllowed
+from chat_app.flows import fraud
 from chat_app.money import MICRO
 
 
@@ -64,6 +65,19 @@ def give(app: App, session: Session, *, user: User, ip: str, now: int) -> bool:
         ),
         now=now,
     )
+    if reason == "" and not trusted and accounts.welcome_credits:
+        held = fraud.note(
+            app,
+            session,
+            type="signup_bonus",
+            user_id=user.id,
+            key=str(user.id),
+            now=now,
+            credits=accounts.welcome_credits,
+            **fraud.address(ip),
+        )
+        if held:
+            reason = velocity.withhold(session, user_id=user.id)
     if reason:
         audit.record(
             session,

@@ -233,6 +233,8 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/reconciliation": finance(OK),
     "POST /api/admin/reconciliation": finance(OK),
     "GET /api/admin/prices": finance(OK, query={"preview": "1"}),
+    "GET /api/admin/fraud/queue": staff(OK),
+    "POST /api/admin/fraud/{id}/label": staff(HIDDEN, body={"label": "fraud"}),
     "POST /api/admin/bulk/credits": finance(
         OK,
         body={"rows": [{"username": "matrix-mate", "credits": 1}], "reason": "a gift"},

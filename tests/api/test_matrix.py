@@ -197,6 +197,7 @@ def api_key(scene: Scene) -> str:
 
 # What `{id}` stands for, by the beginning of the path.
 THINGS: dict[str, Callable[[Scene], str]] = {
+    "/api/admin/fraud/": lambda _: "999999999",
     "/api/chat/conversations/": lambda scene: str(answer(scene)["conversation_id"]),
     "/api/chat/replies/": lambda scene: str(answer(scene)["reply_id"]),
     "/api/chat/images/": image,

@@ -82,6 +82,10 @@ MATRIX = {
     "revenue_show": "books.read",
     "revenue_ask": "books.write",
     "revenue_close": "books.write",
+    "fraud_show": "fraud.read",
+    "fraud_choose": "fraud.read",
+    "fraud_bad": "fraud.write",
+    "fraud_good": "fraud.write",
     "books_show": "books.read",
     "books_events": "audit.read",
     "books_older": "audit.read",
@@ -247,11 +251,11 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
 @pytest.mark.parametrize(
     ("role", "tabs"),
     [
-        ("support", {"Overview", "Payments", "Invoices", "Messages"}),
+        ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud"}),
         ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                     "Audit & books"}),
+                     "Fraud", "Audit & books"}),
         ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                   "Messages", "Audit & books"}),
+                   "Messages", "Fraud", "Audit & books"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:

@@ -10,6 +10,7 @@ from chat_app.app import App
 from ui.shell import Shell
 from ui.tabs.admin import (
     books,
+    fraud,
     invoices,
     machine,
     messages,
@@ -22,7 +23,9 @@ from ui.tabs.admin import (
 
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
-SECTIONS: tuple[Any, ...] = (prices, shop, payments, invoices, revenue, messages, books)
+SECTIONS: tuple[Any, ...] = (
+    prices, shop, payments, invoices, revenue, messages, fraud, books
+)  # fmt: skip
 
 
 @dataclass
