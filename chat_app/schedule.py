@@ -10,6 +10,7 @@ from chat_app.flows import (
     erase,
     free,
     images,
+    learn,
     notices,
     payments,
     plans,
@@ -63,6 +64,7 @@ def jobs(app: App) -> list[Job]:
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
         Job("forget answers to programs", 600, lambda: erase.forget_programs_texts(app)),
+        Job("train the models", 24 * 3600, lambda: learn.nightly(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),
         Job(
             "keep checkpoints",

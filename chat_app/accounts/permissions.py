@@ -95,7 +95,7 @@ MEANING: Mapping[Permission, str] = MappingProxyType(
         "messages.read": "see mails and webhooks that wait or were given up",
         "messages.write": "send them again, announce something to everybody",
         "machine.read": "dashboard, figures, alerts, the state of the models",
-        "machine.write": "free memory",
+        "machine.write": "free memory, train models, roll versions out",
     }
 )
 

@@ -17,6 +17,7 @@ from chat_app.api import (
     imports,
     invoices,
     keys,
+    learn,
     mailbox,
     monitoring,
     notifications,
@@ -64,6 +65,7 @@ ROUTERS = (
     payments.router,
     notifications.admin,
     books.router,
+    learn.router,
     docs.router,
 )
 

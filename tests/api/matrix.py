@@ -213,6 +213,12 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/audit/verify": finance(OK),
     "GET /api/admin/reconciliation": finance(OK),
     "POST /api/admin/reconciliation": finance(OK),
+    "GET /api/admin/predictions/ltv": finance(OK),
+    "GET /api/admin/predictions/churn": finance(OK),
+    "GET /api/admin/revenue/forecast": finance(OK),
+    "GET /api/admin/ml/versions": staff(OK),
+    "POST /api/admin/ml/versions": admins(REFUSED, body={"kinds": ["weather"]}),
+    "PUT /api/admin/ml/rollout": admins(HIDDEN, body={"kind": "churn", "weights": {"1.0": 1.0}}),
     "GET /api/admin/prices": finance(OK, query={"preview": "1"}),
     "POST /api/admin/bulk/credits": finance(
         OK,
