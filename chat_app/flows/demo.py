@@ -5,7 +5,7 @@ Only people whom the simulator made up are handed to visitors, and only where no
 
 import secrets as chance
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
 from chat_app import db as database
 from chat_app import secrets
@@ -13,6 +13,7 @@ from chat_app.accounts import sessions
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import Clock
+from chat_app.credits import ledger
 from chat_app.db import Database
 from chat_app.errors import Conflict
 from chat_app.flows import simulate
@@ -21,7 +22,8 @@ from chat_app.ml.tables import DemoUser
 from chat_app.settings import Settings
 
 USERS, MONTHS, SEED = 400, 12, 1
-NEWEST = 200
+NEWEST = 200  # who joined last is still there
+TRIES = 8  # of so many the one with most credits, so that a visitor can try something
 
 
 class RealPeople(Conflict):
@@ -78,11 +80,11 @@ async def enter(app: App, *, ip: str, agent: str) -> str:
             .where(DemoUser.scenario == "", col(User.suspended).is_(False))
             .where(col(User.erased_at).is_(None), User.role == "user")
         )
-        count = min(session.exec(select(func.count()).select_from(wanted.subquery())).one(), NEWEST)
-        if not count:
+        newest = session.exec(wanted.order_by(col(User.id).desc()).limit(NEWEST)).all()
+        if not newest:
             raise NobodyThere
-        order = wanted.order_by(col(User.id).desc()).offset(chance.randbelow(count)).limit(1)
-        user = session.exec(order).one()
+        some = [chance.choice(newest) for _ in range(TRIES)]
+        user = max(some, key=lambda one: ledger.balance(session, user_id=one.id or 0).available)
         return sessions.create(
             session, user=user, now=app.clock.micros(), settings=app.settings.accounts,
             ip=ip, agent=agent,

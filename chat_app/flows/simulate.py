@@ -49,6 +49,21 @@ MOST_USERS, MOST_MONTHS = 20_000, 60
 MAX_TOKENS = 1024
 PLAN = plans.Plan("demo-plus", "Plus", Money(990, "USD"), 1_200 * MICRO, keep_periods=1)
 DEARER = 1.2
+# What a conversation is about, what is asked in it, and what is answered.
+TALKS = (
+    ("A letter to the landlord", "Can you make this letter friendlier?",
+     "Dear Ms Weber, thank you for looking into the heating so quickly. Could we agree on a day?"),
+    ("Fractions for my daughter", "How do I explain why 1/3 is more than 1/4?",
+     "Cut two equal cakes, one in three and one in four. Fewer pieces means that each is larger."),
+    ("A slow query", "Why is my SQL query slow although there is an index?",
+     "The condition calls a function on the column, so the index is idle. Index the expression."),
+    ("Names for a bakery", "Five names for a small bakery by the sea?",
+     "Salt & Crumb, The Tidal Loaf, Harbour Crust, Morning Gull, Driftwood Bread."),
+    ("Soup for six", "What can I cook from lentils, carrots and a lemon?",
+     "A lentil soup: soften the carrots with cumin, simmer the lentils, finish with lemon juice."),
+    ("Notes of a meeting", "Sum this meeting up in three lines.",
+     "The launch moves to May. Ana owns the price list. Open: who answers support at weekends."),
+)  # fmt: skip
 
 
 class BadSimulation(Invalid):
@@ -438,7 +453,7 @@ class _Story:
             one.session = (deed.facts["session"], con)
             self.rows[Conversation].append(
                 {
-                    "id": con, "user_id": one.id, "title": "Demo conversation", "renamed": False,
+                    "id": con, "user_id": one.id, "title": self._talk(deed)[0], "renamed": False,
                     "model": usage.model, "created_at": deed.at, "updated_at": deed.at,
                 }
             )  # fmt: skip
@@ -447,10 +462,10 @@ class _Story:
         self.rows[Message].append(
             {
                 **text, "id": f"q_{id}", "role": "user", "parent_id": None,
-                "content": "A simulated question.", "created_at": deed.at,
+                "content": self._talk(deed)[1], "created_at": deed.at,
             }
         )  # fmt: skip
-        answer = "A simulated answer." if usage.completion_tokens else ""
+        answer = self._talk(deed)[2] if usage.completion_tokens else ""
         self.rows["answers"].append(
             {
                 **text, "id": f"a_{id}", "role": "assistant", "parent_id": f"q_{id}",
@@ -471,6 +486,10 @@ class _Story:
                 "created_at": deed.at, "ended_at": deed.at + took,
             }
         )  # fmt: skip
+
+    @staticmethod
+    def _talk(deed: Deed) -> tuple[str, str, str]:
+        return TALKS[deed.facts["session"] % len(TALKS)]
 
     def _flush(self, session: Session) -> None:
         tables: Mapping[Any, Any] = {"answers": Message}
