@@ -19,7 +19,7 @@ from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
 from chat_app.flows import images as pictures
-from chat_app.flows import plans, reply, signin
+from chat_app.flows import learn, plans, reply, signin
 from chat_app.money import format_credits
 from chat_app.notify import leaving as messages
 
@@ -66,6 +66,7 @@ async def account(app: App, *, user_id: int, password: str, forfeit: bool, ip: s
         books.forget(session, user_id=user_id)
         texts.forget(session, user_id=user_id, now=now)
         messages.forget(session, user_id=user_id, email=email)
+        learn.forget(session, user_id=user_id)
         audit.record(
             session, type="user_erased", actor=actor, now=now, forfeited=format_credits(left)
         )

@@ -488,6 +488,16 @@ def backtest(session: Session, run_id: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def forget(session: Session, *, user_id: int) -> None:
+    """Drop what was predicted of a person who leaves; the models themselves know nobody."""
+    session.execute(
+        delete(PredictionRow).where(
+            col(PredictionRow.subject) == str(user_id),
+            col(PredictionRow.kind).in_(("ltv", "churn")),
+        )
+    )
+
+
 # -- versions -----------------------------------------------------------------------------------
 
 

@@ -129,6 +129,10 @@ def test_a_worse_model_is_kept_and_not_promoted(app: App, monkeypatch: pytest.Mo
         assert (len(values), end) == (7, None)
         with pytest.raises(BadCursor):
             learn.predictions(session, kind="ltv", cursor="x")
+    app.db.write(lambda session: learn.forget(session, user_id=4))
+    with app.db.read() as session:
+        rows, _ = learn.predictions(session, kind="ltv", limit=10)
+    assert {one.subject for one in rows} == {"1", "2", "3", "5", "6", "7"}
     # What was learnt from made-up people gives way to the real, whatever its backtest says.
     real = put(app, monkeypatch, trained(good=False), whose="real")
     assert (real.champion, real.is_demo) == (True, False)
