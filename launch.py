@@ -1,6 +1,6 @@
 """Serve the chat: browser UI and REST API on one port.
 
-    python launch.py [--host H] [--port P] [--data-dir D] [--settings F]
+    python launch.py [--host H] [--port P] [--data-dir D] [--settings F] [--demo]
 
 The first start creates the data directory, the secrets and the database, fetches the demo
 model when no model is there, and prints a one-time link that creates the first administrator.
@@ -37,6 +37,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--settings", type=Path, default=settings.DEFAULT_FILE, help="the settings file"
     )
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="fill an empty installation with a made-up year and sign visitors in as its people",
+    )
     return parser.parse_args(argv)
 
 
@@ -60,6 +65,7 @@ def build_web(app: "App") -> Any:
     import ui
     from chat_app import api, schedule
     from chat_app.api.access import Access
+    from chat_app.api.demo import Door
     from chat_app.jobs import Runner
 
     web = api.create(app)
@@ -84,7 +90,8 @@ def build_web(app: "App") -> Any:
             await app.stop()
 
     web.router.lifespan_context = lifespan
-    return Access(ui.mount(app, web))
+    page = ui.mount(app, web)
+    return Access(Door(page, app) if app.demo else page)
 
 
 async def keep_progress(app: "App") -> None:
@@ -132,6 +139,24 @@ def pull_demo_model(settings: "Settings") -> None:
         say(f"{error} The chat starts without a model.")
     else:
         say(f"{demo.name} is ready.")
+
+
+def fill_demo(settings: "Settings") -> None:
+    """Write the made-up year of the demonstration, once."""
+    from tqdm import tqdm
+
+    from chat_app.flows import demo
+
+    with tqdm(leave=False, unit=" deeds", disable=not sys.stderr.isatty()) as line:
+
+        def tell(done: int, total: int) -> None:
+            line.total = total
+            line.update(done - line.n)
+
+        counts = demo.fill(settings, tell=tell)
+    if counts:
+        say(f"A made-up year of {counts['people']} people is in the books.")
+    say("This is a demonstration: whoever opens the page is signed in. Staff sign in at /?leave")
 
 
 def say(sentence: str) -> None:
@@ -221,7 +246,10 @@ def main(argv: list[str] | None = None) -> int:
         from chat_app.app import build
         from chat_app.flows import signup
 
+        if options.demo:
+            fill_demo(settings)
         app = build(settings)
+        app.demo = options.demo
         setup_token = signup.ensure_first_admin(app)
     except AppError as error:
         print(error, file=sys.stderr)

@@ -9,7 +9,17 @@ import argparse
 import sys
 
 from chat_app import settings as settings_room
-from chat_app.commands import books, keyring, machine, messages, models, people, shop
+from chat_app.commands import (
+    books,
+    keyring,
+    learning,
+    machine,
+    messages,
+    models,
+    people,
+    reports,
+    shop,
+)
 from chat_app.commands.common import OK, PROBLEMS, WRONG_USE, WrongUse
 from chat_app.errors import AppError
 from chat_app.settings import SettingsError
@@ -42,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     machine.add_schema(commands)
-    for room in (books, shop, models, people, messages, keyring, machine):
+    for room in (books, reports, shop, models, learning, people, messages, keyring, machine):
         room.add(commands)
     return root
 

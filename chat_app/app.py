@@ -38,7 +38,7 @@ class App:
 
     `titles` are the jobs that name conversations, by conversation; `exports` are the users
     whose data is being packed. `looks` says how users with open streams stand, see
-    `flows/standing.py`.
+    `flows/standing.py`. `demo`: visitors are signed in as made-up people.
     """
 
     settings: Settings
@@ -58,6 +58,7 @@ class App:
     exports: set[int] = field(default_factory=set)
     looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
     draining: bool = False
+    demo: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
 
     async def start(self) -> None:
@@ -105,19 +106,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     keys = secrets.load_or_create(settings.data_dir)
     db = Database(settings.database_url)
     database.migrate(db)
-    now = clock.micros()
     engine = create(settings)
-    prices = {entry.id: entry.credits_per_message * MICRO for entry in catalogue.offered()}
-    images = {
-        entry.id: entry.credits_per_image * MICRO
-        for entry in catalogue.offered()
-        if entry.credits_per_image is not None
-    }
-    db.write(lambda session: pricing.seed(session, prices=prices, images=images, now=now))
-    db.write(lambda session: packages.seed(session, now=now))
-    seller = sellers.of(settings.business)
-    db.write(lambda session: tax.seed(session, now=now))
-    db.write(lambda session: sellers.keep(session, seller=seller, now=now))
+    stock(db, settings, now=clock.micros())
     return App(
         settings=settings,
         clock=clock,
@@ -149,3 +139,18 @@ def _watch(settings: Settings, keys: Secrets, clock: Clock) -> Watch:
         ),
         costs=Costs(chosen.review_cost, chosen.loss_cost, chosen.false_block_cost),
     )
+
+
+def stock(db: Database, settings: Settings, *, now: int) -> None:
+    """Put the first prices, packages and tax rates in, and who sells; what is there stays."""
+    prices = {entry.id: entry.credits_per_message * MICRO for entry in catalogue.offered()}
+    images = {
+        entry.id: entry.credits_per_image * MICRO
+        for entry in catalogue.offered()
+        if entry.credits_per_image is not None
+    }
+    db.write(lambda session: pricing.seed(session, prices=prices, images=images, now=now))
+    db.write(lambda session: packages.seed(session, now=now))
+    seller = sellers.of(settings.business)
+    db.write(lambda session: tax.seed(session, now=now))
+    db.write(lambda session: sellers.keep(session, seller=seller, now=now))

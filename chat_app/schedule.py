@@ -11,6 +11,7 @@ from chat_app.flows import (
     fraud,
     free,
     images,
+    learn,
     notices,
     payments,
     plans,
@@ -69,6 +70,7 @@ def jobs(app: App) -> list[Job]:
         Job("remember what was judged", 60, lambda: fraud.remember(app)),
         Job("forget old judgements", 24 * 3600, lambda: fraud.forget_old(app)),
         Job("forget answers to programs", 600, lambda: erase.forget_programs_texts(app)),
+        Job("train the models", 24 * 3600, lambda: learn.nightly(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),
         Job(
             "keep checkpoints",

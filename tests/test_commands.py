@@ -456,3 +456,19 @@ def test_messages_are_listed_sent_again_and_tested(
         assert run(data_dir, "messages", "test", "ann@example.org") == commands.OK
         assert [mail["To"] for mail in post.mails] == ["ann@example.org"]
     assert run(data_dir, "messages", "test", "ann@example.org") == commands.PROBLEMS
+
+
+def test_simulate_and_train(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A history that is right, written once, and a model that says what it knows of it."""
+    small = ["simulate", "--users", "6", "--months", "1", "--seed", "4"]
+    assert run(data_dir, *small) == commands.OK
+    assert "6 people" in capsys.readouterr().out
+    assert run(data_dir, *small) == commands.PROBLEMS
+    assert run(data_dir, "verify") == commands.OK
+    capsys.readouterr()
+    assert run(data_dir, "train", "ltv", "churn") == commands.OK
+    told = json.loads(capsys.readouterr().out)
+    assert [one["kind"] for one in told["runs"]] == ["ltv", "churn"]
+    assert {one["basis"] for one in told["runs"]} == {"insufficient"}
+    assert all(one["is_demo"] and one["state"] == "done" for one in told["runs"])
+    assert run(data_dir, "train", "weather") == commands.WRONG_USE

@@ -12,7 +12,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from ui import parts
 from ui.guard import guard
-from ui.shell import Shell, bell, brand, pill
+from ui.shell import DEMO, Shell, bell, brand, pill
 from ui.tabs import account, admin, analytics, chat, credits, history, login
 
 HIDDEN = "hidden"  # visible=False would leave the button of a tab that was shown once
@@ -29,6 +29,8 @@ def build(app: App) -> gr.Blocks:
             who = gr.HTML(visible=HIDDEN, elem_id="who")
             gr.Button("◐", elem_id="theme-toggle", size="sm", scale=0)
             sign_out = gr.Button("Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0)
+        if app.demo:
+            gr.HTML(DEMO, elem_id="demo-banner")
         wait = gr.HTML(parts.loading(6), elem_id="page-loading")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = (

@@ -18,6 +18,11 @@ _BRAND = (
     'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
 )
 
+DEMO = (
+    '<p role="status"><b>Demo.</b> You are one of many made-up people; nothing here is real. '
+    '<a href="/?leave">Sign in as staff</a></p>'
+)
+
 
 @dataclass
 class Shell:

@@ -101,7 +101,7 @@ MEANING: Mapping[Permission, str] = MappingProxyType(
         "fraud.read": "see what looks like fraud, and the judged events of an account",
         "fraud.write": "label a judged event as fraud or legitimate",
         "machine.read": "dashboard, figures, alerts, the state of the models",
-        "machine.write": "free memory",
+        "machine.write": "free memory, train models, roll versions out",
     }
 )
 

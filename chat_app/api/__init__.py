@@ -20,6 +20,7 @@ from chat_app.api import (
     invoice_links,
     invoices,
     keys,
+    learn,
     mailbox,
     monitoring,
     notifications,
@@ -78,6 +79,7 @@ ROUTERS = (
     revenue.router,
     reports.router,
     fraud.router,
+    learn.router,
     docs.router,
 )
 

@@ -186,9 +186,13 @@ def no_cookie(app: App) -> str:
     return _cookie(app, "", 0)
 
 
+def session_cookie(app: App, token: str) -> str:
+    """The header that gives a browser its sign-in."""
+    return _cookie(app, token, app.settings.accounts.session_hours * 3600)
+
+
 def _signed_in(app: App, response: Response, done: SignIn) -> SignInOut:
-    seconds = app.settings.accounts.session_hours * 3600
-    response.headers["Set-Cookie"] = _cookie(app, done.session_token, seconds)
+    response.headers["Set-Cookie"] = session_cookie(app, done.session_token)
     response.headers["Cache-Control"] = "no-store"
     return SignInOut.of(done)
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from sqlalchemy import text
 
-from chat_app.app import App
 from chat_app.audit import differences
 from chat_app.clock import from_micros, rfc3339, to_micros
 from chat_app.credits import paper
 from chat_app.credits.statements import safe
+from chat_app.db import Database
 from chat_app.errors import Invalid
 from chat_app.flows import revenue_figures
 from chat_app.money import format_credits
@@ -69,12 +69,19 @@ class Report:
         return f"{self.kind}-{self.since}-{self.until}"
 
 
-def make(app: App, *, kind: str, since: date | None = None, until: date | None = None) -> Report:
-    """A report of the days from `since` to `until`; the last 30 when nothing is said.
+def make(
+    db: Database,
+    *,
+    kind: str,
+    today: date,
+    since: date | None = None,
+    until: date | None = None,
+) -> Report:
+    """A report of the days from `since` to `until`; the 30 up to `today` when nothing is said.
 
     Nothing is read before its rows are. Raises BadReport.
     """
-    last = until or app.clock.now().date()
+    last = until or today
     first = since or last - timedelta(days=29)
     if first > last or (last - first).days > LONGEST_DAYS:
         raise BadReport(param="from")
@@ -82,7 +89,7 @@ def make(app: App, *, kind: str, since: date | None = None, until: date | None =
     if made is None:
         raise BadReport(param="kind", kinds=sorted(_KINDS))
     columns, summed, rows = made
-    return Report(kind, first, last, columns, summed, lambda: rows(app, first, last))
+    return Report(kind, first, last, columns, summed, lambda: rows(db, first, last))
 
 
 def as_json(report: Report) -> Iterator[str]:
@@ -175,12 +182,12 @@ class _Totals:
         return found if self._summed else []
 
 
-def _usage(app: App, since: date, until: date) -> Iterator[Row]:
+def _usage(db: Database, since: date, until: date) -> Iterator[Row]:
     """A row for each day, person and model."""
     after: dict[str, Any] = {"at": -1, "user": 0, "model": ""}
     span = {"since": _micros(since), "until": _micros(until + timedelta(days=1)), "limit": PAGE}
     while True:
-        with app.db.read() as session:
+        with db.read() as session:
             found = session.execute(text(_USAGE), span | after).all()
         for row in found:
             yield (from_micros(row[0]).date().isoformat(), row[1], row[2] or "", *row[3:])
@@ -189,12 +196,12 @@ def _usage(app: App, since: date, until: date) -> Iterator[Row]:
         after = {"at": found[-1][0], "user": found[-1][1], "model": found[-1][3]}
 
 
-def _financial(app: App, since: date, until: date) -> Iterator[Row]:
+def _financial(db: Database, since: date, until: date) -> Iterator[Row]:
     """A row for each posting of the money ledger."""
     after = {"journal": 0, "line": 0}
     span = {"first": since.isoformat(), "last": until.isoformat(), "limit": PAGE}
     while True:
-        with app.db.read() as session:
+        with db.read() as session:
             found = session.execute(text(_POSTINGS), span | after).all()
         for row in found:
             minor = row[7]
@@ -204,9 +211,9 @@ def _financial(app: App, since: date, until: date) -> Iterator[Row]:
         after = {"journal": found[-1][0], "line": found[-1][1]}
 
 
-def _revenue(app: App, since: date, until: date) -> Iterator[Row]:
+def _revenue(db: Database, since: date, until: date) -> Iterator[Row]:
     """A row for each month and currency of the money ledger."""
-    with app.db.read() as session:
+    with db.read() as session:
         months = roll_forward(session, until=until.isoformat())
     for row in months:
         if row.period >= f"{since:%Y-%m}":
@@ -216,17 +223,17 @@ def _revenue(app: App, since: date, until: date) -> Iterator[Row]:
             )  # fmt: skip
 
 
-def _tax(app: App, since: date, until: date) -> Iterator[Row]:
-    for row in revenue_figures.tax(app, since=since, until=until):
+def _tax(db: Database, since: date, until: date) -> Iterator[Row]:
+    for row in revenue_figures.taxes(db, since=since, until=until):
         yield (
             row.jurisdiction, row.category, row.treatment, row.rate_bp, row.currency,
             row.documents, row.base_minor, row.tax_minor,
         )  # fmt: skip
 
 
-def _receivables(app: App, _since: date, until: date) -> Iterator[Row]:
+def _receivables(db: Database, _since: date, until: date) -> Iterator[Row]:
     end = datetime.combine(until + timedelta(days=1), datetime.min.time(), UTC)
-    for row in revenue_figures.open_invoices(app, before=to_micros(end)):
+    for row in revenue_figures.open_invoices(db, before=to_micros(end)):
         late = (until - date.fromisoformat(row.due_on)).days
         yield (
             row.number, row.user_id, row.due_on, max(late, 0), bucket(late), row.currency,
@@ -234,11 +241,11 @@ def _receivables(app: App, _since: date, until: date) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _reconciliation(app: App, since: date, until: date) -> Iterator[Row]:
+def _reconciliation(db: Database, since: date, until: date) -> Iterator[Row]:
     """Differences that were seen in this time."""
     first, end, cursor = _micros(since), _micros(until + timedelta(days=1)), None
     while True:
-        with app.db.read() as session:
+        with db.read() as session:
             found, cursor = differences.find(session, state="all", limit=100, cursor=cursor)
         for row in found:
             if row.last_seen_at >= first and row.first_seen_at < end:
@@ -253,7 +260,7 @@ def _reconciliation(app: App, since: date, until: date) -> Iterator[Row]:
 
 _KINDS: dict[
     str,
-    tuple[tuple[str, ...], tuple[str, ...], Callable[[App, date, date], Iterator[Row]]],
+    tuple[tuple[str, ...], tuple[str, ...], Callable[[Database, date, date], Iterator[Row]]],
 ] = {
     "usage": (
         ("day", "user_id", "username", "model", "messages", "answers", "prompt_tokens",

@@ -13,6 +13,7 @@ from chat_app.app import App
 from chat_app.clock import from_micros, to_micros
 from chat_app.credits import takings
 from chat_app.credits.takings import OfModel, PlanPeriod, Taxed
+from chat_app.db import Database
 from chat_app.flows import revenue
 from chat_app.revenue import journals, months
 from chat_app.revenue.months import Month
@@ -133,9 +134,14 @@ def recognition(
 
 def tax(app: App, *, since: date, until: date) -> list[Taxed]:
     """What is owed to whom for documents issued from one day to another (included)."""
+    return taxes(app.db, since=since, until=until)
+
+
+def taxes(db: Database, *, since: date, until: date) -> list[Taxed]:
+    """`tax` from a database."""
     start = datetime.combine(since, datetime.min.time(), UTC)
     end = datetime.combine(until + timedelta(days=1), datetime.min.time(), UTC)
-    with app.db.read() as session:
+    with db.read() as session:
         return takings.taxed(session, since=to_micros(start), until=to_micros(end))
 
 
@@ -165,9 +171,9 @@ def receivables(
     return Receivables(aged, rules.allowance(aged), chosen, mine)
 
 
-def open_invoices(app: App, *, before: int) -> list[takings.OpenInvoice]:
+def open_invoices(db: Database, *, before: int) -> list[takings.OpenInvoice]:
     """Invoices that were sent and not paid just before a moment (µs)."""
-    with app.db.read() as session:
+    with db.read() as session:
         return takings.open_invoices(session, at=before - 1)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from chat_app.errors import Invalid
-from chat_app.ml import cadence, calibrate, columns, explain, learners
+from chat_app.ml import cadence, calibrate, columns, explain, keeping, learners
 from chat_app.ml.columns import Table
 from chat_app.ml.learners import Blend, Boosted, Forest, Logistic, Rule
 from chat_app.ml.scores import Floats, auc, brier, ece, log_loss, logit, sigmoid
@@ -419,6 +419,37 @@ class ChurnModel:
         made._bag_scale = params["bag_scale"]
         made._range = {name: list(ends) for name, ends in params["range"].items()}
         return made
+
+    def to_files(self) -> dict[str, bytes]:
+        """The model for the registry, with the events it knows unless it was told to `forget`."""
+        rows = None
+        if self._events is not None:
+            users = self._named.column(self._events.users)
+            named = keeping.keys(users)
+            if named is not None:
+                events = {"code": self._events.code.tolist(), "at": self._events.at.tolist()}
+                rows = {"users": named, **events}
+        return keeping.pack(self.to_params(), rows)
+
+    @classmethod
+    def from_files(cls, files: keeping.Files) -> "ChurnModel":
+        """The model that `to_files` wrote; where events were kept, none need be given."""
+        made = cls.from_params(keeping.unpack(files))
+        rows = keeping.rows(files)
+        if rows is not None:
+            users = pd.Series(rows["users"]["values"], dtype=rows["users"]["kind"])
+            made._named = Naming.of(users)
+            made._events = cadence.Events(
+                users.tolist(),
+                np.array(rows["code"], dtype=np.int64),
+                np.array(rows["at"], dtype=np.int64),
+            )
+        return made
+
+    def forget(self) -> "ChurnModel":
+        """Drop people's events; from then on `predict_events` wants them."""
+        self._events = None
+        return self
 
 
 class Naming:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from chat_app.ml import candidates, series
+from chat_app.ml import candidates, keeping, series
 from chat_app.ml.candidates import BASIC, MEMBERS
 from chat_app.ml.series import BadForecast, Floats, Panel, Series
 
@@ -209,6 +209,15 @@ class Forecaster:
             panel.series.append(Series(one["key"], one["first"], values))
         made._panel = panel
         return made
+
+    def to_files(self) -> dict[str, bytes]:
+        """The forecaster for the registry; its series are part of it."""
+        return keeping.pack(self.to_params())
+
+    @classmethod
+    def from_files(cls, files: keeping.Files) -> "Forecaster":
+        """The forecaster that `to_files` wrote."""
+        return cls.from_params(keeping.unpack(files))
 
     def misses(self, h: int) -> list[tuple[Floats, Floats]]:
         """Of each series: what was, and what would have been said, at earlier moments × h steps."""

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from chat_app.errors import Invalid
-from chat_app.ml import btyd, conformal, ltv_trees
+from chat_app.ml import btyd, conformal, keeping, ltv_trees
 from chat_app.ml.orders import DAY, WEEK_DAYS, Floats, Known, Orders
 from chat_app.revenue import frames
 
@@ -245,6 +245,34 @@ class LTVModel:
         model._table = list(params["backtest"])
         return model
 
+    def to_files(self) -> dict[str, bytes]:
+        """The model for the registry, with the orders it knows unless it was told to `forget`."""
+        rows = None
+        if self._summary is not None:
+            users, known = self._summary
+            named = keeping.keys(users)
+            rows = None if named is None else {"users": named, "summary": _summary(known)}
+        elif self._orders is not None:
+            rows = self._orders.to_params()
+        return keeping.pack(self.to_params(), rows)
+
+    @classmethod
+    def from_files(cls, files: keeping.Files) -> "LTVModel":
+        """The model that `to_files` wrote; where orders were kept, `predict` needs no `tx`."""
+        model = cls.from_params(keeping.unpack(files))
+        rows = keeping.rows(files)
+        if rows is not None and "summary" in rows:
+            users = pd.Series(rows["users"]["values"], dtype=rows["users"]["kind"])
+            model._summary = (users, _known(rows["summary"]))
+        elif rows is not None:
+            model._orders = Orders.from_params(rows)
+        return model
+
+    def forget(self) -> "LTVModel":
+        """Drop the customers' orders; from then on `predict` wants `tx`."""
+        self._orders, self._summary = None, None
+        return self
+
     # -- the parts --------------------------------------------------------------------------
 
     @property
@@ -393,6 +421,23 @@ def _off(ratios: Iterable[float | None]) -> float:
     """How far totals were off on average, as a logarithm."""
     logs = [abs(np.log(max(ratio, 1e-3))) for ratio in ratios if ratio is not None]
     return float(np.mean(logs)) if logs else 0.0
+
+
+def _summary(known: Known) -> dict[str, Any]:
+    return {
+        name: part.tolist() if isinstance(part, np.ndarray) else part
+        for name, part in vars(known).items()
+    }
+
+
+def _known(params: dict[str, Any]) -> Known:
+    kinds = {"at": int, "who": np.int64}
+    return Known(
+        **{
+            name: part if name == "at" else np.array(part, dtype=kinds.get(name, np.float64))
+            for name, part in params.items()
+        }
+    )
 
 
 def _micros(as_of: Any) -> int:

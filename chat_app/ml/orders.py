@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from chat_app.ml import keeping
 from chat_app.revenue import frames
 
 Floats = NDArray[np.float64]
@@ -68,6 +69,26 @@ class Orders:
         amount = frame["amount"].to_numpy()
         order = np.lexsort((amount, at, user))
         self.user, self.at, self.amount = user[order], at[order], amount[order]
+
+    def to_params(self) -> dict[str, Any] | None:
+        """The orders as plain JSON; None where the users' keys are no plain ones."""
+        users = keeping.keys(self.users)
+        if users is None:
+            return None
+        return {
+            "users": users, "user": self.user.tolist(), "at": self.at.tolist(),
+            "amount": self.amount.tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any]) -> "Orders":
+        """The orders that `to_params` described."""
+        made = cls.__new__(cls)
+        made.users = pd.Index(params["users"]["values"], dtype=params["users"]["kind"])
+        made.user = np.array(params["user"], dtype="int64")
+        made.at = np.array(params["at"], dtype="int64")
+        made.amount = np.array(params["amount"], dtype="float64")
+        return made
 
     @property
     def first(self) -> int | None:

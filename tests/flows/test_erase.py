@@ -113,9 +113,9 @@ async def gone(app: App, user_id: int, **more: Any) -> None:
 # Rows that stay under the account's number: the books and what they follow from, and a keyed hash
 # that keeps free credits from being farmed. All others go.
 STAY = {
-    "account", "auto_topup_order", "budget", "conversation", "dispute", "fraud_assessment",
-    "free_gift", "invoice", "payment", "periodic_grant", "redemption", "reply", "subscription",
-    "usage", "usage_day", "usage_minute", "usage_month",
+    "account", "auto_topup_order", "budget", "conversation", "demo_user", "dispute",
+    "fraud_assessment", "free_gift", "invoice", "payment", "periodic_grant", "redemption", "reply",
+    "subscription", "usage", "usage_day", "usage_minute", "usage_month",
 }  # fmt: skip
 GO = {
     "alert_rule", "alert_state", "announcement_dismissal", "auto_topup", "billing_details",
