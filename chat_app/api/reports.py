@@ -78,9 +78,7 @@ def revenue(
 def _answer(
     app: deps.App, kind: Kind, first: date | None, last: date | None, format: Format
 ) -> Response:
-    made = reports.make(
-        app.db, kind=kind, today=app.clock.now().date(), since=first, until=last
-    )
+    made = reports.make(app.db, kind=kind, today=app.clock.now().date(), since=first, until=last)
     headers = {"Content-Disposition": f'attachment; filename="{made.name}.{format}"'}
     if format == "pdf":
         author, at = app.settings.business.name, app.clock.micros()
