@@ -91,7 +91,7 @@ def css() -> str:
 def head() -> str:
     """The page's own script; it talks to nobody but this server."""
     script = "".join(
-        (STATIC / name).read_text(encoding="utf-8") for name in ("app.js", "account.js")
+        (STATIC / name).read_text(encoding="utf-8") for name in ("turns.js", "app.js", "account.js")
     )
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
