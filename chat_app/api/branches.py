@@ -38,7 +38,14 @@ class QuoteContinue(Body):
 
 
 class Compare(Body):
-    models: Annotated[list[ModelId], Field(min_length=2, max_length=2)]
+    models: Annotated[
+        list[ModelId],
+        Field(
+            min_length=2,
+            max_length=2,
+            json_schema_extra={"example": ["gemma-3-1b-it", "gemma-3-12b-it"]},
+        ),
+    ]
     message: Text
     conversation_id: PublicId | None = None
     parent_id: Place | None = None
