@@ -99,7 +99,8 @@ def after(app: App, user: User, views: Sequence[reply.ReplyView]) -> list[stream
             )
     except AppError:  # deleted meanwhile
         return None
-    if not rows or rows[-1].reply_id not in {each.reply_id for each in views}:
+    here = {row.reply_id for row in (*rows[-1:], *(rows[-1].beside if rows else ()))}
+    if not here & {each.reply_id for each in views}:
         return None
     return stream.shown(rows, balance=view.balance.available if view.org_id is None else None)
 
