@@ -6,8 +6,9 @@ message, so the dicts are built here once and events use `postprocess=False`.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chat_app.chat.conversations import MessageRow
@@ -41,42 +42,59 @@ async def snapshots(
 
     Ends when the source ends; closing it early stops listening and changes nothing else.
     """
-    now, changed = Snapshot(), asyncio.Event()
+    async with aclosing(together([source], per_second=per_second)) as several:
+        async for (one,) in several:
+            yield one
 
-    async def listen() -> None:
+
+async def together(
+    sources: Sequence[AsyncIterator[Piece | Status | ReplyView]], *, per_second: float
+) -> AsyncGenerator[list[Snapshot], None]:
+    """As `snapshots`, of several sources at once: one of each, in their order."""
+    now, changed = [Snapshot() for _ in sources], asyncio.Event()
+
+    async def listen(source: AsyncIterator[Piece | Status | ReplyView], state: Snapshot) -> None:
         try:
             async for item in source:
                 if isinstance(item, Piece):
-                    now.text += item.text
-                    now.tokens += item.tokens
-                    now.status = ""
+                    state.text += item.text
+                    state.tokens += item.tokens
+                    state.status = ""
                 elif isinstance(item, Status):
-                    now.status = item.sentence
+                    state.status = item.sentence
                 else:
-                    now.end = item
+                    state.end = item
                 changed.set()
         finally:
             changed.set()
 
-    listener = asyncio.create_task(listen())
+    listeners = [
+        asyncio.create_task(listen(source, state))
+        for source, state in zip(sources, now, strict=True)
+    ]
     try:
         while True:
             try:
                 await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
             except TimeoutError:
-                yield Snapshot(now.text, now.tokens, now.status, beat=True)
+                yield [
+                    Snapshot(one.text, one.tokens, one.status, one.end, beat=True) for one in now
+                ]
                 continue
             changed.clear()
             began = time.monotonic()
-            yield Snapshot(now.text, now.tokens, now.status, now.end)
-            if now.end is not None:
+            yield [replace(one) for one in now]
+            if all(one.end is not None for one in now):
                 return
-            if listener.done():
-                listener.result()  # raises what went wrong
+            over = [task for task, one in zip(listeners, now, strict=True) if not one.end]
+            if all(task.done() for task in over):
+                for task in over:
+                    task.result()  # raises what went wrong
                 return
             await asyncio.sleep(max(0.0, 1 / per_second - (time.monotonic() - began)))
     finally:
-        listener.cancel()
+        for task in listeners:
+            task.cancel()
 
 
 def text_message(role: str, text: str, foot: str = "", head: str = "") -> Message:
@@ -99,13 +117,64 @@ def _html(value: str) -> dict[str, Any]:
     }
 
 
-def shown(rows: Sequence[MessageRow]) -> list[Message]:
-    """The newest messages of a conversation; a running answer is left to its stream."""
+def shown(rows: Sequence[MessageRow], *, balance: int | None = None) -> list[Message]:
+    """The newest messages of a conversation; a running answer is left to its stream.
+
+    What continues an answer is shown in one with it. Answers side by side stand in columns until
+    one is picked. `balance` is shown with the last answer.
+    """
+    told = [row for row in rows if row.state != "running"]
+    groups: list[list[MessageRow]] = []
+    for row in told:
+        if row.role == "assistant" and groups and groups[-1][-1].role == "assistant":
+            groups[-1].append(row)
+        else:
+            groups.append([row])
     return [
-        text_message(row.role, row.content or _silence(row), foot_of(row), shots(row))
-        for row in rows[-SHOWN_MESSAGES:]
-        if row.state != "running"
+        _shown(group, balance if group[-1] is told[-1] else None, last=group[-1] is told[-1])
+        for group in groups[-SHOWN_MESSAGES:]
     ]
+
+
+def _shown(group: Sequence[MessageRow], balance: int | None, *, last: bool) -> Message:
+    first, end = group[0], group[-1]
+    if last and end.beside and all(row.state != "running" for row in end.beside):
+        return columns([_column(row) for row in end.beside])
+    text = "".join(row.content for row in group) or _silence(end)
+    feet = [
+        foot_of(row, balance if row is end else None, last=last and row is end) for row in group
+    ]
+    return text_message(first.role, text, "".join(feet), shots(first))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of the answers side by side; `head` and `foot` are our own HTML."""
+
+    head: str
+    text: str
+    foot: str = ""
+
+
+def columns(items: Sequence[Column]) -> Message:
+    """Answers side by side in one message: the stylesheet makes columns of its parts."""
+    content: list[dict[str, Any]] = []
+    for item in items:
+        content += [
+            _html(f'<div class="beside">{item.head}</div>'),
+            {"type": "text", "text": item.text},
+            _html(item.foot or '<div class="foot"></div>'),
+        ]
+    return {"role": "assistant", "content": content, "metadata": None, "options": None}
+
+
+def _column(row: MessageRow) -> Column:
+    pick = (
+        f'<button type="button" data-deed="path" data-id="{esc(row.id)}">'
+        "Go on with this answer</button>"
+    )
+    foot = foot_of(row, None, last=False, turns=False)
+    return Column(f"<b>{esc(row.model)}</b>{pick}", row.content or _silence(row), foot)
 
 
 def _silence(row: MessageRow) -> str:
@@ -123,17 +192,57 @@ def shots(row: MessageRow) -> str:
     return f'<div class="shots">{"".join(shown)}</div>' if shown else ""
 
 
-def foot_of(row: MessageRow) -> str:
-    """The line below a stored answer."""
+def foot_of(
+    row: MessageRow, balance: int | None = None, *, last: bool = False, turns: bool = True
+) -> str:
+    """The line below a stored message: what it cost, and what can be done with it."""
+    deeds = switcher(row) + _deeds(row, last=last) if turns else ""
     if row.role != "assistant":
-        return ""
+        return f'<div class="turns">{deeds}</div>' if deeds else ""
     return unread(row.dropped_messages) + foot(
         row.charged or 0,
         row.model,
         row.finish_reason,
         row.error_message,
+        balance,
         cached=row.cached,
         receipt=row.receipt_id,
+        deeds=deeds,
+    )
+
+
+def switcher(row: MessageRow) -> str:
+    """`‹ 2/3 ›`, where a message has others beside it."""
+    count, at = len(row.siblings), row.sibling_index
+    if count < 2:
+        return ""
+
+    def step(to: int, sign: str, name: str) -> str:
+        if not 0 <= to < count:
+            return f'<button type="button" disabled aria-label="{name}">{sign}</button>'
+        return _deed("path", row.siblings[to], sign, name)
+
+    return (
+        f'<span class="versions" role="group" aria-label="Version {at + 1} of {count}">'
+        f"{step(at - 1, '‹', 'Previous version')}{at + 1}/{count}"
+        f"{step(at + 1, '›', 'Next version')}</span>"
+    )
+
+
+def _deeds(row: MessageRow, *, last: bool) -> str:
+    if row.role != "assistant":
+        edit = _deed("edit", row.id, "Edit", "Edit this message in a new branch")
+        return edit + _deed("fork", row.id, "Fork", "Copy the chat up to here into a new one")
+    deeds = _deed("retry", row.id, "Retry", "Retry: have this answered again")
+    if last and row.reply_id and row.finish_reason in _REASONS and row.content.strip():
+        deeds = _deed("continue", row.reply_id, "Continue", "Go on with this answer") + deeds
+    return deeds + _deed("fork", row.id, "Fork", "Copy the chat up to here into a new one")
+
+
+def _deed(deed: str, id: str, words: str, name: str) -> str:
+    return (
+        f'<button type="button" data-deed="{deed}" data-id="{esc(id)}" aria-label="{name}" '
+        f'title="{name}">{words}</button>'
     )
 
 
@@ -158,6 +267,7 @@ def foot(
     *,
     cached: bool = False,
     receipt: str | None = None,
+    deeds: str = "",
 ) -> str:
     """What an answer cost, which model wrote it, and why it ended if that needs saying."""
     parts = [f"<b>{amount(charged)}</b>" if charged else "<b>no charge</b>", esc(model)]
@@ -173,7 +283,7 @@ def foot(
         path = f"/api/billing/receipts/{esc(receipt)}"
         parts.append(f'<a href="{path}" download title="Signed, for your records">receipt</a>')
     copy = ' <button type="button" data-copy aria-label="Copy this answer">Copy</button>'
-    return '<div class="foot">' + " · ".join(parts) + copy + "</div>"
+    return '<div class="foot">' + " · ".join(parts) + copy + deeds + "</div>"
 
 
 def failed(trouble: str | None) -> str:

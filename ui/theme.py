@@ -90,7 +90,9 @@ def css() -> str:
 
 def script() -> str:
     """The page's own script; it talks to nobody but this server."""
-    return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("app.js", "account.js"))
+    return "".join(
+        (STATIC / name).read_text(encoding="utf-8") for name in ("turns.js", "app.js", "account.js")
+    )
 
 
 def head() -> str:

@@ -43,10 +43,27 @@ class InProgress(Conflict):
     message = "This request is still being answered. Wait for it or follow its reply."
 
 
+Place = Annotated[
+    PublicId,
+    Field(
+        description="A message of the conversation that this one follows, as another branch; "
+        "`root` to begin it anew. Left out: the end of the active path."
+    ),
+]
+Temporary = Annotated[
+    StrictBool,
+    Field(
+        description="A new conversation that is in no list, search or export. Its texts go when "
+        "it is deleted, at the latest after 24 hours; charge and receipt stay."
+    ),
+]
+
+
 class Question(Body):
     model: ModelId
     message: Text
     conversation_id: PublicId | None = None
+    parent_id: Place | None = None
     max_tokens: MaxTokens | None = None
     payer: Payer | None = None
 
@@ -63,10 +80,14 @@ class Message(Question):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     stream: StrictBool = False
     spend_limit: Annotated[Credits, Field(ge=0)] | None = None
+    temporary: Temporary = False
 
 
 class Retry(Body):
     model: ModelId | None = None
+    message_id: Annotated[
+        PublicId | None, Field(description="A question, or an answer to it; else the last one.")
+    ] = None
     payer: Payer | None = None
     stream: StrictBool = False
 
@@ -108,6 +129,7 @@ async def quote(
             images=body.images,
             org_id=payer.chosen(body.payer, header),
             api_key=who.key,
+            parent_id=body.parent_id,
         )
     )
 
@@ -129,6 +151,9 @@ async def send(
     A model with `sees_images` takes `images`, each `{data, type}` with the file in base64; the
     whole body is no larger than `server.max_body_kib`. The text may then be empty.
 
+    With `parent_id` the message is a branch: to edit a question, send the new text with the
+    parent of the old one. The old branch stays, and the active path leads to the new one.
+
     Events: `start {reply_id, conversation_id, message_id, maximum}`, perhaps
     `queued {position, expected_seconds}` while others come first, then
     `delta {text, index}`, then `done` with the whole answer, or `error {error}`. Leaving the
@@ -147,8 +172,10 @@ async def send(
         images=images.files(body.images),
         org_id=payer.chosen(body.payer, header),
         api_key=who.key,
+        parent_id=body.parent_id,
+        temporary=body.temporary,
     )
-    return await _answer(app, who, started, stream=body.stream)
+    return await answered(app, who, started, stream=body.stream)
 
 
 @router.post(
@@ -164,22 +191,27 @@ async def retry(  # noqa: PLR0917 - what a route asks for
     header: PayerHeader,
     body: Retry,
 ) -> Response:
-    """Answer the last question of a conversation again. It costs what an answer costs."""
+    """Answer a question of a conversation again. It costs what an answer costs.
+
+    The new answer becomes a sibling of the others and the end of the active path.
+    """
     started = await message.retry(
         app,
         user_id=deps.user_id(who),
         conversation_id=id,
         idempotency_key=key,
         model=body.model,
+        message_id=body.message_id,
         org_id=payer.chosen(body.payer, header),
         api_key=who.key,
     )
-    return await _answer(app, who, started, stream=body.stream)
+    return await answered(app, who, started, stream=body.stream)
 
 
-async def _answer(
+async def answered(
     app: deps.App, who: deps.CurrentUser, started: message.Started, *, stream: bool
 ) -> Response:
+    """The response with a reply that has begun: the whole answer, or its events."""
     if started.replayed:
         view = await reply.view(app, user_id=deps.user_id(who), reply_id=started.reply_id)
         if view.state == "running":
@@ -245,13 +277,23 @@ def list_conversations(
     return Page(items=[ConversationOut.of(row) for row in rows], next_cursor=following)
 
 
-@router.get("/conversations/{id}", responses=errors_in(401, 404))
-def show_conversation(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> OpenConversationOut:
-    """A conversation with its messages."""
+@router.get("/conversations/{id}", responses=errors_in(401, 404, 422))
+def show_conversation(
+    app: deps.App,
+    who: deps.CurrentUser,
+    id: deps.Id,
+    path: Annotated[
+        Literal["active", "all"],
+        Query(description="`all` gives every branch, each message after its parent."),
+    ] = "active",
+) -> OpenConversationOut:
+    """A conversation with its messages: those of the active path, or of the whole tree."""
     owner = deps.user_id(who)
     with app.db.read() as session:
         found = conversations.get(session, user_id=owner, conversation_id=id)
-        messages = conversations.messages(session, user_id=owner, conversation_id=id)
+        messages = conversations.messages(
+            session, user_id=owner, conversation_id=id, whole=path == "all"
+        )
     running = reply.running(app, user_id=owner, conversation_id=id)
     return OpenConversationOut.opened(found, messages, running)
 
@@ -276,18 +318,25 @@ async def delete(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> None:
     await erase.conversation(app, user_id=deps.user_id(who), conversation_id=id)
 
 
-@router.get("/conversations/{id}/export", responses=errors_in(401, 404, 422))
+@router.get("/conversations/{id}/export", responses=errors_in(401, 404, 409, 422))
 def export_conversation(
     app: deps.App,
     who: deps.CurrentUser,
     id: deps.Id,
     format: Annotated[Literal["json", "md"], Query(description="The form of the file.")] = "json",
 ) -> Response:
-    """A conversation as a file: JSON for programs, Markdown for people."""
+    """A conversation as a file: JSON with every branch, or Markdown with the active path.
+
+    A temporary conversation is not exported.
+    """
     owner = deps.user_id(who)
     with app.db.read() as session:
         found = conversations.get(session, user_id=owner, conversation_id=id)
-        messages = conversations.messages(session, user_id=owner, conversation_id=id)
+        if found.temporary_until is not None:
+            raise export.TemporaryChat
+        messages = conversations.messages(
+            session, user_id=owner, conversation_id=id, whole=format == "json"
+        )
     if format == "json":
         text = json.dumps(export.as_json(found, messages), ensure_ascii=False, indent=2)
     else:

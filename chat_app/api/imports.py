@@ -46,8 +46,9 @@ async def import_conversations(
     """Bring conversations here: an export of this server, a list of them, or ChatGPT's.
 
     The body is the file itself, as `application/json`, no larger than `server.max_body_kib`. Of
-    ChatGPT's `conversations.json` the branch that was shown last is taken; images, tools and
-    hidden messages are left out and counted as `skipped`. Nothing is charged.
+    ChatGPT's `conversations.json` all branches are taken, and the one that was shown last is the
+    active one; images, tools and hidden messages are left out and counted as `skipped`. Nothing is
+    charged.
     """
     stored = await imports.conversations(app, user_id=deps.user_id(who), data=body, key=key)
     return ImportOut(items=[ImportedOut.of(item) for item in stored])

@@ -30,6 +30,12 @@ _ROUTES = {
         DELETE /api/chat/conversations/{id}
         GET /api/chat/conversations/{id}/export
         POST /api/chat/conversations/{id}/retry
+        PUT /api/chat/conversations/{id}/path
+        POST /api/chat/conversations/{id}/fork
+        POST /api/chat/replies/{id}/continue
+        POST /api/chat/replies/{id}/continue/quote
+        POST /api/chat/compare
+        GET /api/chat/messages/{id}
         GET /api/chat/images/{id}
     """,
     "billing:read": """

@@ -296,6 +296,7 @@ class ConversationOut(Shown):
     created_at: str
     updated_at: str
     message_count: int | None = None
+    temporary: bool = False
 
     @classmethod
     def of(cls, row: ConversationRow | Conversation) -> "ConversationOut":
@@ -306,6 +307,7 @@ class ConversationOut(Shown):
             created_at=rfc3339(row.created_at),
             updated_at=rfc3339(row.updated_at),
             message_count=row.message_count if isinstance(row, ConversationRow) else None,
+            temporary=isinstance(row, Conversation) and row.temporary_until is not None,
         )
 
 
@@ -322,10 +324,14 @@ class MessageOut(Shown):
     """A message. `charged` is null for questions.
 
     Of the conversation before an answer, the first `dropped_messages` did not fit and were not
-    read. A `cached` answer repeats an earlier one.
+    read. A `cached` answer repeats an earlier one. It follows `parent_id`; `siblings` are all that
+    do, itself at `sibling_index` (from 0). An answer whose parent is an answer continues that one.
     """
 
     id: str
+    parent_id: str | None
+    siblings: list[str]
+    sibling_index: int
     role: str
     content: str
     model: str
@@ -344,6 +350,9 @@ class MessageOut(Shown):
     def of(cls, row: MessageRow) -> "MessageOut":
         return cls(
             id=row.id,
+            parent_id=row.parent_id,
+            siblings=list(row.siblings),
+            sibling_index=row.sibling_index,
             role=row.role,
             content=row.content,
             model=row.model,
@@ -366,8 +375,12 @@ class MessageOut(Shown):
 
 
 class OpenConversationOut(ConversationOut):
-    """A conversation with its messages and the answers that are still being written."""
+    """A conversation with its messages and the answers that are still being written.
 
+    The active path, which is shown and read by models, ends at `leaf_id`.
+    """
+
+    leaf_id: str | None
     messages: list[MessageOut]
     running: list[str]
 
@@ -377,7 +390,8 @@ class OpenConversationOut(ConversationOut):
     ) -> "OpenConversationOut":
         shown = [MessageOut.of(message) for message in messages]
         line = ConversationOut.of(row).model_dump() | {"message_count": len(shown)}
-        return cls(**line, messages=shown, running=list(running))
+        leaf = row.leaf_id or (shown[-1].id if shown else None)
+        return cls(**line, leaf_id=leaf, messages=shown, running=list(running))
 
 
 class HitOut(Shown):

@@ -1,4 +1,4 @@
-"""Conversations and messages: list, open, rename, delete, search.
+"""Conversations and messages: list, open, rename, delete, search, and what a model reads of one.
 
 Every query names the owner; what belongs to another user is not found.
 """
@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select, update
 
 from chat_app.chat import images
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
+from chat_app.chat.tree import Tree
 from chat_app.errors import Invalid, NotFound
 
 TITLE_LENGTH = 60
@@ -21,6 +22,9 @@ TITLE_WORDS = 6
 SNIPPET = 80
 PAGE = 100
 HIDDEN_TITLE = "API"
+TEMPORARY_TITLE = "Temporary chat"
+# Where a message is that follows none, for those who name what a message follows.
+ROOT = "root"
 
 
 class ConversationNotFound(NotFound):
@@ -28,6 +32,13 @@ class ConversationNotFound(NotFound):
 
     code = "conversation_not_found"
     message = "This conversation does not exist any more. Open another one or start a new chat."
+
+
+class MessageNotFound(NotFound):
+    """No such message of this user, or of this conversation."""
+
+    code = "message_not_found"
+    message = "This message does not exist any more. Open the conversation again."
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,11 @@ class ConversationRow:
 
 @dataclass(frozen=True)
 class MessageRow:
-    """A message as it is shown. From `reply_id` on it is about the reply behind an answer."""
+    """A message as it is shown. From `reply_id` on it is about the reply behind an answer.
+
+    `siblings` are the ids of all that follow what it follows, itself at `sibling_index` (from 0).
+    `beside` has the answers of several models to one question, until one of them is picked.
+    """
 
     id: str
     role: str
@@ -61,6 +76,11 @@ class MessageRow:
     cached: bool = False
     images: tuple[MessageImage, ...] = ()
     receipt_id: str | None = None
+    pair_id: str | None = None
+    parent_id: str | None = None
+    siblings: tuple[str, ...] = ()
+    sibling_index: int = 0
+    beside: tuple["MessageRow", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,9 +154,10 @@ def hidden(*, id: str, user_id: int, model: str, now: int, until: int) -> Conver
 
 
 def due(session: Session, *, now: int, limit: int = PAGE) -> list[tuple[str, int]]:
-    """Hidden conversations whose texts have to go, with their users."""
+    """Hidden and temporary conversations whose texts have to go, with their users."""
     query = select(Conversation.id, Conversation.user_id).where(
-        col(Conversation.deleted_at) <= now, Conversation.title != ""
+        or_(col(Conversation.deleted_at) <= now, col(Conversation.temporary_until) <= now),
+        Conversation.title != "",
     )
     return [(found, user) for found, user in session.exec(query.limit(limit)).all()]
 
@@ -147,7 +168,14 @@ def wipe(session: Session, *, conversation_ids: Sequence[str]) -> None:
         update(Message).where(col(Message.conversation_id).in_(conversation_ids)).values(content="")
     )
     session.execute(
-        update(Conversation).where(col(Conversation.id).in_(conversation_ids)).values(title="")
+        update(Conversation)
+        .where(col(Conversation.id).in_(conversation_ids))
+        .values(
+            title="",
+            deleted_at=func.coalesce(
+                col(Conversation.deleted_at), col(Conversation.temporary_until)
+            ),
+        )
     )
 
 
@@ -184,7 +212,11 @@ def list_for(
     )
     query = (
         select(Conversation, count)
-        .where(Conversation.user_id == user_id, col(Conversation.deleted_at).is_(None))
+        .where(
+            Conversation.user_id == user_id,
+            col(Conversation.deleted_at).is_(None),
+            col(Conversation.temporary_until).is_(None),
+        )
         .order_by(col(Conversation.updated_at).desc(), col(Conversation.id).desc())
         .limit(limit + 1)
     )
@@ -200,30 +232,77 @@ def list_for(
     return page, _cursor(page[-1].updated_at, page[-1].id) if len(rows) > limit else None
 
 
-def messages(session: Session, *, user_id: int, conversation_id: str) -> list[MessageRow]:
-    """All shown messages in order: each question with its newest answer."""
-    get(session, user_id=user_id, conversation_id=conversation_id)
+def messages(
+    session: Session, *, user_id: int, conversation_id: str, whole: bool = False
+) -> list[MessageRow]:
+    """The messages of the active path, or with `whole` all of the tree, each after its parent."""
+    conversation = get(session, user_id=user_id, conversation_id=conversation_id)
     rows = session.exec(
         select(Message, Reply)
         .join(Reply, col(Reply.message_id) == Message.id, isouter=True)
         .where(Message.conversation_id == conversation_id)
-        .order_by(col(Message.created_at), col(Message.id))
     ).all()
-    newest = {message.parent_id: message.id for message, _ in rows if message.parent_id}
-    answers = {
-        message.parent_id: _row(message, reply)
-        for message, reply in rows
-        if message.parent_id and newest[message.parent_id] == message.id
-    }
-    pictures = images.of(session, [message.id for message, _ in rows if message.role == "user"])
-    shown: list[MessageRow] = []
-    for message, reply in rows:
-        if message.role == "user":
-            row = _row(message, reply)
-            shown.append(replace(row, images=tuple(pictures.get(message.id, ()))))
-            if message.id in answers:
-                shown.append(answers[message.id])
-    return shown
+    tree = Tree([message for message, _ in rows])
+    replies = {message.id: reply for message, reply in rows}
+    shown = tree.walk() if whole else tree.path(conversation.leaf_id)
+    pictures = images.of(session, [message.id for message in shown if message.role == "user"])
+
+    def row(message: Message) -> MessageRow:
+        siblings = tuple(each.id for each in tree.siblings(message.id))
+        return replace(
+            _row(message, replies[message.id]),
+            images=tuple(pictures.get(message.id, ())),
+            parent_id=tree.parent(message.id),
+            siblings=siblings,
+            sibling_index=siblings.index(message.id),
+        )
+
+    found = [row(message) for message in shown]
+    if found and found[-1].pair_id and not whole:
+        pair = [row(each) for each in tree.siblings(found[-1].id)]
+        beside = tuple(each for each in pair if each.pair_id == found[-1].pair_id)
+        found[-1] = replace(found[-1], beside=beside)
+    return found
+
+
+def message(session: Session, *, user_id: int, message_id: str) -> Message:
+    """The user's message, or MessageNotFound. One of a deleted conversation is gone."""
+    found = session.exec(
+        select(Message)
+        .join(Conversation, col(Conversation.id) == Message.conversation_id)
+        .where(
+            Message.id == message_id,
+            Conversation.user_id == user_id,
+            col(Conversation.deleted_at).is_(None),
+        )
+    ).first()
+    if found is None:
+        raise MessageNotFound
+    return found
+
+
+def path(session: Session, *, conversation_id: str, end: str | None) -> list[Message]:
+    """The messages from the beginning to `end`, or to the newest one where `end` is not there."""
+    return _tree(session, conversation_id).path(end)
+
+
+def place_of(
+    session: Session, *, conversation_id: str, leaf_id: str | None, parent_id: str | None
+) -> str | None:
+    """What a new message follows: `parent_id`, or the end of the active path without one.
+
+    None when it begins the conversation. Raises MessageNotFound when the parent is elsewhere.
+    """
+    if parent_id == ROOT:
+        return None
+    if parent_id is None and leaf_id is not None:
+        return leaf_id
+    if parent_id is None:
+        return _tree(session, conversation_id).newest()
+    found = session.get(Message, parent_id)
+    if found is None or found.conversation_id != conversation_id:
+        raise MessageNotFound
+    return parent_id
 
 
 def rename(
@@ -270,6 +349,7 @@ def search(
     wanted: list[ColumnElement[bool]] = [
         col(Conversation.user_id) == user_id,
         col(Conversation.deleted_at).is_(None),
+        col(Conversation.temporary_until).is_(None),
         col(Message.content) != "",
     ]
     if q.strip():
@@ -317,27 +397,63 @@ def snippet(text: str, q: str) -> str:
     return ("…" if start else "") + line[start:end] + ("…" if end < len(line) else "")
 
 
-def history(session: Session, *, conversation_id: str, until: str | None = None) -> list[Message]:
-    """Questions and answers for the model, oldest first, up to the question `until`.
+def history(
+    session: Session, *, conversation_id: str, leaf_id: str | None = None, at: str | None = None
+) -> list[Message]:
+    """Questions and answers for the model, oldest first: the path to `at`, and nothing beside it.
 
-    A question that got no answer is left out with its silence; of several answers the newest
-    with text counts.
+    Without `at` it is the active path, which ends at `leaf_id`. A question that got no answer is
+    left out with its silence, unless it is the last one and `at` itself; in place of a silent
+    answer its newest sibling with text counts. What continues an answer is told as one with it.
+    Raises MessageNotFound.
     """
-    rows = session.exec(
-        select(Message)
-        .where(Message.conversation_id == conversation_id)
-        .order_by(col(Message.created_at), col(Message.id))
-    ).all()
-    answers = {row.parent_id: row for row in rows if row.parent_id and row.content.strip()}
+    if at == ROOT:
+        return []
+    tree = _tree(session, conversation_id)
+    if at is not None and at not in tree.rows:
+        raise MessageNotFound
+    path = tree.path(at or leaf_id)
     told: list[Message] = []
-    for row in rows:
-        if row.role != "user":
+    for number, row in enumerate(path):
+        if row.role == "assistant":
             continue
-        if row.id == until:
-            return [*told, row]
-        if row.id in answers:
-            told += [row, answers[row.id]]
+        said: list[Message] = []
+        for answer in path[number + 1 :]:
+            if answer.role == "user":
+                break
+            said.append(answer)
+        text = "".join(answer.content for answer in said)
+        if not text.strip():
+            others = [each for each in tree.children(row.id) if each.role == "assistant"]
+            said = [each for each in others if each.content.strip()][-1:]
+            text = "".join(answer.content for answer in said)
+        if row.id == at:
+            told.append(row)
+        elif said and text.strip():
+            told += [row, _joined(said, text)]
     return told
+
+
+def _joined(said: Sequence[Message], text: str) -> Message:
+    """One answer out of several that continue each other."""
+    if len(said) == 1:
+        return said[0]
+    last = said[-1]
+    return Message(
+        id=last.id,
+        conversation_id=last.conversation_id,
+        parent_id=said[0].parent_id,
+        role="assistant",
+        content=text,
+        model=last.model,
+        created_at=last.created_at,
+    )
+
+
+def _tree(session: Session, conversation_id: str) -> Tree[Message]:
+    return Tree(
+        session.exec(select(Message).where(Message.conversation_id == conversation_id)).all()
+    )
 
 
 def _row(message: Message, reply: Reply | None) -> MessageRow:
@@ -360,6 +476,7 @@ def _row(message: Message, reply: Reply | None) -> MessageRow:
         dropped_messages=reply.dropped_messages,
         cached=reply.cached,
         receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
+        pair_id=reply.pair_id,
     )
 
 

@@ -6,22 +6,37 @@ from typing import Any
 from chat_app.chat.conversations import MessageRow
 from chat_app.chat.tables import Conversation
 from chat_app.clock import rfc3339
+from chat_app.errors import Conflict
 from chat_app.money import format_credits
 
-FORMAT = "ml-chat-billing/conversation/1"
+# The first had one path and no parents.
+FORMATS = ("ml-chat-billing/conversation/1", "ml-chat-billing/conversation/2")
+FORMAT = FORMATS[-1]
+
+
+class TemporaryChat(Conflict):
+    """A temporary conversation leaves no file."""
+
+    code = "temporary_chat"
+    message = "A temporary chat is not exported. Copy what you want to keep, or fork it."
 
 
 def as_json(conversation: Conversation, messages: Sequence[MessageRow]) -> dict[str, Any]:
-    """The conversation with all shown messages; credits as decimal strings."""
+    """The conversation with all its branches, each message after its parent.
+
+    Credits are decimal strings. `leaf_id` is where the active path ends.
+    """
     return {
         "format": FORMAT,
         "id": conversation.id,
         "title": conversation.title,
         "model": conversation.model,
         "created_at": rfc3339(conversation.created_at),
+        "leaf_id": conversation.leaf_id,
         "messages": [
             {
                 "id": message.id,
+                "parent_id": message.parent_id,
                 "role": message.role,
                 "content": message.content,
                 "model": message.model,
@@ -41,8 +56,11 @@ def as_json(conversation: Conversation, messages: Sequence[MessageRow]) -> dict[
 def as_markdown(conversation: Conversation, messages: Sequence[MessageRow]) -> str:
     """The conversation as Markdown, one heading a message."""
     parts = [f"# {conversation.title}", f"_{rfc3339(conversation.created_at)}_"]
-    for message in messages:
+    for number, message in enumerate(messages):
         who = "You" if message.role == "user" else message.model
+        if message.role == "assistant" and number and messages[number - 1].role == "assistant":
+            parts[-1] += message.content  # it goes on
+            continue
         parts.append(f"## {who}")
         parts += [f"_Image {image.id}_" for image in message.images]
         if message.images and not message.content:

@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,6 +159,16 @@ def attach(
                 bytes=len(picture.data),
             )
         )
+    session.flush()
+
+
+def copy(session: Session, *, user_id: int, copies: Mapping[str, str]) -> None:
+    """Say that copies of messages, by the originals' ids, show the same files."""
+    _lock(session, user_id)
+    shown = select(MessageImage).where(col(MessageImage.message_id).in_(list(copies)))
+    for image in session.exec(shown).all():
+        about = image.model_dump(exclude={"id", "message_id"})
+        session.add(MessageImage(id=new_id("img"), message_id=copies[image.message_id], **about))
     session.flush()
 
 

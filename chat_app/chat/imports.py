@@ -5,15 +5,16 @@ of its kind, or to be short. Knows no price: what was said elsewhere cost nothin
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session
 
 from chat_app.chat import conversations
-from chat_app.chat.export import FORMAT
+from chat_app.chat.export import FORMATS
 from chat_app.chat.tables import Conversation, Message
+from chat_app.chat.tree import Tree
 from chat_app.clock import MICROS_PER_SECOND, to_micros
 from chat_app.errors import Invalid, TooLarge
 from chat_app.ids import new_id
@@ -44,21 +45,40 @@ class TooMuchToImport(TooLarge):
 
 @dataclass(frozen=True)
 class Said:
-    """A message of a file; `at` in µs, None where the file does not say."""
+    """A message of a file; `at` in µs, None where the file does not say.
+
+    It follows number `parent` of its conversation's messages; None: it begins it.
+    """
 
     role: str
     text: str
     model: str | None
     at: int | None
+    parent: int | None = None
 
 
 @dataclass(frozen=True)
 class Talk:
-    """A conversation of a file. `skipped` messages in it were none of a person or a model."""
+    """A conversation of a file, each message after its parent; `leaf` ends its active path.
+
+    `skipped` messages in it were none of a person or a model.
+    """
 
     title: str
     said: tuple[Said, ...]
     skipped: int = 0
+    leaf: int | None = None
+
+
+@dataclass
+class _Node:
+    """A message as it stands in a file, at its place; the place is kept where nothing was said."""
+
+    id: str
+    parent_id: str | None
+    created_at: int  # its number in the file
+    said: Said | None
+    silent: bool = False  # not even counted as skipped
 
 
 @dataclass(frozen=True)
@@ -123,86 +143,144 @@ def store(
         )
         session.add(conversation)
         session.flush()
-        at, question = began - 1, None
-        for said in talk.said:
-            at = max(at + 1, _moment(said.at, now) or 0)
-            message = Message(
-                id=new_id("msg"),
-                conversation_id=conversation.id,
-                parent_id=question if said.role == "assistant" else None,
-                role=said.role,
-                content=said.text,
-                model=(said.model or model) if said.role == "assistant" else model,
-                created_at=at,
-            )
-            session.add(message)
-            question = message.id if said.role == "user" else question
-        conversation.updated_at = at
+        rows = _messages(talk, conversation, model=model, now=now)
+        session.add_all(rows)
+        session.flush()
+        conversation.leaf_id = None if talk.leaf is None else rows[talk.leaf].id
+        conversation.updated_at = max(row.created_at for row in rows)
         session.add(conversation)
         session.flush()
         stored.append(Imported(conversation.id, talk.title, len(talk.said), talk.skipped))
     return stored
 
 
+def _messages(talk: Talk, conversation: Conversation, *, model: str, now: int) -> list[Message]:
+    """The rows. A message is later than its parent and than the siblings before it."""
+    rows: list[Message] = []
+    latest: dict[int | None, int] = {}
+    for said in talk.said:
+        parent = None if said.parent is None else rows[said.parent]
+        begin = conversation.created_at - 1 if parent is None else parent.created_at
+        at = max(begin + 1, latest.get(said.parent, 0) + 1, _moment(said.at, now) or 0)
+        latest[said.parent] = at
+        rows.append(
+            Message(
+                id=new_id("msg"),
+                conversation_id=conversation.id,
+                parent_id=None if parent is None else parent.id,
+                role=said.role,
+                content=said.text,
+                model=(said.model or model) if said.role == "assistant" else model,
+                created_at=at,
+            )
+        )
+    return rows
+
+
 def _talk(item: dict[str, Any], max_bytes: int) -> Talk:
-    if item.get("format") == FORMAT:
-        raw = list(_ours(item))
+    if item.get("format") in FORMATS:
+        nodes, leaf = list(_ours(item)), item.get("leaf_id")
     elif isinstance(item.get("mapping"), dict):
-        raw = list(_chatgpt(item))
+        nodes, leaf = list(_chatgpt(item["mapping"])), _current(item)
     else:
         raise NotAnExport
-    said: list[Said] = []
+    # What continues an answer of ours is its text; others begin a paragraph.
+    glue = "" if item.get("format") == FORMATS[-1] else "\n\n"
+    said, places, skipped = _kept(nodes, max_bytes, glue)
+    title = conversations.title_of(_text(item.get("title")))
+    if not title and said:
+        title = conversations.title_of(said[0].text)
+    end = places.get(leaf) if isinstance(leaf, str) else None
+    return Talk(title, tuple(said), skipped, end)
+
+
+def _kept(
+    nodes: Sequence[_Node], max_bytes: int, glue: str
+) -> tuple[list[Said], dict[str, int | None], int]:
+    """What can be shown, each after its parent; where each node went; and how many were skipped.
+
+    What follows a message that is skipped follows the one before that.
+    """
+    tree = Tree(nodes)
+    kept: list[Said] = []
+    texts: list[list[str]] = []
+    places: dict[str, int | None] = {}
+    alone: dict[str, bool] = {}  # no other branch since the message that is kept
     skipped = 0
-    for turn in raw:
+    for node in tree.walk():
+        parent = tree.parent(node.id)
+        above = None if parent is None else places[parent]
+        only = parent is not None and len(tree.children(parent)) == 1
+        turn = node.said
+        places[node.id] = above
+        alone[node.id] = only and parent is not None and alone[parent]
         if (
             turn is None
             or not turn.text.strip()
             or len(turn.text.encode()) > max_bytes
-            or (turn.role == "assistant" and not said)
+            or (turn.role == "assistant" and above is None)
         ):
-            skipped += 1
-        elif said and said[-1].role == turn.role == "assistant":
-            # One answer in several messages: here an answer is one.
-            said[-1] = Said("assistant", f"{said[-1].text}\n\n{turn.text}", turn.model, said[-1].at)
-        else:
-            said.append(turn)
-    title = conversations.title_of(_text(item.get("title")))
-    if not title and said:
-        title = conversations.title_of(said[0].text)
-    return Talk(title, tuple(said), skipped)
-
-
-def _ours(item: dict[str, Any]) -> Iterator[Said | None]:
-    messages = item.get("messages")
-    for message in messages if isinstance(messages, list) else []:
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            yield None
+            skipped += not node.silent
             continue
-        at = message.get("created_at")
-        yield Said(
-            message["role"], _text(message.get("content")), _model(message.get("model")), _rfc(at)
+        goes_on = above is not None and kept[above].role == turn.role == "assistant"
+        if goes_on and alone[node.id] and above is not None:
+            # One answer in several messages: here an answer is one.
+            texts[above] += [glue, turn.text]
+            kept[above] = replace(kept[above], model=turn.model)
+            continue
+        alone[node.id] = True
+        places[node.id] = len(kept)
+        kept.append(replace(turn, parent=above))
+        texts.append([glue, turn.text] if goes_on else [turn.text])
+    said = [replace(turn, text="".join(text)) for turn, text in zip(kept, texts, strict=True)]
+    return said, places, skipped
+
+
+def _ours(item: dict[str, Any]) -> Iterator[_Node]:
+    """Our own files: with parents, or in the first form one message after the other."""
+    messages = item.get("messages")
+    linear, last = item["format"] == FORMATS[0], None
+    for number, message in enumerate(messages if isinstance(messages, list) else []):
+        about = message if isinstance(message, dict) else {}
+        id, parent = str(number) if linear else about.get("id"), about.get("parent_id")
+        if linear or not isinstance(id, str):
+            id, parent = f"{number}", last
+        last = id
+        said = None
+        if about.get("role") in _ROLES:
+            said = Said(
+                about["role"],
+                _text(about.get("content")),
+                _model(about.get("model")),
+                _rfc(about.get("created_at")),
+            )
+        yield _Node(id, parent if isinstance(parent, str) else None, number, said)
+
+
+def _chatgpt(mapping: dict[str, Any]) -> Iterator[_Node]:
+    """Every node with all branches; what the system says is left out without a word."""
+    for number, (id, node) in enumerate(mapping.items()):
+        about = node if isinstance(node, dict) else {}
+        parent, message = about.get("parent"), about.get("message")
+        role = _role(message) if isinstance(message, dict) else "system"
+        said = _chatgpt_message(message, role) if isinstance(message, dict) else None
+        yield _Node(
+            id,
+            parent if isinstance(parent, str) else None,
+            number,
+            None if role == "system" else said,
+            silent=role == "system",
         )
 
 
-def _chatgpt(item: dict[str, Any]) -> Iterator[Said | None]:
-    """The branch that was shown last: from the current node up to the root."""
-    mapping = item["mapping"]
-    at, branch, seen = item.get("current_node"), [], set()
-    if not isinstance(at, str):
-        nodes = [node for node in mapping.values() if isinstance(node, dict)]
-        parents = {name for node in nodes if isinstance(name := node.get("parent"), str)}
-        at = next((name for name in reversed(mapping) if name not in parents), None)
-    while isinstance(at, str) and at not in seen:
-        seen.add(at)
-        node = mapping.get(at)
-        if not isinstance(node, dict):
-            break
-        branch.append(node)
-        at = node.get("parent")
-    for node in reversed(branch):
-        message = node.get("message")
-        if isinstance(message, dict) and (role := _role(message)) != "system":
-            yield _chatgpt_message(message, role)
+def _current(item: dict[str, Any]) -> object:
+    """The node that was shown last."""
+    mapping, at = item["mapping"], item.get("current_node")
+    if isinstance(at, str):
+        return at
+    nodes = [node for node in mapping.values() if isinstance(node, dict)]
+    parents = {name for node in nodes if isinstance(name := node.get("parent"), str)}
+    return next((name for name in reversed(mapping) if name not in parents), None)
 
 
 def _role(message: dict[str, Any]) -> object:

@@ -16,10 +16,21 @@ class Conversation(SQLModel, table=True):
 
     From `deleted_at` on its texts are gone; with any `deleted_at` it is never shown. One that
     is not shown but has a title still keeps its answer: see `conversations.hidden`.
+
+    `leaf_id` is the message where its active path ends; without one that is the newest. A
+    temporary one is in no list; its texts go at `temporary_until`, or when it is closed.
     """
 
     __tablename__ = "conversation"
-    __table_args__ = (Index("ix_conversation_user", "user_id", "updated_at"),)
+    __table_args__ = (
+        Index("ix_conversation_user", "user_id", "updated_at"),
+        Index(
+            "ix_conversation_temporary_until",
+            "temporary_until",
+            sqlite_where=Column("temporary_until", BigInt).is_not(None),
+            postgresql_where=Column("temporary_until", BigInt).is_not(None),
+        ),
+    )
 
     id: str = Field(primary_key=True)
     user_id: int = Field(sa_type=BigInt)
@@ -29,6 +40,8 @@ class Conversation(SQLModel, table=True):
     created_at: int = Field(sa_type=BigInt)
     updated_at: int = Field(sa_type=BigInt)
     deleted_at: int | None = Field(default=None, sa_type=BigInt)
+    leaf_id: str | None = None
+    temporary_until: int | None = Field(default=None, sa_type=BigInt)
 
     @property
     def keeps_texts(self) -> bool:
@@ -37,12 +50,16 @@ class Conversation(SQLModel, table=True):
 
 
 class Message(SQLModel, table=True):
-    """A question or an answer. Answers to one question are siblings; the newest one is shown."""
+    """A question or an answer, in a tree: the children of a message are what may follow it.
+
+    A question follows an answer, or begins the conversation. An answer follows its question, or
+    the answer that it continues.
+    """
 
     __tablename__ = "message"
     __table_args__ = (
         CheckConstraint("role IN ('user', 'assistant')", name="role"),
-        CheckConstraint("(role = 'user') = (parent_id IS NULL)", name="answer_has_question"),
+        CheckConstraint("role = 'user' OR parent_id IS NOT NULL", name="answer_has_question"),
         Index("ix_message_conversation", "conversation_id", "created_at"),
         Index("ix_message_parent", "parent_id"),
     )
@@ -83,7 +100,8 @@ class Reply(SQLModel, table=True):
 
     A `cached` one was not run: its text is that of an earlier answer, and costs
     `cached_percent` of the price, as it was when the hold was placed. `images` are those of
-    its question, which are priced. `key_id` is the API key that asked, if one did.
+    its question, which are priced. `key_id` is the API key that asked, if one did. Replies with
+    the same `pair_id` answer one question side by side, until one of them is picked.
     """
 
     __tablename__ = "reply"
@@ -109,6 +127,7 @@ class Reply(SQLModel, table=True):
     model: str
     hold_id: int = Field(sa_type=BigInt, unique=True)
     key_id: str | None = Field(default=None, max_length=16)
+    pair_id: str | None = None
     price_version: int
     price_tier: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
     maximum: int = Field(sa_type=BigInt)

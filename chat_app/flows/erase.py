@@ -98,7 +98,7 @@ def _files(app: App, user_id: int, email: str) -> None:
 
 
 def forget_programs_texts(app: App) -> int:
-    """Wipe the answers to programs, and the images they sent, that are due; returns how many."""
+    """Wipe the answers to programs, temporary chats and their images that are due; how many."""
     gone = 0
     while True:
         with app.db.read() as session:
@@ -107,6 +107,8 @@ def forget_programs_texts(app: App) -> int:
             return gone
         shown = app.db.write(partial(_forget, [id for id, _ in found]))
         owners = dict(found)
+        for user_id in set(owners.values()):
+            app.cache.forget(str(user_id))
         for id, digests in shown.items():
             if digests:
                 app.db.write(

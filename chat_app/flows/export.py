@@ -206,7 +206,9 @@ def _conversations(app: App, user_id: int) -> Iterator[dict[str, Any]]:
         try:
             with app.db.read() as session:
                 found = conversations.get(session, user_id=user_id, conversation_id=row.id)
-                said = conversations.messages(session, user_id=user_id, conversation_id=row.id)
+                said = conversations.messages(
+                    session, user_id=user_id, conversation_id=row.id, whole=True
+                )
         except AppError:  # deleted while the export runs
             continue
         yield export.as_json(found, said)

@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from sqlmodel import col, select
+from typing import Any
 
 from chat_app.accounts.key_tables import ApiKey
+from chat_app.accounts.limits import Ticket
 from chat_app.app import App
 from chat_app.chat import conversations
 from chat_app.chat import images as pictures
@@ -23,7 +23,7 @@ from chat_app.errors import Conflict, OutOfCredits
 from chat_app.flows import images as image_files
 from chat_app.flows import orgs, reply
 from chat_app.flows.order import Order, Turn, check_length, checked, request_of, sampling
-from chat_app.flows.placing import place
+from chat_app.flows.placing import Offer, place
 from chat_app.flows.terms import Terms, agree, count_prompt, read_terms
 from chat_app.ids import new_id
 from chat_app.llm import cache
@@ -82,10 +82,12 @@ async def quote(
     images: int = 0,
     org_id: int | None = None,
     api_key: ApiKey | None = None,
+    parent_id: str | None = None,
 ) -> Quote:
     """What the message would cost with so many images. Exact where tokens do not matter.
 
-    With `org_id` that organisation would pay; OrgNotFound when the user is no member of it.
+    With `parent_id` it would follow that message, as in `start`. With `org_id` that organisation
+    would pay; OrgNotFound when the user is no member of it.
     For prices by token the prompt is counted by the model when it is loaded; before that its
     bytes bound it from above, so the maximum still holds. What is likely follows from the
     lengths of the user's last answers with the model, or is a quarter of the longest.
@@ -99,8 +101,14 @@ async def quote(
         max_tokens=max_tokens,
         images=(b"",) * images,
         api_key=api_key,
+        parent_id=parent_id,
     )
-    order = replace(order, org_id=org_id)
+    return await quote_order(app, replace(order, org_id=org_id))
+
+
+async def quote_order(app: App, order: Order) -> Quote:
+    """What a checked order would cost; see `quote`."""
+    user_id, org_id, model, images = order.user_id, order.org_id, order.entry.id, len(order.images)
     app.limits.check_quotes(user_id)
     now = app.clock.micros()
 
@@ -152,6 +160,8 @@ async def start(
     images: Sequence[bytes] = (),
     org_id: int | None = None,
     api_key: ApiKey | None = None,
+    parent_id: str | None = None,
+    temporary: bool = False,
 ) -> Started:
     """Hold the most the message may cost, store it with its images, and have it answered.
 
@@ -159,6 +169,10 @@ async def start(
     same `idempotency_key` with the same request returns the first reply, charged once. With
     `org_id` that organisation pays, within the member's monthly limit. `api_key` is the key that
     asks: its models and its budgets are the limit too.
+
+    The message follows `parent_id`, a message of the conversation or `conversations.ROOT`, and
+    the active path leads there from now on; without it the message follows the active path. A
+    `temporary` conversation is in no list, and its texts go within a day.
     """
     order = checked(
         app,
@@ -171,6 +185,8 @@ async def start(
         spend_limit=spend_limit,
         images=tuple(images),
         api_key=api_key,
+        parent_id=parent_id,
+        temporary=temporary,
     )
     order = replace(order, org_id=org_id)
     # Shielded: a caller that goes away between the commit and the job must not orphan a hold.
@@ -231,25 +247,28 @@ async def retry(
     conversation_id: str,
     idempotency_key: str | None = None,
     model: str | None = None,
+    message_id: str | None = None,
     org_id: int | None = None,
     api_key: ApiKey | None = None,
 ) -> Started:
-    """Answer the last question of the conversation again; the new answer replaces the old.
+    """Answer a question again; the new answer is shown, the others stay beside it.
 
-    The question's images are priced again like all of it.
+    The question is `message_id`, or what that answers; without it the last one of the active
+    path. Its images are priced again like all of it. Raises NothingToRetry and MessageNotFound.
     """
 
     def look() -> tuple[Message, int]:
         with app.db.read() as session:
-            conversations.get(session, user_id=user_id, conversation_id=conversation_id)
-            last = session.exec(
-                select(Message)
-                .where(Message.conversation_id == conversation_id, Message.role == "user")
-                .order_by(col(Message.created_at).desc(), col(Message.id).desc())
-            ).first()
-            if last is None:
+            found = conversations.get(session, user_id=user_id, conversation_id=conversation_id)
+            told = conversations.path(
+                session, conversation_id=found.id, end=message_id or found.leaf_id
+            )
+            if message_id is not None and (not told or told[-1].id != message_id):
+                raise conversations.MessageNotFound
+            asked = [row for row in told if row.role == "user"]
+            if not asked:
                 raise NothingToRetry
-            return last, len(pictures.of(session, [last.id]).get(last.id, ()))
+            return asked[-1], len(pictures.of(session, [asked[-1].id]).get(asked[-1].id, ()))
 
     question, shown = await asyncio.to_thread(look)
     order = checked(
@@ -268,58 +287,116 @@ async def retry(
 
 
 async def _start(app: App, order: Order, key: str) -> Started:
+    return (await begin(app, [order], key))[0]
+
+
+async def begin(app: App, orders: Sequence[Order], key: str) -> list[Started]:
+    """Have checked orders for one question answered, one reply each: all of them, or none.
+
+    To be shielded: a caller that goes away between the commit and the job must not orphan a hold.
+    """
+    order = orders[0]
     # Before anything is read: a flood is refused without a thread and without the database.
-    app.limits.check_rate(order.user_id)
-    replayed = await asyncio.to_thread(_replayed, app, order, key)
+    _count(app, order.user_id, len(orders))
+    replayed = await asyncio.to_thread(_replayed, app, orders, key)
     if replayed is not None:
-        app.limits.undo_rate(order.user_id)
+        for _ in orders:
+            app.limits.undo_rate(order.user_id)
         return replayed
-    state = app.engine.state(order.entry.id)
-    if not state.usable:
-        raise ModelNotReady(state.reason, model=order.entry.id, state=state.state)
-    ticket = app.limits.enter(order.user_id, model=order.entry.id)
+    for each in orders:
+        state = app.engine.state(each.entry.id)
+        if not state.usable:
+            raise ModelNotReady(state.reason, model=each.entry.id, state=state.state)
+    tickets: list[Ticket] = []
     shown: list[Picture] = []
     try:
+        for each in orders:
+            tickets.append(app.limits.enter(order.user_id, model=each.entry.id))
         now = app.clock.micros()
         if order.question_id is None:
             shown = await image_files.take(app, user_id=order.user_id, files=order.images)
-        terms = await asyncio.to_thread(read_terms, app, order, shown, now)
-        price = terms.price
-        prompt_tokens = await count_prompt(app, order.entry.id, price, terms.told)
-        max_tokens = terms.max_tokens(order, prompt_tokens)
-        maximum = pricing.maximum(
-            price, prompt_tokens=prompt_tokens, max_tokens=max_tokens, images=len(order.images)
-        )
-        if order.spend_limit is not None and maximum > order.spend_limit:
-            raise OverSpendLimit(
-                reason="spend_limit",
-                limit_source="request",
-                needed=format_credits(maximum),
-                available=format_credits(order.spend_limit),
-            )
-        outcome, again = await app.db.awrite(
-            lambda session: operations.once(
-                session,
-                scope=f"message:{order.user_id}",
-                key=key,
-                request=request_of(order),
-                now=now,
-                actor=f"user:{order.user_id}",
-                run=lambda: place(
-                    app, session, order=order, shown=shown, price=price, maximum=maximum, now=now
-                ),
-            )
-        )
-        started = Started(**outcome, replayed=again)
-        if again:
-            ticket.leave()
+        plotted = [await _plan(app, each, shown, now) for each in orders]
+        started = await _placed(app, plotted, shown=shown, key=key, now=now)
+        if started[0].replayed:
+            _leave(tickets)
             return started
         with contextlib.suppress(OSError):  # it is placed: now nothing may refuse
             await asyncio.to_thread(image_files.keep, app, user_id=order.user_id, pictures=shown)
     except BaseException:
-        ticket.leave()
+        _leave(tickets)
         await image_files.leave(app, user_id=order.user_id, digests={each.digest for each in shown})
         raise
+    for one, plan, ticket in zip(started, plotted, tickets, strict=True):
+        _write(app, one, plan, ticket)
+    return started
+
+
+def _count(app: App, user_id: int, messages: int) -> None:
+    """Count so many messages of the user's minute, or none and raise RateLimited."""
+    for number in range(messages):
+        try:
+            app.limits.check_rate(user_id)
+        except BaseException:
+            for _ in range(number):
+                app.limits.undo_rate(user_id)
+            raise
+
+
+def _leave(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.leave()
+
+
+async def _placed(
+    app: App, plotted: "Sequence[_Plan]", *, shown: list[Picture], key: str, now: int
+) -> list[Started]:
+    """Write transaction 1, once for the key. Raises OverSpendLimit before it."""
+    orders = [plan.offer.order for plan in plotted]
+    order, maximum = orders[0], sum(plan.offer.maximum for plan in plotted)
+    if order.spend_limit is not None and maximum > order.spend_limit:
+        raise OverSpendLimit(
+            reason="spend_limit",
+            limit_source="request",
+            needed=format_credits(maximum),
+            available=format_credits(order.spend_limit),
+        )
+    offers = [plan.offer for plan in plotted]
+    outcome, again = await app.db.awrite(
+        lambda session: operations.once(
+            session,
+            scope=f"message:{order.user_id}",
+            key=key,
+            request=_request_of(orders),
+            now=now,
+            actor=f"user:{order.user_id}",
+            run=lambda: _outcome(place(app, session, offers=offers, shown=shown, now=now)),
+        )
+    )
+    return _started(outcome, replayed=again)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How an order will be answered: the offer for it, and what the model is given."""
+
+    offer: Offer
+    terms: Terms
+    max_tokens: int
+
+
+async def _plan(app: App, order: Order, shown: Sequence[Picture], now: int) -> _Plan:
+    terms = await asyncio.to_thread(read_terms, app, order, shown, now)
+    prompt_tokens = await count_prompt(app, order.entry.id, terms.price, terms.told)
+    max_tokens = terms.max_tokens(order, prompt_tokens)
+    maximum = pricing.maximum(
+        terms.price, prompt_tokens=prompt_tokens, max_tokens=max_tokens, images=len(order.images)
+    )
+    return _Plan(Offer(order, terms.price, maximum), terms, max_tokens)
+
+
+def _write(app: App, started: Started, plan: _Plan, ticket: Ticket) -> None:
+    """Have the reply written; from here on it is a job that the app owns."""
+    order = plan.offer.order
     item: Live[object] = Live(
         started.reply_id, order.user_id, started.conversation_id, key_id=order.key_id
     )
@@ -328,8 +405,8 @@ async def _start(app: App, order: Order, key: str) -> Started:
     request = Request(
         id=started.reply_id,
         model=order.entry.id,
-        messages=tuple(terms.told),
-        max_tokens=max_tokens,
+        messages=tuple(plan.terms.told),
+        max_tokens=plan.max_tokens,
         sampling=sampling(order),
         stop=order.stop,
         user_scope=str(order.user_id),
@@ -347,18 +424,33 @@ async def _start(app: App, order: Order, key: str) -> Started:
         ),
         name=started.reply_id,
     )
-    return started
 
 
-def _replayed(app: App, order: Order, key: str) -> Started | None:
-    """The reply that the key stands for already; learns whose plan's limits count on the way."""
+def _request_of(orders: Sequence[Order]) -> dict[str, Any]:
+    """What the idempotency key stands for."""
+    if len(orders) == 1:
+        return request_of(orders[0])
+    return {"side_by_side": [request_of(order) for order in orders]}
+
+
+def _outcome(placed: list[dict[str, Any]]) -> dict[str, Any]:
+    return placed[0] if len(placed) == 1 else {"side_by_side": placed}
+
+
+def _started(outcome: dict[str, Any], *, replayed: bool) -> list[Started]:
+    return [Started(**one, replayed=replayed) for one in outcome.get("side_by_side", [outcome])]
+
+
+def _replayed(app: App, orders: Sequence[Order], key: str) -> list[Started] | None:
+    """The replies that the key stands for already; learns whose plan's limits count on the way."""
+    user_id = orders[0].user_id
     with app.db.read() as session:
         outcome = operations.replay(
-            session, scope=f"message:{order.user_id}", key=key, request=request_of(order)
+            session, scope=f"message:{user_id}", key=key, request=_request_of(orders)
         )
         if app.settings.limits.plans:
-            app.limits.know(order.user_id, plans.in_force(session, user_id=order.user_id))
-    return Started(**outcome, replayed=True) if outcome is not None else None
+            app.limits.know(user_id, plans.in_force(session, user_id=user_id))
+    return _started(outcome, replayed=True) if outcome is not None else None
 
 
 def _repeatable(app: App, order: Order, request: Request) -> bool:

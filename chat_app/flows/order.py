@@ -33,6 +33,13 @@ class MessageTooLong(TooLarge):
     message = "The message is too long. Shorten it or send it in parts."
 
 
+class NewChatsAlone(Invalid):
+    """`temporary` for a conversation that is kept, or a place in one that is not there yet."""
+
+    code = "new_chats_alone"
+    message = "A chat is temporary from its beginning, and a new one has no branches. Begin anew."
+
+
 class Draining(Unavailable):
     """The server is going down and takes no new messages."""
 
@@ -51,7 +58,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Order:
-    """What the person asked for, checked. With `turns` they are all that the model reads."""
+    """What the person asked for, checked. With `turns` they are all that the model reads.
+
+    The question is a new one that follows the message `parent_id`, or the end of the active path;
+    or it is `question_id`, for another answer. `continues_id` is an answer that goes on.
+    """
 
     user_id: int
     entry: catalogue.Entry
@@ -68,6 +79,14 @@ class Order:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    parent_id: str | None = None
+    continues_id: str | None = None
+    temporary: bool = False
+
+    @property
+    def at(self) -> str | None:
+        """The message up to which the conversation is read; None: the whole active path."""
+        return self.continues_id or self.question_id or self.parent_id
 
 
 def checked(
@@ -82,6 +101,8 @@ def checked(
     spend_limit: int | None = None,
     images: tuple[bytes, ...] = (),
     api_key: ApiKey | None = None,
+    parent_id: str | None = None,
+    temporary: bool = False,
 ) -> Order:
     """The order, or the refusal: nothing is read from the database for it."""
     if app.draining:
@@ -89,6 +110,8 @@ def checked(
     if not text.strip() and not images:
         raise EmptyMessage
     check_length(app, text)
+    if parent_id is not None and conversation_id is None:
+        raise NewChatsAlone(param="parent_id")
     entry = catalogue.get(model)
     if entry.hidden:
         raise UnknownModel(model=model)
@@ -109,6 +132,8 @@ def checked(
         spend_limit=spend_limit,
         images=images,
         key_id=None if api_key is None else api_key.id,
+        parent_id=parent_id,
+        temporary=temporary,
     )
 
 
@@ -147,6 +172,10 @@ def request_of(order: Order) -> dict[str, Any]:
             "seed": order.seed,
             "stop": list(order.stop),
         }
+    places = {"parent_id": order.parent_id, "continues_id": order.continues_id}
+    request |= {name: value for name, value in places.items() if value is not None}
+    if order.temporary:
+        request["temporary"] = True
     # Only then: keys of messages that people pay for themselves stay what they were.
     return request if order.org_id is None else {**request, "org_id": order.org_id}
 

@@ -13,7 +13,7 @@ from chat_app.chat.tables import MessageImage
 from chat_app.credits import guards, pricing
 from chat_app.credits.pricing import Price
 from chat_app.flows import images as image_files
-from chat_app.flows.order import Order
+from chat_app.flows.order import NewChatsAlone, Order
 from chat_app.llm.engine import (
     IMAGE_TOKENS,
     ChatMessage,
@@ -79,9 +79,13 @@ def told(
     if order.entry.system_prompt:
         told.append(ChatMessage("system", order.entry.system_prompt))
     if order.conversation_id is not None:
-        conversations.get(session, user_id=order.user_id, conversation_id=order.conversation_id)
+        found = conversations.get(
+            session, user_id=order.user_id, conversation_id=order.conversation_id
+        )
+        if order.temporary and found.temporary_until is None:
+            raise NewChatsAlone(param="temporary")
         earlier = conversations.history(
-            session, conversation_id=order.conversation_id, until=order.question_id
+            session, conversation_id=found.id, leaf_id=found.leaf_id, at=order.at
         )
         seen: dict[str, list[MessageImage]] = {}
         if app.engine.sees(order.entry.id):

@@ -147,6 +147,15 @@ MATRIX: dict[str, Row] = {
     "POST /api/chat/quote": member(OK, body=QUESTION),
     "POST /api/chat/message": member(OK, body=QUESTION),
     "POST /api/chat/conversations/{id}/retry": owned(OK, body={}),
+    "POST /api/chat/compare": member(
+        ACCEPTED, body={"models": [QUESTION["model"], "gemma-3-1b-it"], "message": "hello"}
+    ),
+    "GET /api/chat/messages/{id}": owned(OK),
+    "PUT /api/chat/conversations/{id}/path": owned(HIDDEN, body={"message_id": "msg_of_nobody"}),
+    "POST /api/chat/conversations/{id}/fork": owned(HIDDEN, body={"message_id": "msg_of_nobody"}),
+    # The answers of the matrix end by themselves.
+    "POST /api/chat/replies/{id}/continue": owned(CONFLICT, body={}),
+    "POST /api/chat/replies/{id}/continue/quote": owned(CONFLICT, body={}),
     "GET /api/chat/replies/{id}/events": owned(OK),
     "GET /api/chat/replies/{id}": owned(OK),
     "POST /api/chat/replies/{id}/stop": owned(OK),

@@ -61,7 +61,7 @@ def test_chatgpts_file(ann: Person) -> None:
     answer = bring(ann, [TREE])
     assert answer.status_code == 201, answer.text
     (made,) = answer.json()["items"]
-    assert (made["title"], made["messages"], made["skipped"]) == ("Sky <b>blue</b>", 3, 1)
+    assert (made["title"], made["messages"], made["skipped"]) == ("Sky <b>blue</b>", 4, 1)
     talk = ann.client.get(f"/api/chat/conversations/{made['id']}").json()
     assert [(row["role"], row["content"], row["model"]) for row in talk["messages"]] == [
         ("user", "why is it blue?", "gemma-3-1b-it"),
@@ -69,6 +69,11 @@ def test_chatgpts_file(ann: Person) -> None:
         ("user", "thanks", "gemma-3-1b-it"),
     ]
     assert talk["messages"][0]["created_at"] == "2023-11-14T22:13:21Z"
+    # The answer that was replaced is still there, beside the other.
+    (old,) = set(talk["messages"][1]["siblings"]) - {talk["messages"][1]["id"]}
+    whole = ann.client.get(f"/api/chat/conversations/{made['id']}", params={"path": "all"}).json()
+    contents = {row["id"]: row["content"] for row in whole["messages"]}
+    assert (len(contents), contents[old]) == (4, "an answer that was replaced")
     assert talk["model"] == "gemma-3-1b-it"
     retried = ann.client.post(f"/api/chat/conversations/{made['id']}/retry", json={"model": MODEL})
     assert retried.status_code == 200, retried.text
@@ -121,3 +126,50 @@ def test_what_is_none_is_refused_whole(ann: Person, file: Any, status: int, code
 def test_a_tree_that_leads_in_a_circle_ends(ann: Person) -> None:
     (made,) = bring(ann, loop()).json()["items"]
     assert made["messages"] == 2
+
+
+def test_branches_come_back_from_our_own_file(ann: Person, bob: Person) -> None:
+    """Every branch, the active one, and an answer that was continued."""
+    first = ann.ask("one", max_tokens=3).json()
+    talk = first["conversation_id"]
+    ann.client.post(f"/api/chat/replies/{first['reply_id']}/continue", json={}).raise_for_status()
+    ann.ask("two", conversation_id=talk)
+    ann.ask("else", conversation_id=talk, parent_id="root")
+    path = {"message_id": first["message_id"]}
+    ann.client.put(f"/api/chat/conversations/{talk}/path", json=path).raise_for_status()
+    file = ann.client.get(f"/api/chat/conversations/{talk}/export").json()
+    assert len(file["messages"]) == 7
+    (made,) = bring(bob, file).json()["items"]
+    # The two parts of one answer are one message here.
+    assert (made["messages"], made["skipped"]) == (6, 0)
+
+    def said(person: Person, id: str, path: str) -> list[str]:
+        shown = person.client.get(f"/api/chat/conversations/{id}", params={"path": path}).json()
+        return [row["content"] for row in shown["messages"]]
+
+    one, part, more, two, answer = said(ann, talk, "active")
+    assert said(bob, made["id"], "active") == [one, part + more, two, answer]
+    assert said(bob, made["id"], "all") == [one, part + more, two, answer, "else", answer]
+
+
+def test_hostile_trees_end_and_keep_the_texts_apart(ann: Person) -> None:
+    """Parents that are missing, of the wrong kind, their own; answers that fork after answers."""
+    mapping = {
+        "a": node("nowhere", "user", "a"),
+        "b": node("a", "assistant", "b"),
+        "c": node("b", "assistant", "c"),
+        "d": node("b", "assistant", "d"),
+        "e": node("e", "user", "e"),
+        "f": {**node("c", "user", "f"), "parent": ["c"]},
+        "g": 7,
+    }
+    (made,) = bring(ann, {"mapping": mapping, "current_node": "d"}).json()["items"]
+    shown = ann.client.get(f"/api/chat/conversations/{made['id']}").json()
+    assert [row["content"] for row in shown["messages"]] == ["a", "b", "\n\nd"]
+    assert made["messages"] == 6
+    long = {
+        str(at): node(str(at - 1) if at else None, "assistant" if at % 2 else "user", "x" * 300)
+        for at in range(3000)
+    }
+    (made,) = bring(ann, {"mapping": long}).json()["items"]
+    assert made["messages"] == 3000

@@ -200,6 +200,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/fraud/": lambda _: "999999999",
     "/api/chat/conversations/": lambda scene: str(answer(scene)["conversation_id"]),
     "/api/chat/replies/": lambda scene: str(answer(scene)["reply_id"]),
+    "/api/chat/messages/": lambda scene: str(answer(scene)["message_id"]),
     "/api/chat/images/": image,
     "/api/billing/payments/": payment,
     "/api/billing/invoices/": invoice,

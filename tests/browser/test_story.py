@@ -143,6 +143,83 @@ def test_two_tabs_do_not_mix(robot: Make) -> None:
     assert ann.balance() == Decimal(98)
 
 
+def test_edit_switch_fork_and_reload(robot: Make) -> None:
+    """An edited question is a branch: both stay, the switcher shows either, a fork is its own."""
+    ann = robot()
+    ann.register(name())
+    ann.pick(DEMO)
+    ann.send("the first words")
+    ann.answered(1)
+    page = ann.page
+    page.locator("#chat-log .user [data-deed=edit]").click()
+    page.wait_for_selector("#chat-images .editing")
+    assert page.input_value("#chat-input textarea") == "the first words"
+    ann.send("other words")
+    versions = "document.querySelector('#chat-log .user .versions')?.textContent"
+    page.wait_for_function(f"{versions} === '‹2/2›'")
+    ann.answered(1)
+    assert "other words" in page.inner_text("#chat-log .user")
+    page.get_by_role("button", name="Previous version").click()
+    page.wait_for_function(f"{versions} === '‹1/2›'")
+    assert "the first words" in page.inner_text("#chat-log .user")
+    page.get_by_role("button", name="Next version").click()
+    page.wait_for_function(f"{versions} === '‹2/2›'")
+    page.locator("#chat-log .bot [data-deed=fork]").click()
+    page.wait_for_function(f"{versions} === undefined")
+    assert "other words" in page.inner_text("#chat-log .user")
+    assert page.locator("#conversation-list label").count() == 2
+    page.reload()
+    ann.settled()
+    page.wait_for_selector("#chat-log .user .turns")
+    page.locator("#conversation-list label").last.click()
+    page.wait_for_function(f"{versions} === '‹2/2›'")
+    assert ann.balance() == Decimal(98)
+
+
+@pytest.fixture
+def brief_server(tmp_path: Path) -> Iterator[servers.Server]:
+    """Every answer ends at its length limit."""
+    more = {"LLM__SCRIPT__TOKENS": "200", "LLM__MAX_OUTPUT_TOKENS": "20"}
+    with servers.serving(tmp_path / "data", **more) as running:
+        yield running
+
+
+@pytest.mark.full
+def test_compare_go_on_and_leave_nothing(robot: Make, brief_server: servers.Server) -> None:
+    """Two columns until one is picked; a cut answer goes on; a temporary chat is in no list."""
+    ann = robot(at=brief_server.url)
+    ann.register(name())
+    ann.pick(DEMO)
+    page = ann.page
+    page.click("#chat-temporary")
+    page.wait_for_selector("#chat-mode p")
+    ann.send("a secret")
+    ann.answered(1)
+    page.wait_for_function(
+        "document.querySelector('[data-deed=continue]').textContent.includes('at most 1 credit')"
+    )
+    page.locator("#chat-log [data-deed=continue]").click()
+    ann.answered(2)
+    assert page.locator("#chat-log .message.bot").count() == 1
+    assert page.locator("#conversation-list label").count() == 0
+    page.click("#new-chat")
+    page.wait_for_selector("#chat-mode p", state="hidden")
+    page.click("#chat-compare .compare")
+    page.wait_for_function("document.querySelectorAll('#chat-compare option').length > 0")
+    page.select_option("#chat-compare select", "gemma-3-1b-it")
+    page.fill("#chat-input textarea", "which one")
+    page.wait_for_function(
+        "document.querySelector('#chat-quote').textContent.includes('at most 10 credits')"
+    )
+    page.click("#chat-send")
+    page.wait_for_function("document.querySelectorAll('#chat-log .beside button').length === 2")
+    assert ann.balance() == Decimal(98 - 1 - 10)
+    page.locator("#chat-log .beside button").last.click()
+    page.wait_for_selector("#chat-log .beside", state="detached")
+    assert "gemma-3-1b-it" in page.inner_text("#chat-log .foot")
+    assert "2/2" in page.inner_text("#chat-log .foot")
+
+
 @pytest.mark.full
 def test_retry_replaces_the_answer(robot: Make) -> None:
     """The question stays, the answer comes anew, and both answers are paid."""

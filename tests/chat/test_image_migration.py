@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from chat_app import db as database_room
 from chat_app import migrations
 from chat_app.db import Database
+from tests.credits.test_walk import move
 
 STEP = "0010"
 ROWS = (
@@ -32,11 +32,9 @@ def test_down_and_up_with_rows(database: Database) -> None:
     with database.engine.begin() as connection:
         for row in ROWS:
             connection.execute(text(row))
-    with database.engine.connect() as connection, connection.begin():
-        config = migrations.config(connection)
-        before = ScriptDirectory.from_config(config).get_revision(STEP).down_revision
-        assert isinstance(before, str)
-        command.downgrade(config, before)
+    before = ScriptDirectory.from_config(migrations.config()).get_revision(STEP).down_revision
+    assert isinstance(before, str)
+    move(database, before, down=True)
     assert "message_image" not in inspect(database.engine).get_table_names()
     assert "images" not in columns(database)
     database_room.migrate(database)

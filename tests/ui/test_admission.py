@@ -21,6 +21,8 @@ from tests.ui.conftest import Site, Visitor
 CALLERS = {
     "message.start": {"chat_app/api/chat.py", "chat_app/api/openai.py", "ui/tabs/chat/__init__.py"},
     "message.retry": {"chat_app/api/chat.py", "ui/tabs/chat/__init__.py"},
+    "onward.resume": {"chat_app/api/branches.py", "ui/tabs/chat/__init__.py"},
+    "onward.compare": {"chat_app/api/branches.py", "ui/tabs/chat/__init__.py"},
     "limits.enter": {"chat_app/flows/message.py"},
     "reply.write": {"chat_app/flows/message.py"},
     # Titles are free, in the background, and only while nobody waits (T19).
@@ -31,13 +33,15 @@ CALLERS = {
 WAYS = {
     "POST /api/chat/message": {"model": MODEL, "message": "hello"},
     "POST /api/chat/conversations/{id}/retry": {},
+    "POST /api/chat/replies/{id}/continue": {},
+    "POST /api/chat/compare": {"models": [MODEL, "gemma-3-1b-it"], "message": "hello"},
     "POST /v1/chat/completions": {
         "model": MODEL, "messages": [{"role": "user", "content": "hello"}]
     },
 }  # fmt: skip
 HANDLERS = {
     "send": ["hello", MODEL, None, "k-admission", "", ""],
-    "retry": [MODEL, None, ""],  # of the conversation that is open
+    "turn": ["retry {message}", None, MODEL, ""],
 }
 
 
@@ -66,16 +70,22 @@ def test_nobody_else_starts_an_answer() -> None:
 
 def test_every_starting_route_and_handler_has_a_line() -> None:
     """What stands in a module that starts answers and is not in `WAYS` does not call for one."""
-    for name, ways in (("chat_app/api/chat.py", WAYS), ("ui/tabs/chat/__init__.py", HANDLERS)):
+    for name, ways, expected in (
+        ("chat_app/api/chat.py", WAYS, {"send", "retry"}),
+        ("chat_app/api/branches.py", WAYS, {"go_on", "compare"}),
+        # `begin` is what `send` calls.
+        ("ui/tabs/chat/__init__.py", HANDLERS, {"begin", "turn"}),
+    ):
         starting = set()
         for node in ast.walk(ast.parse(tree.read(name))):
             if isinstance(node, ast.AsyncFunctionDef) and {
                 "message.start",
                 "message.retry",
+                "onward.resume",
+                "onward.compare",
             } & called("\n".join(map(ast.unparse, node.body))):
                 starting.add(node.name)
         # The page's `bind` holds its handlers.
-        expected = {"send", "retry"}
         assert starting - {"bind"} == expected, name
         assert len(ways) >= len(expected)
 
@@ -105,13 +115,17 @@ def test_when_no_place_is_free_every_way_is_refused_and_nothing_held(site: Site)
     person = site.person()
     begun = person.client.post("/api/chat/message", json=WAYS["POST /api/chat/message"])
     conversation = begun.json()["conversation_id"]
-    end, _ = person.call(site.number("open_one"), [conversation])
+    cut = person.client.post(
+        "/api/chat/message", json={**WAYS["POST /api/chat/message"], "max_tokens": 1}
+    )
+    end, _ = person.call(site.number("open_one"), [conversation, None])
     assert end["success"], end
     before = person.client.get("/api/billing/balance").json()
     with nothing_free(site) as reached:
         tried = 0
         for way, body in WAYS.items():
-            path = way.removeprefix("POST ").replace("{id}", conversation)
+            id = cut.json()["reply_id"] if "/replies/" in way else conversation
+            path = way.removeprefix("POST ").replace("{id}", id)
             answer = person.client.post(path, json=body)
             if answer.status_code in {404, 405} and path.startswith("/v1"):
                 continue
@@ -121,6 +135,8 @@ def test_when_no_place_is_free_every_way_is_refused_and_nothing_held(site: Site)
             assert int(answer.headers["retry-after"]) >= 1, way
         for name, data in HANDLERS.items():
             tried += 1
+            at = begun.json()["message_id"]
+            data = [item.format(message=at) if isinstance(item, str) else item for item in data]
             end, _ = person.call(site.number(name), data)
             assert not end["success"], name
             assert end["output"]["error"] == QueueFull.message, name
@@ -128,7 +144,7 @@ def test_when_no_place_is_free_every_way_is_refused_and_nothing_held(site: Site)
         assert reached == []
     assert person.client.get("/api/billing/balance").json() == before
     with site.app.db.read() as session:
-        assert session.exec(select(func.count()).select_from(Hold)).one() == 1
+        assert session.exec(select(func.count()).select_from(Hold)).one() == 2
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_deep_links(both: Both) -> None:
     bare, site = both
     for where, expected in ((bare, 200), (site, 404)):
         alice, eve = where.person(), where.person()
-        alice.call(where.number("start_new"), [])
+        alice.call(where.number("start_new"), [None])
         query = {"session_hash": alice.session}
         answer = eve.client.get("/gradio_api/deep_link", params=query)
         assert answer.status_code == expected

@@ -175,7 +175,7 @@ def test_the_page_and_the_jobs_carry_an_id_too(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("chat_app.chat.conversations.list_for", broken)
-    joined = person.join(site.number("start_new"), []).headers["x-request-id"]
+    joined = person.join(site.number("start_new"), [None]).headers["x-request-id"]
     assert joined
     end, _ = person.call(history_number(site), ["", "", "0"])
     reference = end["output"]["error"].rsplit(" ", 1)[1].rstrip(".")

@@ -27,10 +27,11 @@ MATRIX = {
     "write": "anyone",  # without a user they do nothing
     "settle": "anyone",
     "send": "user",
-    "retry": "user",
+    "turn": "user",
     "open_one": "user",
     "stop": "user",
     "start_new": "user",
+    "start_temporary": "user",
     "quote": "user",
     "choose": "user",  # the credits tab's; the admin tab's is in STAFF_TWINS
     "show": "user",
@@ -315,13 +316,13 @@ def test_the_page_asks_for_a_fresh_code_before_money_moves(site: Site) -> None:
 def test_a_signed_out_cookie_ends_at_once(site: Site) -> None:
     """The next handler call of another tab is refused after the sign-out."""
     person = site.person()
-    ok, _ = person.call(site.number("start_new"), [])
+    ok, _ = person.call(site.number("start_new"), [None])
     assert ok["success"]
     cookie = person.client.cookies
     person.client.post("/api/auth/logout").raise_for_status()
     other = site.visitor()
     other.client.cookies = cookie
-    end, _ = other.call(site.number("start_new"), [])
+    end, _ = other.call(site.number("start_new"), [None])
     assert end["output"]["error"] == NotSignedIn.message
 
 
@@ -332,7 +333,7 @@ def test_another_users_conversation_is_not_found(site: Site) -> None:
     end, _ = alice.call(site.number("send"), ["secret plans", model, None, "k1", "", ""])
     assert end["success"], end
     row = alice.client.get("/api/chat/conversations").json()["items"][0]
-    end, seen = eve.call(site.number("open_one"), [row["id"]])
+    end, seen = eve.call(site.number("open_one"), [row["id"], None])
     assert not end["success"]
     assert "does not exist" in end["output"]["error"]
     assert "secret plans" not in str(seen)

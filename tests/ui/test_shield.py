@@ -150,14 +150,14 @@ def test_other_sites_cannot_read_streams(site: Site) -> None:
 def test_a_session_hash_belongs_to_its_first_user(site: Site) -> None:
     """Traps: `session_hash` is a bearer secret that leaks."""
     alice, eve, nobody = site.person(), site.person(), site.visitor()
-    end, _ = alice.call(site.number("start_new"), [])
+    end, _ = alice.call(site.number("start_new"), [None])
     assert end["success"]
     for thief in (eve, nobody):
         thief.session = alice.session
         query = {"session_hash": alice.session}
         assert thief.client.get("/gradio_api/queue/data", params=query).status_code == 403
         assert thief.client.get(f"/gradio_api/heartbeat/{alice.session}").status_code == 403
-        assert thief.join(site.number("start_new"), []).status_code == 403
+        assert thief.join(site.number("start_new"), [None]).status_code == 403
         cancel = {"session_hash": alice.session, "fn_index": 0, "event_id": "x"}
         assert thief.client.post("/gradio_api/cancel", json=cancel).status_code == 403
 

@@ -163,10 +163,41 @@ def test_images_stand_above_the_words_and_alone() -> None:
         width=30, height=20, bytes=9,
     )  # fmt: skip
     row = MessageRow("msg_x", "user", "look", "small", 0, images=(image, image))
-    head, words = stream.shown([row])[0]["content"]
+    head, words, _deeds = stream.shown([row])[0]["content"]
     assert words == {"type": "text", "text": "look"}
     assert head["value"].count("<img ") == 2
     assert "img_&lt;x&gt;" in head["value"]
     assert "img_<x>" not in head["value"]
-    (alone,) = stream.shown([replace(row, content="")])[0]["content"]
+    alone, _deeds = stream.shown([replace(row, content="")])[0]["content"]
     assert alone == head
+
+
+def test_parts_of_one_answer_are_one_message_with_both_receipts() -> None:
+    """The text is joined as it is; every part keeps its own line of what it cost."""
+    first = MessageRow(
+        "msg_1", "assistant", "half a wo", "small", 0, reply_id="rep_1", charged=1_000_000,
+        finish_reason="length", receipt_id="7", siblings=("msg_0", "msg_1"), sibling_index=1,
+    )  # fmt: skip
+    more = replace(
+        first, id="msg_2", content="rd", receipt_id="8", siblings=("msg_2",), sibling_index=0
+    )
+    (shown,) = stream.shown([first, more])
+    text, feet = shown["content"]
+    assert text["text"] == "half a word"
+    assert [f"receipts/{number}" in feet["value"] for number in (7, 8)] == [True, True]
+    assert "2/2" in feet["value"]
+    assert feet["value"].count('data-deed="continue"') == 1
+    assert 'data-id="msg_0"' in feet["value"]
+
+
+def test_answers_side_by_side_stand_in_columns_until_both_are_there() -> None:
+    row = MessageRow(
+        "msg_1", "assistant", "one", "small", 0, reply_id="rep_1", state="done", pair_id="pair"
+    )
+    other = replace(row, id="msg_2", content="two", reply_id="rep_2")
+    (shown,) = stream.shown([replace(row, beside=(row, other))])
+    assert [part["text"] for part in shown["content"] if part["type"] == "text"] == ["one", "two"]
+    heads = [part["value"] for part in shown["content"] if part["type"] != "text"]
+    assert [id in heads[at] for at, id in ((0, "msg_1"), (2, "msg_2"))] == [True, True]
+    late = replace(row, beside=(row, replace(other, state="running")))
+    assert "beside" not in str(stream.shown([late]))

@@ -201,8 +201,10 @@
     else if (target.closest("#conversation-list label, #new-chat") || !target.closest("#chat-side")) side(false);
     const copy = target.closest("[data-copy]");
     if (copy) {
-      const message = copy.closest(".message");
-      const text = Array.from(message.querySelectorAll(".prose, .md")).filter((part) => !part.querySelector(".foot") && !part.parentElement.closest(".prose, .md")).map((part) => part.innerText).join("\n");
+      const written = (part) => Array.from(part.querySelectorAll(".prose, .md")).filter((one) => !one.querySelector(".foot, .beside") && !one.parentElement.closest(".prose, .md")).map((one) => one.innerText).join("\n");
+      // The text stands in the part before the line with the button.
+      let part = copy.closest(".message"), text = written(part);
+      while (!text && (part = part.previousElementSibling)) text = written(part);
       let done = false;
       try { await navigator.clipboard.writeText(text); done = true; } catch {
         const box = document.createElement("textarea"); box.value = text; document.body.append(box); box.select();
@@ -300,6 +302,7 @@
   const polish = () => {
     due = false;
     watchBalance();
+    window.chatTurns();
     document.querySelectorAll("time[datetime]:not([data-local])").forEach((node) => {
       const at = new Date(node.getAttribute("datetime"));
       if (!isNaN(at)) { node.title = node.textContent; node.textContent = format.format(at); }

@@ -4,6 +4,7 @@ The conversation id in the page is only a wish: every call checks that it is the
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ import gradio as gr
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.flows import message, orgs, reply
+from chat_app.chat import branches, conversations
+from chat_app.errors import AppError, NotFound
+from chat_app.flows import erase, images, message, onward, orgs, reply
+from chat_app.flows.placing import StillAnswering
 from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
@@ -29,6 +33,12 @@ _ATTACH = (
     '<path d="M4 17l5-4.5 3.5 3 3-2.5 4.5 4"/></svg></button>'
     '<input type="file" accept="image/png,image/jpeg,image/webp" multiple hidden '
     'aria-label="Images">'
+)
+# app.js fills the list with the other models.
+_COMPARE = (
+    '<button type="button" class="compare" aria-pressed="false" '
+    'title="Have one message answered by two models">Compare</button>'
+    '<select aria-label="Compare with" hidden></select>'
 )
 WELCOME = (
     '<div class="hello"><h2>What can I help with?</h2>'
@@ -62,6 +72,9 @@ class Chat:
     images: gr.Textbox
     requote: gr.Button
     payer: gr.Dropdown
+    temporary: gr.Button
+    mode: gr.HTML
+    deed: gr.Button
 
     @property
     def live(self) -> list[Any]:
@@ -73,6 +86,7 @@ class Chat:
             self.text,
             self.cost,
             self.following,
+            self.mode,
         ]
 
 
@@ -85,7 +99,9 @@ def build() -> Chat:
         images = gr.Textbox(visible=False)  # app.js holds them and gives them with a message
         with gr.Row(elem_id="chat-layout"):
             with gr.Column(elem_id="chat-side", scale=0, min_width=260):
-                new = gr.Button("New chat", elem_id="new-chat", size="md")
+                with gr.Row(elem_id="chat-begin"):
+                    new = gr.Button("New chat", elem_id="new-chat", size="md")
+                    temporary = gr.Button("Temporary", elem_id="chat-temporary", size="md", scale=0)
                 listing = gr.Radio(
                     choices=[], label="Conversations", elem_id="conversation-list", container=True
                 )
@@ -105,6 +121,8 @@ def build() -> Chat:
                         visible=False,
                     )
                     note = gr.HTML(elem_id="chat-note")
+                    gr.HTML(_COMPARE, elem_id="chat-compare")
+                mode = gr.HTML(elem_id="chat-mode")
                 log = gr.Chatbot(
                     elem_id="chat-log",
                     label="Conversation",
@@ -121,6 +139,7 @@ def build() -> Chat:
                 )
                 with gr.Column(elem_id="composer"):
                     gr.HTML(elem_id="chat-images")
+                    deed = gr.Button("", elem_id="chat-deed", size="sm", scale=0)
                     text = gr.Textbox(
                         elem_id="chat-input",
                         label="Message",
@@ -158,6 +177,9 @@ def build() -> Chat:
         images,
         requote,
         payer,
+        temporary,
+        mode,
+        deed,
     )
 
 
@@ -167,15 +189,25 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     """Wire the tab; `bind_load` adds what happens when the page opens."""
     per_second = app.settings.chat.updates_per_second
 
-    def begun(user: User, started: message.Started, before: list[stream.Message]) -> dict[Any, Any]:
+    def begun(
+        user: User, started: list[message.Started], before: list[stream.Message], *, temporary: bool
+    ) -> dict[Any, Any]:
+        conversation = started[0].conversation_id
+        held = "Holding at most " + parts.amount(sum(one.maximum for one in started))
         return {
-            c.conversation: started.conversation_id,
-            c.following: started.reply_id,
-            c.listing: read.listing(app, user, started.conversation_id),
+            c.conversation: sent.held(conversation, temporary=temporary),
+            c.following: ",".join(one.reply_id for one in started),
+            c.listing: read.listing(app, user, conversation),
             c.log: before,
-            c.cost: words.line("Holding at most " + parts.amount(started.maximum), busy=True),
+            c.cost: words.line(held, busy=True),
+            c.mode: words.banner(temporary=temporary),
             shell.pill: read.pill(app, user),
         }
+
+    async def so_far(user: User, started: list[message.Started]) -> list[stream.Message]:
+        following = [one.reply_id for one in started]
+        talk = started[0].conversation_id
+        return (await asyncio.to_thread(read.before, app, user, talk, following)).messages
 
     @guard(app, "user")
     async def send(
@@ -187,69 +219,133 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         images: str,
         payer: str | None,
     ) -> dict[Any, Any]:
-        """Send a message. Its answer is followed by the next event, `write`."""
-        started = await message.start(
-            app,
-            user_id=read.user_id(user),
+        """Send a message, perhaps to two models, or an earlier one written anew.
+
+        Its answer is followed by the next event, `write`.
+        """
+        talk, temporary = sent.talk(conversation)
+        more = sent.extras(images)
+        edited = await asyncio.to_thread(read.edited, app, user, more.editing)
+        files = list(more.files)
+        if edited is not None and not files:
+            files = [await file_of(user, image) for image in edited.images]
+        first = sent.text(model) or app.settings.llm.default_model
+        started = await begin(
+            user,
+            models=[first, more.against] if more.against else [first],
             text=sent.text(text),
-            model=sent.text(model) or app.settings.llm.default_model,
-            conversation_id=conversation,
+            conversation_id=talk,
             idempotency_key=sent.text(nonce)[:64] or None,
-            images=sent.files(images),
+            images=files,
             org_id=sent.org(payer),
+            parent_id=None if edited is None else edited.parent_id,
+            temporary=temporary,
         )
-        before = await asyncio.to_thread(read.before, app, user, started)
-        return {**begun(user, started, before), c.text: ""}
+        shown = await so_far(user, started)
+        return {**begun(user, started, shown, temporary=temporary), c.text: ""}
+
+    async def begin(user: User, models: list[str], **order: Any) -> list[message.Started]:
+        if len(models) > 1:
+            return await onward.compare(app, user_id=read.user_id(user), models=models, **order)
+        return [await message.start(app, user_id=read.user_id(user), model=models[0], **order)]
+
+    async def file_of(user: User, image: str) -> bytes:
+        return (await images.show(app, user_id=read.user_id(user), image_id=image))[0]
 
     @guard(app, "user")
-    async def retry(
-        user: User, model: str | None, conversation: str | None, payer: str | None
+    async def turn(
+        user: User, deed: str, conversation: str | None, model: str | None, payer: str | None
     ) -> dict[Any, Any]:
-        """Answer the last message again, in place of the answer that is there."""
-        if conversation is None:
-            raise message.NothingToRetry
-        started = await message.retry(
-            app,
-            user_id=read.user_id(user),
-            conversation_id=conversation,
-            model=sent.text(model) or None,
-            org_id=sent.org(payer),
+        """What was pressed under a message: another version, a fork, a retry, or going on."""
+        name, id = sent.deed(deed)
+        _, temporary = sent.talk(conversation)
+        org = sent.org(payer)
+        if name == "continue":
+            started = await onward.resume(app, user_id=read.user_id(user), reply_id=id, org_id=org)
+            shown = await so_far(user, [started])
+            return begun(user, [started], shown, temporary=temporary)
+        talk = await asyncio.to_thread(read.talk_of, app, user, id)
+        if name == "retry":
+            started = await message.retry(
+                app,
+                user_id=read.user_id(user),
+                conversation_id=talk,
+                message_id=id,
+                model=sent.text(model) or None,
+                org_id=org,
+            )
+            shown = await so_far(user, [started])
+            return begun(user, [started], shown, temporary=temporary)
+        if name == "fork":
+            made = await fork(user, talk, id)
+            return {**await opened(user, made), c.listing: read.listing(app, user, made)}
+        if name == "path":
+            await pick(user, talk, id)
+            return await opened(user, talk)
+        raise conversations.MessageNotFound
+
+    async def fork(user: User, talk: str, message_id: str) -> str:
+        now, owner = app.clock.micros(), read.user_id(user)
+        made = await app.db.awrite(
+            lambda session: branches.fork(
+                session, user_id=owner, conversation_id=talk, message_id=message_id, now=now
+            )
         )
-        return begun(user, started, await asyncio.to_thread(read.before, app, user, started))
+        return made.id
+
+    async def pick(user: User, talk: str, message_id: str) -> None:
+        owner = read.user_id(user)
+        if reply.running(app, user_id=owner, conversation_id=talk):
+            raise StillAnswering  # its stream shows the branch that it is in
+        await app.db.awrite(
+            lambda session: branches.pick(
+                session, user_id=owner, conversation_id=talk, message_id=message_id
+            )
+        )
 
     # Gradio builds a component anew for each output that an update leaves out, so the stream
     # has two outputs and always gives both.
     @guard(app, "anyone")  # follows the page's opening, also when nobody is signed in
-    async def write(user: User | None, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
-        """Stream the answer that is followed, if any, to its end."""
-        if user is None or reply_id is None:
+    async def write(user: User | None, following: str | None) -> AsyncIterator[dict[Any, Any]]:
+        """Stream the answers that are followed, if any, to their end."""
+        if user is None or not following:
             yield {c.cost: gr.skip()}
             return
-        view = await reply.view(app, user_id=read.user_id(user), reply_id=reply_id)
-        before = await asyncio.to_thread(read.before, app, user, view)
-        price = await asyncio.to_thread(read.price, app, user, view.model)
-        writing = stream.text_message("assistant", "")
-        source = reply.follow(app, user_id=read.user_id(user), reply_id=reply_id)
+        ids = following.split(",")[:2]
+        views = [await reply.view(app, user_id=read.user_id(user), reply_id=id) for id in ids]
+        talk = views[0].conversation_id
+        before = await asyncio.to_thread(read.before, app, user, talk, ids)
+        prices = [await asyncio.to_thread(read.price, app, user, view.model) for view in views]
+        sources = [reply.follow(app, user_id=read.user_id(user), reply_id=id) for id in ids]
         try:
-            async for snapshot in stream.snapshots(source, per_second=per_second):
-                if snapshot.end is not None:
-                    log, line = [*before, stream.ended(snapshot.end)], words.cost(snapshot.end)
+            async for shots in stream.together(sources, per_second=per_second):
+                ends = [shot.end for shot in shots if shot.end is not None]
+                if len(ends) == len(ids):
+                    log = await asyncio.to_thread(read.after, app, user, ends)
+                    log = log or [*before.messages, *(stream.ended(end) for end in ends)]
+                    line = words.costs(ends)
+                elif len(ids) == 1:
+                    log = before.with_text(shots[0].text)
+                    line = words.meter(shots[0], prices[0])
                 else:
-                    writing["content"][0]["text"] = snapshot.text
-                    log = [*before, writing] if snapshot.text else before
-                    line = words.meter(snapshot, price)
+                    asked = zip(shots, views, prices, strict=True)
+                    two = [words.column(shot, view.model, price) for shot, view, price in asked]
+                    log = [*before.messages, stream.columns(two)]
+                    line = words.line("Two answers are being written…", busy=True)
                 yield {c.log: log, c.cost: line}
         except Exception:
-            yield {c.log: before, c.cost: ""}  # the composer is free again; the toast says why
+            # The composer is free again; the toast says why.
+            yield {c.log: before.messages, c.cost: ""}
             raise
 
     @guard(app, "anyone")
-    async def settle(user: User | None, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
+    async def settle(user: User | None, following: str | None) -> AsyncIterator[dict[Any, Any]]:
         """After an answer: the list and the balance are new, and soon perhaps the title."""
-        if user is None or reply_id is None:
+        if user is None or not following:
             yield {c.cost: gr.skip()}
             return
-        view = await reply.view(app, user_id=read.user_id(user), reply_id=reply_id)
+        last = following.split(",")[-1]
+        view = await reply.view(app, user_id=read.user_id(user), reply_id=last)
         yield {
             c.listing: read.listing(app, user, view.conversation_id),
             shell.pill: parts.pill(view.balance),
@@ -262,44 +358,69 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             yield {c.listing: gr.update(choices=[(row.title, row.id) for row in rows])}
 
     @guard(app, "user")
-    async def open_one(user: User, conversation: str | None) -> dict[Any, Any]:
+    async def open_one(user: User, conversation: str | None, shown: str | None) -> dict[Any, Any]:
         """Show a conversation, and go on with its running answer if there is one."""
-        return await opened(user, conversation)
+        update = await opened(user, conversation)
+        await close(user, shown)
+        return update
 
     async def opened(user: User, conversation: str | None) -> dict[Any, Any]:
         if not conversation:
             return {c.following: None}
-        before, model = await asyncio.to_thread(read.messages, app, user, conversation)
-        running = reply.running(app, user_id=read.user_id(user), conversation_id=conversation)
+        talk = await asyncio.to_thread(read.opened, app, user, conversation)
+        line = words.line("Going on with the answer…", busy=True) if talk.running else ""
         update = {
-            c.conversation: conversation,
-            c.following: running[0] if running else None,
-            c.log: before,
-            c.cost: words.line("Going on with the answer…", busy=True) if running else "",
+            c.conversation: sent.held(conversation, temporary=talk.temporary),
+            c.following: ",".join(talk.running) or None,
+            c.log: talk.messages,
+            c.cost: line,
+            c.mode: words.banner(temporary=talk.temporary),
         }
         views = await asyncio.to_thread(read.models, app)
-        if any(view.id == model and view.available for view in views):
-            update[c.model] = model
+        if any(view.id == talk.model and view.available for view in views):
+            update[c.model] = talk.model
         return update
+
+    async def close(user: User, shown: str | None) -> None:
+        """A temporary chat that is left is deleted; an answer under way is stopped and paid."""
+        talk, temporary = sent.talk(shown)
+        if talk is None or not temporary:
+            return
+        with contextlib.suppress(NotFound):
+            await halt(user, talk)
+            await erase.conversation(app, user_id=read.user_id(user), conversation_id=talk)
 
     @guard(app, "user")
     async def stop(user: User, conversation: str | None) -> None:
         """Stop the answer that is being written; what arrived is kept."""
-        if conversation:
-            for reply_id in reply.running(
-                app, user_id=read.user_id(user), conversation_id=conversation
-            ):
-                await reply.stop(app, user_id=read.user_id(user), reply_id=reply_id)
+        talk, _ = sent.talk(conversation)
+        if talk:
+            await halt(user, talk)
+
+    async def halt(user: User, talk: str) -> None:
+        for reply_id in reply.running(app, user_id=read.user_id(user), conversation_id=talk):
+            await reply.stop(app, user_id=read.user_id(user), reply_id=reply_id)
 
     @guard(app, "user")
-    async def start_new(_user: User) -> dict[Any, Any]:
+    async def start_new(user: User, shown: str | None) -> dict[Any, Any]:
         """An empty chat. An answer under way goes on and waits in the list."""
+        await close(user, shown)
+        return empty(temporary=False)
+
+    @guard(app, "user")
+    async def start_temporary(user: User, shown: str | None) -> dict[Any, Any]:
+        """An empty chat that will be in no list and leave no text."""
+        await close(user, shown)
+        return empty(temporary=True)
+
+    def empty(*, temporary: bool) -> dict[Any, Any]:
         return {
-            c.conversation: None,
+            c.conversation: sent.TEMPORARY if temporary else None,
             c.following: None,
             c.listing: gr.update(value=None),
             c.log: [],
             c.cost: "",
+            c.mode: words.banner(temporary=temporary),
         }
 
     @guard(app, "user")
@@ -313,11 +434,28 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     ) -> dict[Any, Any]:
         """The price of what is written so far, or of any message when nothing is."""
         views = await asyncio.to_thread(read.models, app)
-        picked = next((view for view in views if view.id == model), None)
-        shown = images if isinstance(images, int) and 0 <= images <= sent.MOST_IMAGES else 0
-        line = await words.quote(
-            app, user, text, picked, conversation, images=shown, org_id=sent.org(payer)
-        )
+        more, edited = sent.Extras(), None
+        with contextlib.suppress(AppError):  # the press of Send says what is wrong
+            more = sent.extras(images)
+            edited = await asyncio.to_thread(read.edited, app, user, more.editing)
+        names = [model, more.against] if more.against else [model]
+        asked = [next((view for view in views if view.id == name), None) for name in names]
+        shown = more.count or (len(edited.images) if edited is not None else 0)
+        lines = [
+            await words.quote(
+                app,
+                user,
+                text,
+                view,
+                sent.talk(conversation)[0],
+                images=shown,
+                org_id=sent.org(payer),
+                parent_id=None if edited is None else edited.parent_id,
+            )
+            for view in asked
+        ]
+        picked = asked[0]
+        line = words.both(asked, lines) if len(lines) > 1 else lines[0]
         return {c.note: words.note(picked), c.quote: line + words.sees(app, picked)}
 
     quiet = {
@@ -344,9 +482,9 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
 
     nonce_js = (
         "(text, model, chat, nonce, images, by) => "
-        "[text, model, chat, window.chatKey('send'), window.chatImages(), by]"
+        "[text, model, chat, window.chatKey('send'), window.chatExtras(), by]"
     )
-    done_js = "() => { window.chatDone('send'); window.chatShown(); }"
+    done_js = "() => { window.chatDone('send'); window.chatShown(); window.chatEdited(); }"
     inputs = [c.text, c.model, c.conversation, c.nonce, c.images, c.payer]
     for trigger in (c.send.click, c.text.submit):
         sending = trigger(
@@ -354,8 +492,6 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         )
         sending.then(None, js=done_js, api_visibility="private")
         follow(sending)
-    again = [c.model, c.conversation, c.payer]
-    follow(c.log.retry(retry, again, live, concurrency_limit=None, **quiet))
     c.log.example_select(
         None,
         None,
@@ -367,25 +503,37 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     follow(
         c.listing.input(
             open_one,
-            [c.listing],
+            [c.listing, c.conversation],
             open_outputs,
             concurrency_limit=None,
             cancels=list(streams),
             **quiet,
         )
     )
-    c.new.click(start_new, None, c.live, cancels=streams, **quiet).then(
-        None,
-        js=FOCUS,
-        api_visibility="private",
+    follow(
+        c.deed.click(
+            turn,
+            [c.nonce, c.conversation, c.model, c.payer],
+            open_outputs,
+            js="(deed, chat, model, by) => [window.chatDeed(), chat, model, by]",
+            concurrency_limit=None,
+            trigger_mode="once",
+            **quiet,
+        )
     )
+    for button, begin_anew in ((c.new, start_new), (c.temporary, start_temporary)):
+        button.click(begin_anew, [c.conversation], c.live, cancels=streams, **quiet).then(
+            None,
+            js=FOCUS,
+            api_visibility="private",
+        )
     c.stop.click(stop, [c.conversation], None, concurrency_limit=None, **quiet)
     for trigger in (c.text.change, c.model.change, c.requote.click, c.payer.input):
         trigger(
             quote,
             [c.text, c.model, c.conversation, c.images, c.payer],
             [c.note, c.quote],
-            js="(text, model, chat, shots, by) => [text, model, chat, window.chatImageCount(), by]",
+            js="(text, model, chat, shots, by) => [text, model, chat, window.chatExtras(true), by]",
             trigger_mode="always_last",
             **quiet,
         )

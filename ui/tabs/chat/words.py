@@ -77,6 +77,7 @@ async def quote(
     *,
     images: int = 0,
     org_id: int | None = None,
+    parent_id: str | None = None,
 ) -> str:
     if view is None:
         return "Ask an administrator to download a model."
@@ -93,6 +94,7 @@ async def quote(
             conversation_id=conversation,
             images=images,
             org_id=org_id,
+            parent_id=parent_id,
         )
     except AppError as error:
         return f'<span class="bad">{parts.esc(error)}</span>'
@@ -106,14 +108,41 @@ async def quote(
     return words
 
 
+def both(views: list[ModelView | None], lines: list[str]) -> str:
+    """Two quotes, each after its model."""
+    named = zip(views, lines, strict=True)
+    return "<br>".join(
+        f"{parts.esc(view.name) if view else 'No model'}: "
+        f"{line.removeprefix(parts.esc(view.name) + ': ') if view else line}"
+        for view, line in named
+    )
+
+
+def column(snapshot: stream.Snapshot, model: str, price: Price | None) -> stream.Column:
+    """One of several answers that are being written side by side."""
+    name = f"<b>{parts.esc(model)}</b>"
+    if snapshot.end is not None:
+        view = snapshot.end
+        foot = stream.foot(
+            view.charged, model, view.finish_reason, view.error_message, receipt=view.receipt_id
+        )
+        return stream.Column(name, view.content or stream.failed(view.error_message), foot)
+    so_far = parts.esc(_so_far(snapshot, price))
+    return stream.Column(name, snapshot.text or "…", f'<div class="foot">{so_far}</div>')
+
+
 def meter(snapshot: stream.Snapshot, price: Price | None) -> str:
+    return line(_so_far(snapshot, price), busy=True)
+
+
+def _so_far(snapshot: stream.Snapshot, price: Price | None) -> str:
     if not snapshot.tokens:
-        return line(snapshot.status or "Waiting for the first word…", busy=True)
+        return snapshot.status or "Waiting for the first word…"
     so_far = ""
     if price is not None:
         spent = pricing.cost(price, prompt_tokens=0, completion_tokens=snapshot.tokens)
         so_far = f" · {parts.amount(spent)} so far"
-    return line(f"{snapshot.tokens} tokens{so_far}", busy=True)
+    return f"{snapshot.tokens} tokens{so_far}"
 
 
 def cost(view: reply.ReplyView) -> str:
@@ -123,6 +152,25 @@ def cost(view: reply.ReplyView) -> str:
     if view.org_id is not None:
         left = "paid by the organisation"
     return line(f"{charged}{cached}, {left}")
+
+
+def costs(views: list[reply.ReplyView]) -> str:
+    """What answers cost together."""
+    if len(views) == 1:
+        return cost(views[0])
+    charged = parts.amount(sum(view.charged for view in views))
+    left = f"{show_credits(min(view.balance.available for view in views))} left"
+    return line(f"Charged {charged} for {len(views)} answers, {left}. Choose one to go on with.")
+
+
+def banner(*, temporary: bool) -> str:
+    """Says what a temporary chat is; nothing for others."""
+    if not temporary:
+        return ""
+    return (
+        f"<p>{parts.badge('Temporary chat', 'warn')} In no list, search or export. Its texts are "
+        "deleted when you close it, at the latest after 24 hours. Charges and receipts stay.</p>"
+    )
 
 
 def line(words: str, *, busy: bool = False) -> str:
