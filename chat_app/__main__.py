@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     link.add_argument("--username", required=True, help="the user name, or the e-mail address")
     _messages(commands)
     _secrets(commands)
+    _search(commands)
     bill = _command(commands, "sbom", sbom, "write what is installed, as CycloneDX JSON")
     bill.add_argument("--out", type=Path, help="the file to write (default: print it)")
     _command(commands, "selfcheck", selfcheck, "look at this machine; one line each")
@@ -201,6 +202,13 @@ def _secrets(commands: Any) -> None:
         action="store_true",
         help="tokens alone: remove the old keys now, so that every access token is refused",
     )
+
+
+def _search(commands: Any) -> None:
+    index = commands.add_parser("search", help="the full-text index: check, rebuild")
+    deeds = index.add_subparsers(metavar="ACTION", required=True)
+    _command(deeds, "check", search_check, "compare the index with the messages")
+    _command(deeds, "rebuild", search_rebuild, "make the index anew from all messages")
 
 
 def _price_options(command: argparse.ArgumentParser) -> None:
@@ -824,6 +832,28 @@ def messages_test(options: argparse.Namespace, settings: Settings) -> int:
         print(f"The mail did not leave: {error}. Check the [mail] settings.", file=sys.stderr)
         return PROBLEMS
     print(f"Written to {folder}." if settings.mail.kind == "outbox" else "The mail server took it.")
+    return OK
+
+
+def search_check(_options: argparse.Namespace, settings: Settings) -> int:
+    """Whether every message that should be found is in the index, and nothing else."""
+    from chat_app.chat import search
+
+    with _existing_database(settings) as db, db.read() as session:
+        found = search.problems(session)
+    for problem in found:
+        print(problem)
+    print("Run: python -m chat_app search rebuild" if found else "The index is whole.")
+    return PROBLEMS if found else OK
+
+
+def search_rebuild(_options: argparse.Namespace, settings: Settings) -> int:
+    """Make the full-text index anew; a server that runs waits meanwhile."""
+    from chat_app.chat import search
+
+    with _existing_database(settings) as db:
+        count = db.write(search.rebuild)
+    print(f"{count} messages can be found.")
     return OK
 
 

@@ -63,6 +63,7 @@ def jobs(app: App) -> list[Job]:
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
         Job("forget answers to programs", 600, lambda: erase.forget_programs_texts(app)),
+        Job("forget words of wiped messages", 60, lambda: erase.forget_words(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),
         Job(
             "keep checkpoints",

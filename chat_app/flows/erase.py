@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from chat_app.accounts import profile, users
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.chat import conversations, images
+from chat_app.chat import conversations, images, search
 from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
@@ -114,6 +114,19 @@ def forget_programs_texts(app: App) -> int:
                     )
                 )
         gone += len(found)
+
+
+def forget_words(app: App) -> int:
+    """Take what wiped messages left in the full-text index out of the file; returns the steps.
+
+    Small steps: an answer that is being settled waits for one at the most.
+    """
+    steps = 0
+    while app.db.write(search.tidy):
+        steps += 1
+    if steps:
+        app.db.scrub()
+    return steps
 
 
 def _forget(ids: Sequence[str], session: Session) -> dict[str, set[str]]:
