@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -53,6 +54,8 @@ class App:
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
+    outlooks: "dict[int, object]" = field(default_factory=dict)
+    outlook_lock: threading.Lock = field(default_factory=threading.Lock)
     looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
     draining: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)

@@ -6,6 +6,7 @@ from chat_app import __version__
 from chat_app.api import (
     account,
     admin,
+    analytics,
     auth,
     billing,
     books,
@@ -44,6 +45,7 @@ ROUTERS = (
     images.router,
     imports.router,
     billing.router,
+    analytics.router,
     payments.billing,
     shop.router,
     spending.router,

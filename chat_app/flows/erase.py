@@ -73,6 +73,7 @@ async def account(app: App, *, user_id: int, password: str, forfeit: bool, ip: s
 
     email = await app.db.awrite(story)
     app.cache.forget(str(user_id))
+    app.outlooks.pop(user_id, None)
     await asyncio.to_thread(_files, app, user_id, email)
     log.info("account %d was erased", user_id)
 

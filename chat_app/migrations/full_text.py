@@ -44,7 +44,10 @@ def include(_item: Any, name: str | None, kind: str, reflected: bool, _other: An
 
 
 def create(connection: Connection) -> None:
-    """The tables and triggers of the index, with every message that is there."""
+    """The tables of the index, with every message that is there.
+
+    The triggers come after the last migration: a later one of the same run may rebuild a table.
+    """
     if connection.dialect.name == "sqlite":
         statements = [
             """CREATE TABLE search_entry (id INTEGER NOT NULL PRIMARY KEY,
@@ -65,7 +68,7 @@ def create(connection: Connection) -> None:
         ]
     for statement in statements:
         connection.execute(text(statement))
-    resume(connection)
+    _define(connection)
     fill(connection)
 
 
@@ -95,12 +98,17 @@ def resume(connection: Connection) -> None:
     if "search_entry" not in inspect(connection).get_table_names():
         return
     pause(connection)
-    if connection.dialect.name == "sqlite":
-        statements = list(_sqlite_triggers())
-    else:
-        statements = list(_postgres_triggers(_collation(connection)))
-    for statement in statements:
+    _define(connection)
+    sqlite = connection.dialect.name == "sqlite"
+    for statement in _sqlite_triggers() if sqlite else _POSTGRES_TRIGGERS:
         connection.exec_driver_sql(statement)
+
+
+def _define(connection: Connection) -> None:
+    """The functions on PostgreSQL. Those of SQLite come with each connection."""
+    if connection.dialect.name != "sqlite":
+        for statement in _postgres_functions(_collation(connection)):
+            connection.exec_driver_sql(statement)
 
 
 def missing(connection: Connection) -> list[str]:
@@ -190,7 +198,20 @@ def _collation(connection: Connection) -> str:
     return next((f' COLLATE "{name}"' for name in wanted if name in known), "")
 
 
-def _postgres_triggers(collation: str) -> tuple[str, ...]:
+_POSTGRES_TRIGGERS = (
+    """CREATE TRIGGER message_search_insert AFTER INSERT ON message FOR EACH ROW
+    WHEN (NEW.content <> '') EXECUTE FUNCTION search_follow()""",
+    """CREATE TRIGGER message_search_update AFTER UPDATE OF content ON message FOR EACH ROW
+    WHEN (OLD.content <> NEW.content) EXECUTE FUNCTION search_follow()""",
+    """CREATE TRIGGER message_search_delete AFTER DELETE ON message FOR EACH ROW
+    EXECUTE FUNCTION search_follow()""",
+    """CREATE TRIGGER reply_search_end AFTER UPDATE OF state ON reply FOR EACH ROW
+    WHEN (OLD.state = 'running' AND NEW.state <> 'running')
+    EXECUTE FUNCTION search_follow()""",
+)
+
+
+def _postgres_functions(collation: str) -> tuple[str, ...]:
     most, longest = fold.MOST_WORDS, fold.LONGEST_WORD
     plain = (
         f"normalize(regexp_replace(normalize(left(content, {fold.LONGEST_TEXT}), NFKD), "
@@ -233,15 +254,6 @@ def _postgres_triggers(collation: str) -> tuple[str, ...]:
          END IF;
          RETURN NULL;
         END $follow$""",
-        """CREATE TRIGGER message_search_insert AFTER INSERT ON message FOR EACH ROW
-        WHEN (NEW.content <> '') EXECUTE FUNCTION search_follow()""",
-        """CREATE TRIGGER message_search_update AFTER UPDATE OF content ON message FOR EACH ROW
-        WHEN (OLD.content <> NEW.content) EXECUTE FUNCTION search_follow()""",
-        """CREATE TRIGGER message_search_delete AFTER DELETE ON message FOR EACH ROW
-        EXECUTE FUNCTION search_follow()""",
-        """CREATE TRIGGER reply_search_end AFTER UPDATE OF state ON reply FOR EACH ROW
-        WHEN (OLD.state = 'running' AND NEW.state <> 'running')
-        EXECUTE FUNCTION search_follow()""",
     )
     # The driver reads a percent sign as the place of a value.
     return tuple(statement.replace("%", "%%") for statement in statements)
