@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from chat_app import db as database
@@ -55,7 +55,9 @@ class App:
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
     outlooks: "dict[int, object]" = field(default_factory=dict)
-    outlook_lock: threading.Lock = field(default_factory=threading.Lock)
+    outlook_thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="outlook")
+    )
     looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
     draining: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
@@ -92,6 +94,7 @@ class App:
         await self.drain()
         await self.engine.close()
         self.passwords.close()
+        self.outlook_thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.db.close)
 
 

@@ -222,9 +222,9 @@ def analytics_of_me(
 
 
 @router.get("/billing/forecast", responses=errors_in(401))
-def forecast(app: deps.App, who: deps.CurrentUser) -> OutlookOut:
+async def forecast(app: deps.App, who: deps.CurrentUser) -> OutlookOut:
     """When the caller's credits run out, from their own use. Made once a day; may take seconds."""
-    return OutlookOut.of(outlook.of(app, user_id=deps.user_id(who)))
+    return OutlookOut.of(await outlook.ask(app, user_id=deps.user_id(who)))
 
 
 @router.get(

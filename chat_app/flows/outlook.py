@@ -1,11 +1,13 @@
 """The outlook: when somebody's credits run out, from their own use, computed once a day.
 
-The forecast takes a second of a processor, so it is made when somebody asks for it, one at a
+The forecast takes some seconds of a processor, so it is made when somebody asks for it, one at a
 time, and kept until the day is over or the balance has become another one.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlmodel import Session
@@ -57,25 +59,34 @@ class Outlook:
     p_week: float
 
 
+async def ask(app: App, *, user_id: int) -> Outlook:
+    """The outlook of today, made on a thread of its own: one at a time, others wait in line."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(app.outlook_thread, partial(of, app, user_id=user_id))
+
+
+def ready(app: App, *, user_id: int) -> bool:
+    """Whether the outlook of today is there already."""
+    with app.db.read() as session:
+        balance = ledger.balance(session, user_id=user_id).available
+    return _kept(app, user_id, balance, app.clock.micros()) is not None
+
+
 def of(app: App, *, user_id: int) -> Outlook:
     """The outlook of today. Blocking, up to some seconds the first time."""
     now = app.clock.micros()
     with app.db.read() as session:
         balance = ledger.balance(session, user_id=user_id).available
-    kept = _kept(app, user_id, balance, now)
-    if kept is not None:
-        return kept
-    with app.outlook_lock:
         kept = _kept(app, user_id, balance, now)
-        if kept is None:
-            with app.db.read() as session:
-                burnt = usage.burnt(session, user_id=user_id, since=now - PAST_DAYS * DAY)
-                coming = _coming(app, session, user_id, now)
-            kept = project(burnt, balance=balance, coming=coming, now=now)
-            if len(app.outlooks) >= KEPT:
-                app.outlooks.clear()
-            app.outlooks[user_id] = kept
-    return kept
+        if kept is not None:
+            return kept
+        burnt = usage.burnt(session, user_id=user_id, since=now - PAST_DAYS * DAY)
+        coming = _coming(app, session, user_id, now)
+    made = project(burnt, balance=balance, coming=coming, now=now)
+    if len(app.outlooks) >= KEPT:
+        app.outlooks.clear()
+    app.outlooks[user_id] = made
+    return made
 
 
 def _kept(app: App, user_id: int, balance: int, now: int) -> Outlook | None:

@@ -1,6 +1,7 @@
 """Forecast: when the credits run out, as a fan of possible balances from one's own use."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,10 @@ _BASIS = {
     "profile": "Your mean use so far, by weekday; with four weeks of use it becomes a forecast.",
     "insufficient": "You have used credits on too few days to say much: the mean, spread widely.",
 }
+WAIT = (
+    '<p class="hint" role="status">Looking at your use day by day. This is done once a day and '
+    "takes some seconds.</p>" + parts.loading(5)
+)
 
 
 @dataclass
@@ -44,11 +49,12 @@ def bind(c: Forecast, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section: it is computed when it is opened, away from the event loop."""
 
     @guard(app, "user")
-    async def forecast_show(user: User) -> dict[Any, Any]:
-        """The outlook of today."""
+    async def forecast_show(user: User) -> AsyncIterator[dict[Any, Any]]:
+        """The outlook of today; a word of patience first when it has to be made."""
         assert user.id is not None
-        seen = await asyncio.to_thread(outlook.of, app, user_id=user.id)
-        return {c.plot: page(seen)}
+        if not await asyncio.to_thread(outlook.ready, app, user_id=user.id):
+            yield {c.plot: WAIT}
+        yield {c.plot: page(await outlook.ask(app, user_id=user.id))}
 
     c.tab.select(forecast_show, None, [c.plot], show_progress="hidden", api_visibility="private")
 
