@@ -18,6 +18,7 @@ from chat_app.commands import (
     models,
     people,
     reports,
+    search,
     shop,
 )
 from chat_app.commands.common import OK, PROBLEMS, WRONG_USE, WrongUse
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     machine.add_schema(commands)
-    for room in (books, reports, shop, models, learning, people, messages, keyring, machine):
+    for room in (books, reports, shop, models, learning, people, messages, search, keyring, machine):
         room.add(commands)
     return root
 

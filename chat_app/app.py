@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from chat_app import db as database
@@ -56,6 +57,10 @@ class App:
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
+    outlooks: "dict[int, object]" = field(default_factory=dict)
+    outlook_thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="outlook")
+    )
     looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
     draining: bool = False
     demo: bool = False
@@ -93,6 +98,7 @@ class App:
         await self.drain()
         await self.engine.close()
         self.passwords.close()
+        self.outlook_thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.db.close)
 
 

@@ -27,6 +27,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from sqlmodel import Session, SQLModel
 
 from chat_app.errors import AppError, Unavailable
+from chat_app.fold import fold
 from chat_app.wal import Carrier
 
 T = TypeVar("T")
@@ -306,6 +307,7 @@ def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions by itself
+        connection.create_function("search_fold", 1, fold, deterministic=True)  # for triggers
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
@@ -349,13 +351,14 @@ def migrate(database: Database) -> None:
 
 
 def schema_is_current(database: Database) -> bool:
-    """Whether the database has the newest schema and its append-only triggers."""
+    """Whether the database has the newest schema and all its triggers."""
     from alembic.migration import MigrationContext
 
     from chat_app import migrations
-    from chat_app.migrations import triggers
+    from chat_app.migrations import full_text, triggers
 
     with database.read() as session:
         connection = session.connection()
         revision = MigrationContext.configure(connection).get_current_revision()
-        return revision == migrations.head() and not triggers.missing(connection)
+        absent = triggers.missing(connection) or full_text.missing(connection)
+        return revision == migrations.head() and not absent

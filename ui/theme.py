@@ -85,7 +85,8 @@ def build() -> Any:
 
 def css() -> str:
     """The stylesheet."""
-    return (STATIC / "app.css").read_text(encoding="utf-8")
+    sheets = ("app.css", "plots.css")
+    return "".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
 
 
 def script() -> str:

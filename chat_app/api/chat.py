@@ -358,10 +358,26 @@ def history(
     until: deps.Until,
     model: Annotated[str | None, Query(max_length=128), deps.Clean] = None,
     q: deps.Search = "",
+    role: Annotated[
+        Literal["user", "assistant"] | None, Query(description="Questions or answers only.")
+    ] = None,
+    min_charged: Annotated[
+        Credits | None, Query(description="Answers that cost at least so many credits.")
+    ] = None,
+    max_charged: Annotated[
+        Credits | None, Query(description="Answers that cost at most so many credits.")
+    ] = None,
+    has_image: Annotated[
+        bool | None, Query(description="Messages with an image, or without one.")
+    ] = None,
     limit: deps.Limit = 50,
     cursor: deps.Cursor = None,
 ) -> Page[HitOut]:
-    """Search all messages of the caller, newest first."""
+    """Search all messages of the caller, newest first.
+
+    Words in `q` are found by their beginnings, "quoted words" as they stand one after another;
+    -word keeps messages out. An answer is found when it has ended.
+    """
     with app.db.read() as session:
         hits, following = conversations.search(
             session,
@@ -372,6 +388,10 @@ def history(
             until=until,
             limit=limit,
             cursor=cursor,
+            role=role,
+            min_charged=min_charged,
+            max_charged=max_charged,
+            has_image=has_image,
         )
     return Page(items=[HitOut.of(hit) for hit in hits], next_cursor=following)
 

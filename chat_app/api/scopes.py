@@ -45,6 +45,9 @@ _ROUTES = {
         GET /api/billing/transactions
         GET /api/billing/statement
         GET /api/billing/usage
+        GET /api/billing/transactions.csv
+        GET /api/billing/forecast
+        GET /api/analytics/me
         GET /api/billing/limits
         GET /api/billing/alerts
         GET /api/billing/estimate

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from chat_app.accounts.tables import SignInSession, User
-from chat_app.chat.conversations import ConversationRow, Hit, MessageRow
+from chat_app.chat.conversations import ConversationRow, MessageRow
+from chat_app.chat.search import Hit
 from chat_app.chat.tables import Conversation
 from chat_app.clock import rfc3339
 from chat_app.credits.ledger import Balance, Transaction
@@ -406,6 +407,9 @@ class HitOut(Shown):
     created_at: str
     charged: str | None
     cached: bool
+    marks: list[tuple[int, int]] = Field(
+        description="Where the matches begin and end in the snippet, in characters."
+    )
 
     @classmethod
     def of(cls, hit: Hit) -> "HitOut":
@@ -419,6 +423,7 @@ class HitOut(Shown):
             created_at=rfc3339(hit.created_at),
             charged=None if hit.charged is None else format_credits(hit.charged),
             cached=hit.cached,
+            marks=list(hit.marks),
         )
 
 

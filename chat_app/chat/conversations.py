@@ -13,18 +13,20 @@ from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select, update
 
 from chat_app.chat import images
+from chat_app.chat import search as finder
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 from chat_app.chat.tree import Tree
 from chat_app.errors import Invalid, NotFound
 
 TITLE_LENGTH = 60
 TITLE_WORDS = 6
-SNIPPET = 80
 PAGE = 100
 HIDDEN_TITLE = "API"
 TEMPORARY_TITLE = "Temporary chat"
 # Where a message is that follows none, for those who name what a message follows.
 ROOT = "root"
+Hit = finder.Hit
+search = finder.find
 
 
 class ConversationNotFound(NotFound):
@@ -81,21 +83,6 @@ class MessageRow:
     siblings: tuple[str, ...] = ()
     sibling_index: int = 0
     beside: tuple["MessageRow", ...] = ()
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A message that a search found; the snippet is plain text around the first match."""
-
-    message_id: str
-    conversation_id: str
-    title: str
-    role: str
-    snippet: str
-    model: str
-    created_at: int
-    charged: int | None
-    cached: bool = False
 
 
 def title_of(text: str) -> str:
@@ -331,70 +318,6 @@ def delete(session: Session, *, user_id: int, conversation_id: str, now: int) ->
         update(Message).where(col(Message.conversation_id) == conversation_id).values(content="")
     )
     session.flush()
-
-
-def search(
-    session: Session,
-    *,
-    user_id: int,
-    q: str = "",
-    model: str | None = None,
-    since: int | None = None,
-    until: int | None = None,
-    limit: int = 50,
-    cursor: str | None = None,
-) -> tuple[list[Hit], str | None]:
-    """Messages of the user that contain `q`, newest first. `since` <= time < `until`, in µs."""
-    limit = max(1, min(limit, PAGE))
-    wanted: list[ColumnElement[bool]] = [
-        col(Conversation.user_id) == user_id,
-        col(Conversation.deleted_at).is_(None),
-        col(Conversation.temporary_until).is_(None),
-        col(Message.content) != "",
-    ]
-    if q.strip():
-        wanted.append(col(Message.content).icontains(q.strip(), autoescape=True))
-    if model:
-        wanted.append(col(Message.model) == model)
-    if since is not None:
-        wanted.append(col(Message.created_at) >= since)
-    if until is not None:
-        wanted.append(col(Message.created_at) < until)
-    if cursor:
-        wanted.append(_before(cursor, col(Message.created_at), col(Message.id)))
-    rows = session.exec(
-        select(Message, Conversation, Reply)
-        .join(Conversation, col(Conversation.id) == Message.conversation_id)
-        .join(Reply, col(Reply.message_id) == Message.id, isouter=True)
-        .where(*wanted)
-        .order_by(col(Message.created_at).desc(), col(Message.id).desc())
-        .limit(limit + 1)
-    ).all()
-    hits = [
-        Hit(
-            message.id,
-            conversation.id,
-            conversation.title,
-            message.role,
-            snippet(message.content, q.strip()),
-            message.model,
-            message.created_at,
-            reply.charged if reply is not None else None,
-            reply is not None and reply.cached,
-        )
-        for message, conversation, reply in rows[:limit]
-    ]
-    more = len(rows) > limit
-    return hits, _cursor(hits[-1].created_at, hits[-1].message_id) if more else None
-
-
-def snippet(text: str, q: str) -> str:
-    """The text around the first match, or its beginning, on one line."""
-    line = " ".join(text.split())
-    at = max(line.casefold().find(q.casefold()), 0) if q else 0
-    start = max(at - SNIPPET // 2, 0)
-    end = start + 2 * SNIPPET
-    return ("…" if start else "") + line[start:end] + ("…" if end < len(line) else "")
 
 
 def history(

@@ -168,6 +168,12 @@ def runout(session: Session, *, user_id: int, available: int, now: int) -> Runou
     return Runout(len(burnt), per_day, days, now + round(days * rollups.DAY))
 
 
+def burnt(session: Session, *, user_id: int, since: int) -> dict[int, int]:
+    """Microcredits that the user's own wallet paid on each UTC day (its beginning in µs)."""
+    rows = Books(session).rows(_BURN, user_id=user_id, since=rollups.start_of("day", since))
+    return {int(day): int(cost) for day, cost in rows if cost}
+
+
 _POOL = Statement(
     """SELECT at / 86400000000 AS day, user_id, model, count(*), sum(prompt_tokens),
      sum(completion_tokens), sum(cost)

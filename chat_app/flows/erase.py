@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from chat_app.accounts import profile, users
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.chat import conversations, images
+from chat_app.chat import conversations, images, search
 from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
@@ -77,6 +77,7 @@ async def account(
 
     email = await app.db.awrite(story)
     app.cache.forget(str(user_id))
+    app.outlooks.pop(user_id, None)
     await asyncio.to_thread(_files, app, user_id, email)
     log.info("account %d was erased", user_id)
 
@@ -120,6 +121,19 @@ def forget_programs_texts(app: App) -> int:
                     )
                 )
         gone += len(found)
+
+
+def forget_words(app: App) -> int:
+    """Take what wiped messages left in the full-text index out of the file; returns the steps.
+
+    Small steps: an answer that is being settled waits for one at the most.
+    """
+    steps = 0
+    while app.db.write(search.tidy):
+        steps += 1
+    if steps:
+        app.db.scrub()
+    return steps
 
 
 def _forget(ids: Sequence[str], session: Session) -> dict[str, set[str]]:

@@ -52,5 +52,8 @@ def difference(connection: "Connection") -> list[Any]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    from chat_app.migrations import full_text
+
+    options = {"compare_type": True, "include_object": full_text.include}
+    context = MigrationContext.configure(connection, opts=options)
     return list(compare_metadata(context, metadata()))

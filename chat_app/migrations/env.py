@@ -6,7 +6,7 @@ from alembic import context
 from sqlmodel.sql.sqltypes import AutoString
 
 from chat_app import migrations
-from chat_app.migrations import triggers
+from chat_app.migrations import full_text, triggers
 
 
 def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
@@ -23,7 +23,10 @@ context.configure(
     render_as_batch=connection.dialect.name == "sqlite",
     render_item=render_item,
     compare_type=True,
+    include_object=full_text.include,
 )
 with context.begin_transaction():
+    full_text.pause(connection)
     context.run_migrations()
 triggers.create(connection)
+full_text.resume(connection)

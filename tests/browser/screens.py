@@ -60,7 +60,7 @@ def main(folder: Path = FOLDER) -> None:
         waits = {
             "Credits": "#credits-transactions table",
             "History": "#history-list .hit",
-            "Analytics": "#analytics-credits canvas, #analytics-credits svg.marks",
+            "Analytics": "#analytics-credits svg .bar",
             "Admin": "#admin-users table",
         }
         for tab, ready in waits.items():

@@ -103,13 +103,20 @@ def test_anothers_conversation_does_not_exist(told: Database) -> None:
     told.write(every)
 
 
-def test_search_takes_the_text_literally_and_ignores_case(told: Database) -> None:
+def test_search_ignores_case_and_takes_signs_as_gaps(told: Database) -> None:
     def story(session: Session) -> None:
         _tell(session, 20, text="100% of_all Things")
 
     told.write(story)
     with told.read() as session:
-        for q, count in (("100%", 1), ("OF_ALL", 1), ("of%all", 0), ("QUESTION", 12), ("", 26)):
+        for q, count in (
+            ("100%", 1),
+            ("OF_ALL", 1),
+            ("of%all", 1),
+            ("%", 1),
+            ("QUESTION", 12),
+            ("", 26),
+        ):
             hits, _ = conversations.search(session, user_id=ALICE, q=q, limit=100)
             assert len(hits) == count, q
         hits, _ = conversations.search(session, user_id=ALICE, since=30, until=50)
@@ -152,15 +159,6 @@ def test_titles_are_short_and_renamed_within_bounds(told: Database) -> None:
                     session, user_id=ALICE, conversation_id="con_001", title=title, now=1
                 )
             )
-
-
-def test_a_snippet_shows_the_match() -> None:
-    text = "a " * 200 + "needle " + "b " * 200
-    shown = conversations.snippet(text, "NEEDLE")
-    assert "needle" in shown
-    assert shown.startswith("…")
-    assert shown.endswith("…")
-    assert conversations.snippet("short", "") == "short"
 
 
 def test_exports_hold_every_shown_message(told: Database) -> None:

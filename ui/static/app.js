@@ -319,6 +319,19 @@
       panel("setup");
     }
   };
+  // From a search to its message: the page shows them in the order in which the server knows them.
+  window.chatJump = (place) => {
+    if (!(place >= 0)) return;
+    let tries = 0;
+    const look = setInterval(() => {
+      const found = document.querySelectorAll("#chat-log .message-row")[place];
+      if (found || ++tries > 40) clearInterval(look);
+      if (!found) return;
+      found.scrollIntoView({ block: "center" });
+      found.classList.add("jumped");
+      setTimeout(() => found.classList.remove("jumped"), 2600);
+    }, 100);
+  };
   // Back from a payment page, or from a changed password: that tab comes first, as soon as the
   // page has settled.
   const PLACES = { "#credits": "Credits", "#account": "Account" };

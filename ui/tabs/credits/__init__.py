@@ -10,6 +10,7 @@ from ui.shell import Shell
 from ui.tabs.credits import (
     alerts,
     calculator,
+    forecast,
     invoices,
     limits,
     organisation,
@@ -20,7 +21,17 @@ from ui.tabs.credits import (
 )
 
 # In the order in which they stand; each has `build()` and `bind(c, app, shell, tab)`.
-SECTIONS: tuple[Any, ...] = (plan, redeem, invoices, send, organisation, limits, calculator, alerts)
+SECTIONS: tuple[Any, ...] = (
+    plan,
+    forecast,
+    redeem,
+    invoices,
+    send,
+    organisation,
+    limits,
+    calculator,
+    alerts,
+)
 
 
 @dataclass

@@ -18,9 +18,10 @@ NAMES = {
     "adjust": "Adjustment",
 }
 MOST = 12
+SOON_DAYS = 14
 
 
-def sheet(lots: Sequence[LotView], coming: NextGrant | None) -> str:
+def sheet(lots: Sequence[LotView], coming: NextGrant | None, *, now: int) -> str:
     """The lots in the order of use, folded away when there is nothing to know about them."""
     if not lots and coming is None:
         return ""
@@ -30,7 +31,7 @@ def sheet(lots: Sequence[LotView], coming: NextGrant | None) -> str:
             # On a phone a cell is a grid's item, so it has to be one element.
             f"<div><b>{show_credits(lot.remaining)}</b> "
             f"<small>of {show_credits(lot.granted)}</small></div>",
-            parts.when(lot.expires_at) if lot.expires_at else "<small>no end</small>",
+            _ending(lot, now),
             parts.when(lot.created_at),
         ]
         for lot in lots[:MOST]
@@ -49,4 +50,19 @@ def sheet(lots: Sequence[LotView], coming: NextGrant | None) -> str:
     return (
         '<div class="sheet"><div class="sheet-head"><h2>Where your credits are from</h2></div>'
         f'{table if rows else ""}<p class="hint">{note}</p></div>'
+    )
+
+
+def _ending(lot: LotView, now: int) -> str:
+    """When a lot ends, with the part of its time that is left as a bar; soon in another colour."""
+    if lot.expires_at is None:
+        return "<small>no end</small>"
+    whole, left = max(lot.expires_at - lot.created_at, 1), max(lot.expires_at - now, 0)
+    soon = " soon" if left < SOON_DAYS * parts.DAY else ""
+    days = left // parts.DAY
+    words = f"{days} day{'' if days == 1 else 's'} left" if days else "ends today"
+    return (
+        f'<div class="lot{soon}">{parts.when(lot.expires_at)}'
+        f'<i aria-hidden="true"><u style="width:{min(100 * left / whole, 100):.0f}%"></u></i>'
+        f"<small>{words}</small></div>"
     )

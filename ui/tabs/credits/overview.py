@@ -3,17 +3,18 @@
 import asyncio
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import gradio as gr
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
+from chat_app.clock import rfc3339
 from chat_app.credits import ledger, lots, packages, usage
 from chat_app.credits.ledger import Balance, Transaction
 from chat_app.credits.usage import Runout
 from chat_app.flows import free, purchase
-from chat_app.money import Money, parse_credits, show_credits
+from chat_app.money import MICRO, Money, parse_credits, show_credits
 from ui import parts
 from ui.guard import guard
 from ui.parts import Card
@@ -68,6 +69,7 @@ class Overview:
     result: gr.HTML
     type: gr.Dropdown
     period: gr.Dropdown
+    moved: gr.HTML
     table: gr.HTML
     more: gr.Button
     cursor: gr.State
@@ -93,7 +95,7 @@ def build() -> Overview:
             result = gr.HTML(elem_id="credits-result")
     lots_part = gr.HTML(elem_id="credits-lots")
     with gr.Column(elem_classes="sheet"):
-        gr.HTML('<div class="sheet-head"><h2>Movements</h2></div>')
+        moved = gr.HTML(_moved("", None), elem_id="credits-moved")
         with gr.Row(elem_classes="filters"):
             type = gr.Dropdown(TYPES, value="", label="Type", filterable=False, scale=0)
             period = gr.Dropdown(
@@ -114,6 +116,7 @@ def build() -> Overview:
         result,
         type,
         period,
+        moved,
         table,
         more,
         cursor,
@@ -150,7 +153,8 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
         cells = [*before, *(_row(row) for row in rows)]
         return {
             c.cards: _cards(balance, end),
-            c.lots: origins.sheet(own, coming),
+            c.lots: origins.sheet(own, coming, now=app.clock.micros()),
+            c.moved: _moved(kind, parts.since(period or "", app.clock.micros())),
             c.table: _table(cells),
             c.rows: cells,
             c.cursor: following,
@@ -228,7 +232,7 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.type, c.period]
-    shown = [c.cards, c.lots, c.table, c.rows, c.cursor, c.more, shell.pill]
+    shown = [c.cards, c.lots, c.moved, c.table, c.rows, c.cursor, c.more, shell.pill]
     tab.select(open_tab, filters, [*shown, c.head, c.package, c.amount, c.result], **quiet)
     for trigger in (c.type.change, c.period.change):
         trigger(show, filters, shown, trigger_mode="always_last", **quiet)
@@ -268,7 +272,11 @@ def _base(origin: str) -> str:
 
 def _offer(offer: packages.Package) -> str:
     bonus = f" + {show_credits(offer.bonus_credits)} bonus" if offer.bonus_credits else ""
-    return f"{offer.name}\n{show_credits(offer.credits)} credits{bonus}\n{offer.price}"
+    got = offer.credits + offer.bonus_credits
+    each = Money(round(offer.price.amount * 100 * MICRO / got), offer.price.currency)
+    return (
+        f"{offer.name}\n{show_credits(offer.credits)} credits{bonus}\n{offer.price}\n{each} for 100"
+    )
 
 
 def _cards(balance: Balance, end: Runout) -> str:
@@ -303,6 +311,17 @@ def _row(row: Transaction) -> list[str]:
         parts.signed(row.credits),
         show_credits(row.balance_after),
     ]
+
+
+def _moved(kind: str, since: int | None) -> str:
+    """The head of the list, with the same movements as a file."""
+    wanted = {"type": kind, "from": rfc3339(since) if since is not None else ""}
+    query = urlencode({name: value for name, value in wanted.items() if value})
+    return (
+        '<div class="sheet-head"><h2>Movements</h2>'
+        f'<a class="file" href="/api/billing/transactions.csv?{parts.esc(query)}" download>'
+        "Download CSV</a></div>"
+    )
 
 
 def _table(rows: list[list[str]]) -> str:
