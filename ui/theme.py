@@ -85,13 +85,14 @@ def build() -> Any:
 
 def css() -> str:
     """The stylesheet."""
-    return (STATIC / "app.css").read_text(encoding="utf-8")
+    return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("app.css", "side.css"))
 
 
 def head() -> str:
     """The page's own script; it talks to nobody but this server."""
     script = "".join(
-        (STATIC / name).read_text(encoding="utf-8") for name in ("app.js", "account.js")
+        (STATIC / name).read_text(encoding="utf-8")
+        for name in ("app.js", "account.js", "side.js", "draft.js")
     )
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -13,6 +13,7 @@ from chat_app.api import (
     chat,
     docs,
     errors,
+    folders,
     images,
     imports,
     invoices,
@@ -26,6 +27,7 @@ from chat_app.api import (
     prices,
     rates,
     second_factor,
+    shares,
     shelves,
     shop,
     spending,
@@ -41,6 +43,8 @@ ROUTERS = (
     mailbox.router,
     account.router,
     chat.router,
+    folders.router,
+    shares.router,
     images.router,
     imports.router,
     billing.router,
@@ -80,6 +84,7 @@ def create(app: App) -> FastAPI:
         redirect_slashes=False,
     )
     web.state.app = app
+    web.state.pages = shares.Pages(app)
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     web.add_middleware(rates.RateHeaders, app=app)
@@ -87,6 +92,7 @@ def create(app: App) -> FastAPI:
     for router in ROUTERS:
         rooms.include_router(router)
     web.include_router(rooms)
+    web.include_router(shares.page)
     web.include_router(openai.router)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

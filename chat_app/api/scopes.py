@@ -25,12 +25,19 @@ _ROUTES = {
         POST /api/chat/replies/{id}/stop
         GET /api/chat/conversations
         POST /api/chat/conversations/import
+        GET /api/chat/export
         GET /api/chat/conversations/{id}
         PATCH /api/chat/conversations/{id}
         DELETE /api/chat/conversations/{id}
         GET /api/chat/conversations/{id}/export
         POST /api/chat/conversations/{id}/retry
         GET /api/chat/images/{id}
+        GET /api/chat/folders
+        POST /api/chat/folders
+        PATCH /api/chat/folders/{id}
+        DELETE /api/chat/folders/{id}
+        GET /api/chat/shares
+        DELETE /api/chat/conversations/{id}/share
     """,
     "billing:read": """
         GET /api/billing/balance

@@ -296,6 +296,9 @@ class ConversationOut(Shown):
     created_at: str
     updated_at: str
     message_count: int | None = None
+    pinned: bool
+    archived: bool
+    folder_id: str | None
 
     @classmethod
     def of(cls, row: ConversationRow | Conversation) -> "ConversationOut":
@@ -306,6 +309,11 @@ class ConversationOut(Shown):
             created_at=rfc3339(row.created_at),
             updated_at=rfc3339(row.updated_at),
             message_count=row.message_count if isinstance(row, ConversationRow) else None,
+            pinned=row.pinned if isinstance(row, ConversationRow) else row.pinned_at is not None,
+            archived=(
+                row.archived if isinstance(row, ConversationRow) else row.archived_at is not None
+            ),
+            folder_id=row.folder_id,
         )
 
 
@@ -417,9 +425,13 @@ class QueuedOut(Shown):
 
 
 class ChatStatusOut(Shown):
-    """How busy the chat is, for the caller and for all."""
+    """How busy the chat is, for the caller and for all.
+
+    `running` are the caller's answers that are being written, `conversations` where they are.
+    """
 
     running: list[str]
+    conversations: list[str]
     queued: list[QueuedOut]
     own_running: int
     own_waiting: int

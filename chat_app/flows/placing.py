@@ -75,7 +75,8 @@ def place(
                 col(Conversation.id) == conversation_id,
                 col(Conversation.user_id) == order.user_id,
             )
-            .values(updated_at=now, model=order.entry.id)
+            # What is written in again is no longer put away.
+            .values(updated_at=now, model=order.entry.id, archived_at=None)
         )
         conversations.get(session, user_id=order.user_id, conversation_id=conversation_id)
         if conversations.count_running(session, conversation_id=conversation_id):

@@ -118,7 +118,8 @@ STAY = {
     "usage_minute", "usage_month",
 }  # fmt: skip
 GO = {
-    "alert_rule", "alert_state", "auto_topup", "billing_details", "inbox_message",
+    "alert_rule", "alert_state", "auto_topup", "billing_details", "conversation_share", "folder",
+    "inbox_message",
     "message_image", "notify_preference", "outbox", "spend_limit", "transfer_note",
     "usage_summary", "webhook_endpoint",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from chat_app.flows import erase, shelf
 from ui import parts
 from ui.guard import guard
 from ui.shell import Shell
+from ui.tabs.chat import side
 
 PAGE = 30
 _CLICKS = """
@@ -105,21 +106,19 @@ def bind(c: History, app: App, shell: Shell) -> None:
         conversation, action = str(pressed.get("id", ""))[:64], pressed.get("act")
         if action == "delete":
             await erase.conversation(app, user_id=_id(user), conversation_id=conversation)
-            with app.db.read() as session:
-                rows, _ = conversations.list_for(session, user_id=_id(user), limit=PAGE)
-            left = None if shown == conversation else shown
             update = {
                 c.found: await asyncio.to_thread(look, user, q or "", model or "", period),
-                room.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=left),
+                room.listing: side.opened(shown, news=True),
             }
-            if left is None:
-                update |= {room.conversation: None, room.log: []}
+            if shown == conversation:
+                update |= {
+                    room.conversation: None,
+                    room.log: [],
+                    room.listing: side.opened(None, news=True),
+                }
             yield update
         elif action == "open":
-            yield {
-                shell.tabs: gr.update(selected="chat"),
-                room.listing: gr.update(value=conversation),
-            }
+            yield {shell.tabs: gr.update(selected="chat")}
             yield await open_chat(user, conversation)
         else:
             yield {c.found: gr.skip()}

@@ -16,7 +16,7 @@ from chat_app.flows import message, orgs, reply
 from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
-from ui.tabs.chat import read, sent, words
+from ui.tabs.chat import read, sent, side, words
 
 FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
 # So long the list waits for the model's title of a new conversation.
@@ -49,7 +49,7 @@ class Chat:
     conversation: gr.State
     following: gr.State
     new: gr.Button
-    listing: gr.Radio
+    listing: gr.HTML
     model: gr.Dropdown
     note: gr.HTML
     log: gr.Chatbot
@@ -84,11 +84,7 @@ def build() -> Chat:
         nonce = gr.Textbox(visible=False)
         images = gr.Textbox(visible=False)  # app.js holds them and gives them with a message
         with gr.Row(elem_id="chat-layout"):
-            with gr.Column(elem_id="chat-side", scale=0, min_width=260):
-                new = gr.Button("New chat", elem_id="new-chat", size="md")
-                listing = gr.Radio(
-                    choices=[], label="Conversations", elem_id="conversation-list", container=True
-                )
+            column = side.build()
             with gr.Column(elem_id="chat-main"):
                 with gr.Row(elem_id="chat-head"):
                     gr.Button("Chats", elem_id="chat-menu", size="sm", scale=0)
@@ -144,8 +140,8 @@ def build() -> Chat:
         tab,
         conversation,
         following,
-        new,
-        listing,
+        column.new,
+        column.listing,
         model,
         note,
         log,
@@ -171,7 +167,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         return {
             c.conversation: started.conversation_id,
             c.following: started.reply_id,
-            c.listing: read.listing(app, user, started.conversation_id),
+            c.listing: side.opened(started.conversation_id, news=True),
             c.log: before,
             c.cost: words.line("Holding at most " + parts.amount(started.maximum), busy=True),
             shell.pill: read.pill(app, user),
@@ -244,22 +240,23 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             raise
 
     @guard(app, "anyone")
-    async def settle(user: User | None, reply_id: str | None) -> AsyncIterator[dict[Any, Any]]:
+    async def settle(
+        user: User | None, reply_id: str | None, conversation: str | None
+    ) -> AsyncIterator[dict[Any, Any]]:
         """After an answer: the list and the balance are new, and soon perhaps the title."""
+        at = side.moment()
         if user is None or reply_id is None:
             yield {c.cost: gr.skip()}
             return
         view = await reply.view(app, user_id=read.user_id(user), reply_id=reply_id)
         yield {
-            c.listing: read.listing(app, user, view.conversation_id),
+            c.listing: side.opened(conversation, news=True, at=at),
             shell.pill: parts.pill(view.balance),
         }
         naming = app.titles.get(view.conversation_id)
         if naming is not None:
             await asyncio.wait({naming}, timeout=TITLE_SECONDS)
-            rows = await asyncio.to_thread(read.rows, app, user)
-            # Another conversation may be open by now, so what is picked stays.
-            yield {c.listing: gr.update(choices=[(row.title, row.id) for row in rows])}
+            yield {c.listing: side.opened(conversation, news=True, at=at)}
 
     @guard(app, "user")
     async def open_one(user: User, conversation: str | None) -> dict[Any, Any]:
@@ -273,6 +270,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         running = reply.running(app, user_id=read.user_id(user), conversation_id=conversation)
         update = {
             c.conversation: conversation,
+            c.listing: side.opened(conversation),
             c.following: running[0] if running else None,
             c.log: before,
             c.cost: words.line("Going on with the answer…", busy=True) if running else "",
@@ -297,7 +295,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         return {
             c.conversation: None,
             c.following: None,
-            c.listing: gr.update(value=None),
+            c.listing: side.opened(None),
             c.log: [],
             c.cost: "",
         }
@@ -335,7 +333,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         )
         written.then(
             settle,
-            [c.following],
+            [c.following, c.conversation],
             [c.listing, c.cost, shell.pill],
             concurrency_limit=None,
             **quiet,
@@ -346,7 +344,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         "(text, model, chat, nonce, images, by) => "
         "[text, model, chat, window.chatKey('send'), window.chatImages(), by]"
     )
-    done_js = "() => { window.chatDone('send'); window.chatShown(); }"
+    done_js = "() => { window.chatDone('send'); window.chatShown(); window.chatSent(); }"
     inputs = [c.text, c.model, c.conversation, c.nonce, c.images, c.payer]
     for trigger in (c.send.click, c.text.submit):
         sending = trigger(
@@ -365,10 +363,11 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     )
     open_outputs = [*live, c.model]
     follow(
-        c.listing.input(
+        c.listing.click(
             open_one,
-            [c.listing],
+            [c.nonce],
             open_outputs,
+            js=side.PICKED,
             concurrency_limit=None,
             cancels=list(streams),
             **quiet,
@@ -426,7 +425,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
             ),
             c.note: words.note(picked),
             c.quote: await words.quote(app, user, "", picked, None) + words.sees(app, picked),
-            c.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=newest),
+            c.listing: side.opened(newest),
         }
 
     loaded = after.then(

@@ -1,9 +1,5 @@
 """What the chat tab reads: the user's conversations, the messages of one, models and prices."""
 
-from typing import Any
-
-import gradio as gr
-
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.chat import conversations
@@ -25,10 +21,6 @@ def user_id(user: User) -> int:
 def rows(app: App, user: User) -> list[conversations.ConversationRow]:
     with app.db.read() as session:
         return conversations.list_for(session, user_id=user_id(user), limit=LISTED)[0]
-
-
-def listing(app: App, user: User, picked: str | None) -> Any:
-    return gr.update(choices=[(row.title, row.id) for row in rows(app, user)], value=picked)
 
 
 def messages(app: App, user: User, conversation: str) -> tuple[list[stream.Message], str]:
