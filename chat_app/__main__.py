@@ -53,7 +53,18 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     machine.add_schema(commands)
-    for room in (books, reports, shop, models, learning, people, messages, search, keyring, machine):
+    for room in (
+        books,
+        reports,
+        shop,
+        models,
+        learning,
+        people,
+        messages,
+        search,
+        keyring,
+        machine,
+    ):
         room.add(commands)
     return root
 

@@ -288,6 +288,7 @@ class Limits(Section):
     code_failures_per_15_minutes: Count = 10
     welcomes_per_day_per_network: Count = 10
     welcomes_per_day_per_domain: Count = 50
+    share_pages_per_minute_per_ip: Count = 120
 
 
 class Logging(Section):

@@ -32,7 +32,7 @@ MAX_BINDINGS = 20_000
 # A page has one stream of its events and one heartbeat; a reload may overlap.
 STREAMS_PER_PAGE = 6
 RETRY_SECONDS = 5
-_OWN = re.compile(r"/(?:(?:api|v1)(?:/.*)?|livez|readyz|health|metrics)")
+_OWN = re.compile(r"/(?:(?:api|v1)(?:/.*)?|share/[\w-]+|livez|readyz|health|metrics)")
 _GRADIO = re.compile(
     r"/|/assets/[\w./@-]+|/static/[\w./@-]+|/theme\.css|/manifest\.json|/favicon\.ico|/robots\.txt"
     r"|/gradio_api/heartbeat/\w+|/gradio_api/queue/join|/gradio_api/queue/data"
@@ -41,6 +41,7 @@ _GRADIO = re.compile(
 _STREAMS = re.compile(
     r"/gradio_api/heartbeat/\w+|/gradio_api/queue/data|/api/chat/replies/[^/]+/events"
 )
+_POLICY = b"content-security-policy"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _COOKIE_NAMES = ("__Host-chat_session", "chat_session")
 
@@ -236,13 +237,18 @@ class Shield:
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = {name for name, _ in ours}
+                given = [(name.lower(), value) for name, value in message.get("headers", [])]
+                added = ours
+                if path.startswith("/share/") and any(name == _POLICY for name, _ in given):
+                    # What strangers wrote is shown under a policy of its own, a stricter one.
+                    added = [item for item in ours if item[0] != _POLICY]
+                own = {name for name, _ in added}
                 kept = [
                     (name, value)
-                    for name, value in message.get("headers", [])
-                    if name.lower() not in own and not name.lower().startswith(b"access-control-")
+                    for name, value in given
+                    if name not in own and not name.startswith(b"access-control-")
                 ]
-                message["headers"] = [*kept, *ours, *_caching(path, kept)]
+                message["headers"] = [*kept, *added, *_caching(path, kept)]
             await send(message)
 
         return dressed

@@ -85,15 +85,14 @@ def build() -> Any:
 
 def css() -> str:
     """The stylesheet."""
-    sheets = ("app.css", "plots.css")
+    sheets = ("app.css", "plots.css", "side.css")
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
 
 
 def script() -> str:
     """The page's own script; it talks to nobody but this server."""
-    return "".join(
-        (STATIC / name).read_text(encoding="utf-8") for name in ("turns.js", "app.js", "account.js")
-    )
+    scripts = ("turns.js", "app.js", "account.js", "side.js", "draft.js")
+    return "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
 
 
 def head() -> str:

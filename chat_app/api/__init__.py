@@ -6,8 +6,8 @@ from chat_app import __version__
 from chat_app.api import (
     account,
     admin,
-    announcements,
     analytics,
+    announcements,
     auth,
     billing,
     books,
@@ -16,6 +16,7 @@ from chat_app.api import (
     chat,
     docs,
     errors,
+    folders,
     fraud,
     images,
     imports,
@@ -34,6 +35,7 @@ from chat_app.api import (
     reports,
     revenue,
     second_factor,
+    shares,
     shelves,
     shop,
     spending,
@@ -50,6 +52,8 @@ ROUTERS = (
     mailbox.router,
     account.router,
     chat.router,
+    folders.router,
+    shares.router,
     images.router,
     imports.router,
     branches.router,
@@ -100,6 +104,7 @@ def create(app: App) -> FastAPI:
         redirect_slashes=False,
     )
     web.state.app = app
+    web.state.pages = shares.Pages(app)
     web.state.probe = Probe(app.db, app.settings.data_dir)
     errors.install(web)
     web.add_middleware(rates.RateHeaders, app=app)
@@ -107,6 +112,7 @@ def create(app: App) -> FastAPI:
     for router in ROUTERS:
         rooms.include_router(router)
     web.include_router(rooms)
+    web.include_router(shares.page)
     web.include_router(openai.router)
     web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]

@@ -1,11 +1,13 @@
 """REST: models, messages and their answers, conversations, history."""
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, StrictBool, StrictInt
+from sqlmodel import Session
 
 from chat_app.accounts import keys
 from chat_app.api import deps, etags, images, payer, sse
@@ -24,9 +26,12 @@ from chat_app.api.views import (
     ReplyOut,
     ReplyStateOut,
 )
-from chat_app.chat import conversations, export
+from chat_app.chat import conversations, export, folders
+from chat_app.chat.tables import Conversation
+from chat_app.clock import from_micros
 from chat_app.errors import Conflict
 from chat_app.flows import erase, message, reply, shelf
+from chat_app.flows import export as export_flow
 
 router = APIRouter(prefix="/chat", tags=["chat"])
 
@@ -92,8 +97,15 @@ class Retry(Body):
     stream: StrictBool = False
 
 
-class Rename(Body):
-    title: Annotated[Text, Field(min_length=1, max_length=200)]
+class ConversationPatch(Body):
+    """What is given is changed, the rest stays."""
+
+    title: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    pinned: StrictBool | None = None
+    archived: StrictBool | None = None
+    folder_id: Annotated[
+        PublicId | None, Field(description="The folder it goes into; null: out of any.")
+    ] = None
 
 
 @router.get(
@@ -263,16 +275,34 @@ async def stop(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> ReplyStateO
 
 @router.get("/conversations", responses=errors_in(401, 422))
 def list_conversations(
+    *,
     app: deps.App,
     who: deps.CurrentUser,
     limit: deps.Limit = 50,
     cursor: deps.Cursor = None,
     q: deps.Search = "",
+    pinned: Annotated[bool | None, Query(description="Only those, or only others.")] = None,
+    archived: Annotated[
+        bool | None,
+        Query(description="Only those, or only others; when not given, others, with `q` all."),
+    ] = None,
+    folder: Annotated[
+        PublicId | None, Query(description="A folder's id; `none`: those that are in none.")
+    ] = None,
 ) -> Page[ConversationOut]:
     """The caller's conversations, newest activity first."""
+    if archived is None and not q.strip():
+        archived = False
     with app.db.read() as session:
         rows, following = conversations.list_for(
-            session, user_id=deps.user_id(who), limit=limit, cursor=cursor, q=q
+            session,
+            user_id=deps.user_id(who),
+            limit=limit,
+            cursor=cursor,
+            q=q,
+            pinned=pinned,
+            archived=archived,
+            folder=folder,
         )
     return Page(items=[ConversationOut.of(row) for row in rows], next_cursor=following)
 
@@ -299,17 +329,27 @@ def show_conversation(
 
 
 @router.patch("/conversations/{id}", responses=errors_in(401, 403, 404, 422))
-async def rename(
-    app: deps.App, who: deps.CurrentUser, id: deps.Id, body: Rename
+async def change_conversation(
+    app: deps.App, who: deps.CurrentUser, id: deps.Id, body: ConversationPatch
 ) -> ConversationOut:
-    """Give a conversation another title."""
+    """Give a conversation another title, pin it, put it away, or move it to a folder."""
     owner, now = deps.user_id(who), app.clock.micros()
-    renamed = await app.db.awrite(
-        lambda session: conversations.rename(
-            session, user_id=owner, conversation_id=id, title=body.title, now=now
+    moved = "folder_id" in body.model_fields_set
+
+    def story(session: Session) -> Conversation:
+        if body.title is not None:
+            conversations.rename(session, user_id=owner, conversation_id=id, title=body.title)
+        return folders.arrange(
+            session,
+            user_id=owner,
+            conversation_id=id,
+            now=now,
+            pinned=body.pinned,
+            archived=body.archived,
+            folder=(body.folder_id or conversations.NO_FOLDER) if moved else None,
         )
-    )
-    return ConversationOut.of(renamed)
+
+    return ConversationOut.of(await app.db.awrite(story))
 
 
 @router.delete("/conversations/{id}", status_code=204, responses=errors_in(401, 403, 404))
@@ -347,6 +387,22 @@ def export_conversation(
         "Cache-Control": "no-store",
     }
     return Response(text.encode("utf-8", "replace"), media_type=kind, headers=headers)
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/json": {}}}, **errors_in(401, 429)},
+)
+async def export_all(app: deps.App, who: deps.CurrentUser) -> StreamingResponse:
+    """All conversations of the caller as one JSON file, which can be imported again."""
+    pieces: Iterator[bytes] = export_flow.talks(app, user_id=deps.user_id(who))
+    name = f"conversations-{from_micros(app.clock.micros()):%Y-%m-%d}.json"
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
 @router.get("/history", responses=errors_in(401, 422))
@@ -412,6 +468,7 @@ def status(app: deps.App, who: deps.CurrentUser) -> ChatStatusOut:
             for item in app.replies
             if item.user_id == owner and item.status is not None and item.status.position
         ],
+        conversations=[item.conversation_id for item in app.replies if item.user_id == owner],
         own_running=own[0],
         own_waiting=own[1],
         all_running=everybody[0],

@@ -25,6 +25,7 @@ _ROUTES = {
         POST /api/chat/replies/{id}/stop
         GET /api/chat/conversations
         POST /api/chat/conversations/import
+        GET /api/chat/export
         GET /api/chat/conversations/{id}
         PATCH /api/chat/conversations/{id}
         DELETE /api/chat/conversations/{id}
@@ -37,6 +38,12 @@ _ROUTES = {
         POST /api/chat/compare
         GET /api/chat/messages/{id}
         GET /api/chat/images/{id}
+        GET /api/chat/folders
+        POST /api/chat/folders
+        PATCH /api/chat/folders/{id}
+        DELETE /api/chat/folders/{id}
+        GET /api/chat/shares
+        DELETE /api/chat/conversations/{id}/share
     """,
     "billing:read": """
         GET /api/billing/balance

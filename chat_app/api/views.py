@@ -298,6 +298,9 @@ class ConversationOut(Shown):
     updated_at: str
     message_count: int | None = None
     temporary: bool = False
+    pinned: bool
+    archived: bool
+    folder_id: str | None
 
     @classmethod
     def of(cls, row: ConversationRow | Conversation) -> "ConversationOut":
@@ -309,6 +312,11 @@ class ConversationOut(Shown):
             updated_at=rfc3339(row.updated_at),
             message_count=row.message_count if isinstance(row, ConversationRow) else None,
             temporary=isinstance(row, Conversation) and row.temporary_until is not None,
+            pinned=row.pinned if isinstance(row, ConversationRow) else row.pinned_at is not None,
+            archived=(
+                row.archived if isinstance(row, ConversationRow) else row.archived_at is not None
+            ),
+            folder_id=row.folder_id,
         )
 
 
@@ -436,9 +444,13 @@ class QueuedOut(Shown):
 
 
 class ChatStatusOut(Shown):
-    """How busy the chat is, for the caller and for all."""
+    """How busy the chat is, for the caller and for all.
+
+    `running` are the caller's answers that are being written, `conversations` where they are.
+    """
 
     running: list[str]
+    conversations: list[str]
     queued: list[QueuedOut]
     own_running: int
     own_waiting: int

@@ -25,6 +25,7 @@ HIDDEN_TITLE = "API"
 TEMPORARY_TITLE = "Temporary chat"
 # Where a message is that follows none, for those who name what a message follows.
 ROOT = "root"
+NO_FOLDER = "none"
 Hit = finder.Hit
 search = finder.find
 
@@ -53,6 +54,9 @@ class ConversationRow:
     created_at: int
     updated_at: int
     message_count: int
+    pinned: bool = False
+    archived: bool = False
+    folder_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,14 @@ def list_for(
     limit: int = 50,
     cursor: str | None = None,
     q: str | None = None,
+    pinned: bool | None = None,
+    archived: bool | None = None,
+    folder: str | None = None,
 ) -> tuple[list[ConversationRow], str | None]:
-    """The user's conversations, newest activity first, and the cursor of the next page."""
+    """The user's conversations, newest activity first, and the cursor of the next page.
+
+    None asks for all; `folder` may be NO_FOLDER for those that are in none.
+    """
     limit = max(1, min(limit, PAGE))
     count = (
         select(func.count())
@@ -209,11 +219,28 @@ def list_for(
     )
     if q and q.strip():
         query = query.where(col(Conversation.title).icontains(q.strip(), autoescape=True))
+    if pinned is not None:
+        query = query.where(col(Conversation.pinned_at).is_not(None) == pinned)
+    if archived is not None:
+        query = query.where(col(Conversation.archived_at).is_not(None) == archived)
+    if folder is not None:
+        inside = None if folder == NO_FOLDER else folder
+        query = query.where(col(Conversation.folder_id).is_not_distinct_from(inside))
     if cursor:
         query = query.where(_before(cursor, col(Conversation.updated_at), col(Conversation.id)))
     rows = session.exec(query).all()
     page = [
-        ConversationRow(row.id, row.title, row.model, row.created_at, row.updated_at, total)
+        ConversationRow(
+            row.id,
+            row.title,
+            row.model,
+            row.created_at,
+            row.updated_at,
+            total,
+            pinned=row.pinned_at is not None,
+            archived=row.archived_at is not None,
+            folder_id=row.folder_id,
+        )
         for row, total in rows[:limit]
     ]
     return page, _cursor(page[-1].updated_at, page[-1].id) if len(rows) > limit else None
@@ -292,17 +319,14 @@ def place_of(
     return parent_id
 
 
-def rename(
-    session: Session, *, user_id: int, conversation_id: str, title: str, now: int
-) -> Conversation:
-    """Give it another title of 1 to 200 characters."""
+def rename(session: Session, *, user_id: int, conversation_id: str, title: str) -> Conversation:
+    """Give it another title of 1 to 200 characters. Its place in the list stays."""
     cleaned = " ".join(title.split())
     if not 1 <= len(cleaned) <= 200:
         raise Invalid("A title has between 1 and 200 characters.", param="title")
     conversation = get(session, user_id=user_id, conversation_id=conversation_id)
     conversation.title = cleaned
     conversation.renamed = True
-    conversation.updated_at = now
     session.add(conversation)
     session.flush()
     return conversation

@@ -1,17 +1,19 @@
-"""Leaving: all texts, titles and images of a person are deleted; numbers of replies stay."""
+"""Leaving: all texts, titles, images, folders and links of a person go; numbers stay."""
 
 import shutil
 from pathlib import Path
 
 from sqlmodel import Session, col, delete, select, update
 
-from chat_app.chat import images
+from chat_app.chat import folders, images, shares
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 
 
 def forget(session: Session, *, user_id: int, now: int) -> None:
     """Wipe every conversation, also those that were deleted before. `now` in µs."""
     mine = select(Conversation.id).where(Conversation.user_id == user_id)
+    shares.forget(session, user_id=user_id)
+    folders.forget(session, user_id=user_id)
     session.execute(delete(MessageImage).where(col(MessageImage.user_id) == user_id))
     session.execute(
         update(Message).where(col(Message.conversation_id).in_(mine)).values(content="")

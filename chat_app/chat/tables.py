@@ -15,7 +15,8 @@ class Conversation(SQLModel, table=True):
     """A conversation of one user. `renamed` when the title is a person's.
 
     From `deleted_at` on its texts are gone; with any `deleted_at` it is never shown. One that
-    is not shown but has a title still keeps its answer: see `conversations.hidden`.
+    is not shown but has a title still keeps its answer: see `conversations.hidden`. Where it
+    stands in its owner's list is the work of `folders.py`.
 
     `leaf_id` is the message where its active path ends; without one that is the newest. A
     temporary one is in no list; its texts go at `temporary_until`, or when it is closed.
@@ -42,6 +43,9 @@ class Conversation(SQLModel, table=True):
     deleted_at: int | None = Field(default=None, sa_type=BigInt)
     leaf_id: str | None = None
     temporary_until: int | None = Field(default=None, sa_type=BigInt)
+    pinned_at: int | None = Field(default=None, sa_type=BigInt)
+    archived_at: int | None = Field(default=None, sa_type=BigInt)
+    folder_id: str | None = Field(default=None, max_length=40)
 
     @property
     def keeps_texts(self) -> bool:

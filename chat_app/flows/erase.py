@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from chat_app.accounts import profile, users
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.chat import conversations, images, search
+from chat_app.chat import conversations, images, search, shares
 from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
@@ -29,11 +29,12 @@ STOP_SECONDS = 10
 
 
 async def conversation(app: App, *, user_id: int, conversation_id: str) -> None:
-    """Wipe texts and images and hide the conversation. What was charged stays in the books."""
+    """Wipe texts and images, end its link, hide it. What was charged stays in the books."""
     now = app.clock.micros()
 
     def delete(session: Session) -> set[str]:
         conversations.delete(session, user_id=user_id, conversation_id=conversation_id, now=now)
+        shares.drop(session, conversation_ids=[conversation_id])
         return images.detach(session, conversation_id=conversation_id)
 
     digests = await app.db.awrite(delete)

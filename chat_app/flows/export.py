@@ -83,6 +83,24 @@ def archive(app: App, *, user_id: int) -> Iterator[bytes]:
     return pieces()
 
 
+def talks(app: App, *, user_id: int) -> Iterator[bytes]:
+    """All conversations as one JSON list that can be imported again, in pieces.
+
+    Raises ExportRunning at once while another export of the user's runs.
+    """
+    if user_id in app.exports:
+        raise ExportRunning(retry_after_seconds=10)
+    app.exports.add(user_id)
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield from _list(_conversations(app, user_id))
+        finally:
+            app.exports.discard(user_id)
+
+    return pieces()
+
+
 def _packed(app: App, user_id: int) -> Iterator[bytes]:
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as pack:

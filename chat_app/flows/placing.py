@@ -88,7 +88,8 @@ def _conversation(session: Session, order: Order, *, now: int) -> Conversation:
                 col(Conversation.id) == order.conversation_id,
                 col(Conversation.user_id) == order.user_id,
             )
-            .values(updated_at=now, model=order.entry.id)
+            # What is written in again is no longer put away.
+            .values(updated_at=now, model=order.entry.id, archived_at=None)
         )
         found = conversations.get(
             session, user_id=order.user_id, conversation_id=order.conversation_id

@@ -161,7 +161,19 @@ MATRIX: dict[str, Row] = {
     "POST /api/chat/replies/{id}/stop": owned(OK),
     "GET /api/chat/conversations": member(OK),
     "GET /api/chat/conversations/{id}": owned(OK),
-    "PATCH /api/chat/conversations/{id}": owned(OK, body={"title": "Another title"}),
+    "PATCH /api/chat/conversations/{id}": owned(
+        OK, body={"title": "Another title", "pinned": True, "archived": True, "folder_id": None}
+    ),
+    "POST /api/chat/conversations/{id}/share": owned(OK, body={"access": "open"}),
+    "DELETE /api/chat/conversations/{id}/share": owned(HIDDEN),  # it is not shared
+    "GET /api/chat/shares": member(OK),
+    # The id is the secret of the link: whoever has it may read.
+    "GET /share/{id}": public(OK),
+    "GET /api/chat/folders": member(OK),
+    "POST /api/chat/folders": member(CREATED, body={"name": "Work"}),
+    "PATCH /api/chat/folders/{id}": owned(OK, body={"name": "Leisure"}),
+    "DELETE /api/chat/folders/{id}": owned(EMPTY),
+    "GET /api/chat/export": member(OK),
     "DELETE /api/chat/conversations/{id}": owned(EMPTY),
     "GET /api/chat/conversations/{id}/export": owned(OK),
     "POST /api/chat/conversations/import": member(

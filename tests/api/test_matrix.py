@@ -91,6 +91,20 @@ def hosted(scene: Scene) -> str:
     return str(ready["hosted_url"].rpartition("/")[2])
 
 
+def shared(scene: Scene) -> str:
+    """The secret of the link to a conversation of the owner's, open to everybody."""
+    path = f"/api/chat/conversations/{answer(scene)['conversation_id']}/share"
+    made = scene.owner.client.post(path, json={"access": "open"}).raise_for_status().json()
+    return str(made["url"].rpartition("/")[2])
+
+
+def folder(scene: Scene) -> str:
+    """A folder of the owner's, the only one."""
+    for row in scene.owner.client.get("/api/chat/folders").json()["items"]:
+        scene.owner.client.delete(f"/api/chat/folders/{row['id']}")
+    return str(scene.owner.client.post("/api/chat/folders", json={"name": "One"}).json()["id"])
+
+
 def image(scene: Scene) -> str:
     """An image that the owner showed to a model."""
     shown = scene.owner.ask(WORDS, model="gemma-3-4b-it", images=[sent()]).json()
@@ -202,6 +216,8 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/chat/replies/": lambda scene: str(answer(scene)["reply_id"]),
     "/api/chat/messages/": lambda scene: str(answer(scene)["message_id"]),
     "/api/chat/images/": image,
+    "/api/chat/folders/": folder,
+    "/share/": shared,
     "/api/billing/payments/": payment,
     "/api/billing/invoices/": invoice,
     "/api/billing/hosted/": hosted,

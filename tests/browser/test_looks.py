@@ -111,7 +111,7 @@ def test_a_phone_shows_everything_without_sideways_scrolling(robot: Make) -> Non
         assert root.page.evaluate(wide) <= 390, tab
     root.tab("Chat")
     root.page.click("#chat-menu")
-    root.page.locator("#conversation-list label").first.wait_for()
+    root.page.locator("#conversation-list [data-pick]").first.wait_for()
     root.page.click("#new-chat")
     root.page.wait_for_selector("#chat-side", state="hidden")
 

@@ -167,11 +167,11 @@ def test_edit_switch_fork_and_reload(robot: Make) -> None:
     page.locator("#chat-log .bot [data-deed=fork]").click()
     page.wait_for_function(f"{versions} === undefined")
     assert "other words" in page.inner_text("#chat-log .user")
-    assert page.locator("#conversation-list label").count() == 2
+    assert page.locator("#conversation-list [data-pick]").count() == 2
     page.reload()
     ann.settled()
     page.wait_for_selector("#chat-log .user .turns")
-    page.locator("#conversation-list label").last.click()
+    page.locator("#conversation-list [data-pick]").last.click()
     page.wait_for_function(f"{versions} === '‹2/2›'")
     assert ann.balance() == Decimal(98)
 
@@ -201,7 +201,7 @@ def test_compare_go_on_and_leave_nothing(robot: Make, brief_server: servers.Serv
     page.locator("#chat-log [data-deed=continue]").click()
     ann.answered(2)
     assert page.locator("#chat-log .message.bot").count() == 1
-    assert page.locator("#conversation-list label").count() == 0
+    assert page.locator("#conversation-list [data-pick]").count() == 0
     page.click("#new-chat")
     page.wait_for_selector("#chat-mode p", state="hidden")
     page.click("#chat-compare .compare")

@@ -92,7 +92,7 @@ def test_anothers_conversation_does_not_exist(told: Database) -> None:
         for attempt in (
             lambda: conversations.get(session, **owner),
             lambda: conversations.messages(session, **owner),
-            lambda: conversations.rename(session, **owner, title="mine", now=1),
+            lambda: conversations.rename(session, **owner, title="mine"),
             lambda: conversations.delete(session, **owner, now=1),
         ):
             with pytest.raises(ConversationNotFound):
@@ -156,7 +156,7 @@ def test_titles_are_short_and_renamed_within_bounds(told: Database) -> None:
         with pytest.raises(Invalid):
             told.write(
                 lambda session, title=title: conversations.rename(  # type: ignore[misc]
-                    session, user_id=ALICE, conversation_id="con_001", title=title, now=1
+                    session, user_id=ALICE, conversation_id="con_001", title=title
                 )
             )
 

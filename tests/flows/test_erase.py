@@ -119,8 +119,8 @@ STAY = {
 }  # fmt: skip
 GO = {
     "alert_rule", "alert_state", "announcement_dismissal", "auto_topup", "billing_details",
-    "inbox_message", "message_image", "notify_preference", "outbox", "spend_limit",
-    "transfer_note", "usage_summary", "webhook_endpoint",
+    "conversation_share", "folder", "inbox_message", "message_image", "notify_preference",
+    "outbox", "spend_limit", "transfer_note", "usage_summary", "webhook_endpoint",
 }  # fmt: skip
 
 

@@ -146,7 +146,6 @@ def test_a_persons_own_title_is_never_replaced(tmp_path: Path) -> None:
                     user_id=alice,
                     conversation_id=conversation,
                     title="What is a quay?",
-                    now=app.clock.micros(),
                 )
             )
             assert await named(app, conversation) == "What is a quay?"

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from chat_app.chat import share_page
 from chat_app.settings import SettingsError
 from tests.apps import script_settings
 from tests.ui.conftest import Site
@@ -94,6 +95,23 @@ def test_every_answer_carries_the_headers(site: Site) -> None:
     assert len(named) == len(re.findall(r"<script(?![^>]*src=)", page.text)) + 1
     for path in ("/", "/api/auth/me", "/nothing-here", "/api/chat/models"):
         assert client.get(path).headers["cache-control"] == "no-store", path
+
+
+def test_shared_pages_have_a_policy_of_their_own(site: Site) -> None:
+    """What strangers wrote runs, loads and sends nothing; a policy that is missing is the usual."""
+    ann = site.person()
+    asked = {"model": "smollm2-135m-instruct", "message": "hello"}
+    talk = ann.client.post("/api/chat/message", json=asked).json()["conversation_id"]
+    shared = ann.client.post(f"/api/chat/conversations/{talk}/share", json={"access": "open"})
+    page = site.visitor().client.get(shared.json()["url"])
+    assert page.status_code == 200
+    assert page.headers.get_list("content-security-policy") == [share_page.policy()]
+    assert page.headers["referrer-policy"] == "same-origin"
+    assert page.headers["x-content-type-options"] == "nosniff"
+    for path in ("/share/" + "x" * 43, "/share/a/b", "/share/", "/share/%2e%2e"):
+        gone = site.visitor().client.get(path)
+        assert gone.status_code == 404, path
+        assert "default-src 'self'" in gone.headers["content-security-policy"]
 
 
 def test_private_answers_are_kept_by_nobody(site: Site) -> None:

@@ -157,6 +157,7 @@
     erase: async (data) => {
       if (data.name.trim() !== me.username) throw new Error("This is not your user name. Type it as it stands above.");
       await ask("DELETE", "auth/me", withCode({ password: data.password, code: data.code, ...(data.forfeit ? { confirm: "forfeit" } : {}) }));
+      window.chatLeft?.();
       location.replace("/");
     },
   };
@@ -185,7 +186,7 @@
   const acts = {
     resend: async (button) => { await ask("POST", "auth/verify-email/resend"); button.replaceWith("The mail is on its way."); },
     "session-end": async (button) => { await ask("DELETE", `auth/sessions/${button.dataset.id}`); await sessions(); },
-    "leave-all": async () => { await ask("POST", "auth/logout-all"); location.replace("/"); },
+    "leave-all": async () => { await ask("POST", "auth/logout-all"); window.chatLeft?.(); location.replace("/"); },
     "key-end": async (button) => { await ask("DELETE", `auth/keys/${button.dataset.id}`); await keys(); },
     "key-copy": (button) => copy($("account-key-text").textContent, button),
     "key-done": () => { $("account-new-key").hidden = true; $("account-key-text").textContent = ""; },

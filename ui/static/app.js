@@ -184,6 +184,7 @@
     const opens = target.closest("[data-open]");
     if (opens) { event.preventDefault(); panel(opens.dataset.open); }
     if (target.closest("#sign-out")) {
+      window.chatLeft?.();
       try { await post("/api/auth/logout"); } finally { location.replace("/"); }
     }
     if (target.closest("#theme-toggle")) {
@@ -198,7 +199,7 @@
     if (target.closest("#bell-open")) ring($("bell-panel").hidden);
     else if (!target.closest("#bell-panel")) ring(false);
     if (target.closest("#chat-menu")) side(!$("chat-side").hasAttribute("data-open"));
-    else if (target.closest("#conversation-list label, #new-chat") || !target.closest("#chat-side")) side(false);
+    else if (target.closest("#new-chat") || !target.closest("#chat-side")) side(false);
     const copy = target.closest("[data-copy]");
     if (copy) {
       const written = (part) => Array.from(part.querySelectorAll(".prose, .md")).filter((one) => !one.querySelector(".foot, .beside") && !one.parentElement.closest(".prose, .md")).map((one) => one.innerText).join("\n");
@@ -303,6 +304,7 @@
     due = false;
     watchBalance();
     window.chatTurns();
+    window.chatLook?.();
     document.querySelectorAll("time[datetime]:not([data-local])").forEach((node) => {
       const at = new Date(node.getAttribute("datetime"));
       if (!isNaN(at)) { node.title = node.textContent; node.textContent = format.format(at); }

@@ -84,7 +84,7 @@
       $("chat-deed")?.click();
     }
     if (event.target.closest?.("#chat-compare .compare")) compare();
-    if (editing && event.target.closest?.("#conversation-list label, #new-chat, #chat-temporary")) { write(""); window.chatEdited(); }
+    if (editing && event.target.closest?.("#conversation-list [data-pick], #new-chat, #chat-temporary")) { write(""); window.chatEdited(); }
   });
   document.addEventListener("change", (event) => { if (event.target === list()) requote(); });
   document.addEventListener("keydown", (event) => {

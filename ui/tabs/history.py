@@ -16,6 +16,7 @@ from chat_app.money import MICRO
 from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
+from ui.tabs.chat import side
 
 PAGE = 20
 HIDDEN = "hidden"
@@ -210,22 +211,20 @@ def bind(c: History, app: App, shell: Shell) -> None:  # noqa: PLR0915 - one tab
         conversation, action = str(pressed.get("id", ""))[:64], pressed.get("act")
         if action == "delete":
             await erase.conversation(app, user_id=_id(user), conversation_id=conversation)
-            with app.db.read() as session:
-                rows, _ = conversations.list_for(session, user_id=_id(user), limit=PAGE)
-            left = None if shown == conversation else shown
             update = {
                 **await listed(user, Asked.of(q, kind, model, period, cost)),
-                room.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=left),
+                room.listing: side.opened(shown, news=True),
             }
-            if left is None:
-                update |= {room.conversation: None, room.log: []}
+            if shown == conversation:
+                update |= {
+                    room.conversation: None,
+                    room.log: [],
+                    room.listing: side.opened(None, news=True),
+                }
             yield update
         elif action == "open":
             message = str(pressed.get("at") or "")[:64]
-            yield {
-                shell.tabs: gr.update(selected="chat"),
-                room.listing: gr.update(value=conversation),
-            }
+            yield {shell.tabs: gr.update(selected="chat")}
             at = await asyncio.to_thread(place, user, conversation, message) if message else -1
             yield {**await open_chat(user, conversation), c.jump: str(at)}
         else:

@@ -20,7 +20,7 @@ from chat_app.flows.placing import StillAnswering
 from ui import parts, stream
 from ui.guard import guard
 from ui.shell import Shell
-from ui.tabs.chat import read, sent, words
+from ui.tabs.chat import read, sent, side, words
 
 FOCUS = "() => { document.querySelector('#chat-input textarea').focus(); }"
 # So long the list waits for the model's title of a new conversation.
@@ -59,7 +59,7 @@ class Chat:
     conversation: gr.State
     following: gr.State
     new: gr.Button
-    listing: gr.Radio
+    listing: gr.HTML
     model: gr.Dropdown
     note: gr.HTML
     log: gr.Chatbot
@@ -98,13 +98,7 @@ def build() -> Chat:
         nonce = gr.Textbox(visible=False)
         images = gr.Textbox(visible=False)  # app.js holds them and gives them with a message
         with gr.Row(elem_id="chat-layout"):
-            with gr.Column(elem_id="chat-side", scale=0, min_width=260):
-                with gr.Row(elem_id="chat-begin"):
-                    new = gr.Button("New chat", elem_id="new-chat", size="md")
-                    temporary = gr.Button("Temporary", elem_id="chat-temporary", size="md", scale=0)
-                listing = gr.Radio(
-                    choices=[], label="Conversations", elem_id="conversation-list", container=True
-                )
+            column = side.build()
             with gr.Column(elem_id="chat-main"):
                 with gr.Row(elem_id="chat-head"):
                     gr.Button("Chats", elem_id="chat-menu", size="sm", scale=0)
@@ -163,8 +157,8 @@ def build() -> Chat:
         tab,
         conversation,
         following,
-        new,
-        listing,
+        column.new,
+        column.listing,
         model,
         note,
         log,
@@ -177,7 +171,7 @@ def build() -> Chat:
         images,
         requote,
         payer,
-        temporary,
+        column.temporary,
         mode,
         deed,
     )
@@ -193,11 +187,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         user: User, started: list[message.Started], before: list[stream.Message], *, temporary: bool
     ) -> dict[Any, Any]:
         conversation = started[0].conversation_id
+        held_as = sent.held(conversation, temporary=temporary)
         held = "Holding at most " + parts.amount(sum(one.maximum for one in started))
         return {
-            c.conversation: sent.held(conversation, temporary=temporary),
+            c.conversation: held_as,
             c.following: ",".join(one.reply_id for one in started),
-            c.listing: read.listing(app, user, conversation),
+            c.listing: side.opened(held_as, news=True),
             c.log: before,
             c.cost: words.line(held, busy=True),
             c.mode: words.banner(temporary=temporary),
@@ -278,7 +273,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             return begun(user, [started], shown, temporary=temporary)
         if name == "fork":
             made = await fork(user, talk, id)
-            return {**await opened(user, made), c.listing: read.listing(app, user, made)}
+            return {**await opened(user, made), c.listing: side.opened(made, news=True)}
         if name == "path":
             await pick(user, talk, id)
             return await opened(user, talk)
@@ -339,23 +334,24 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             raise
 
     @guard(app, "anyone")
-    async def settle(user: User | None, following: str | None) -> AsyncIterator[dict[Any, Any]]:
+    async def settle(
+        user: User | None, following: str | None, conversation: str | None
+    ) -> AsyncIterator[dict[Any, Any]]:
         """After an answer: the list and the balance are new, and soon perhaps the title."""
+        at = side.moment()
         if user is None or not following:
             yield {c.cost: gr.skip()}
             return
         last = following.split(",")[-1]
         view = await reply.view(app, user_id=read.user_id(user), reply_id=last)
         yield {
-            c.listing: read.listing(app, user, view.conversation_id),
+            c.listing: side.opened(conversation, news=True, at=at),
             shell.pill: parts.pill(view.balance),
         }
         naming = app.titles.get(view.conversation_id)
         if naming is not None:
             await asyncio.wait({naming}, timeout=TITLE_SECONDS)
-            rows = await asyncio.to_thread(read.rows, app, user)
-            # Another conversation may be open by now, so what is picked stays.
-            yield {c.listing: gr.update(choices=[(row.title, row.id) for row in rows])}
+            yield {c.listing: side.opened(conversation, news=True, at=at)}
 
     @guard(app, "user")
     async def open_one(user: User, conversation: str | None, shown: str | None) -> dict[Any, Any]:
@@ -369,8 +365,10 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             return {c.following: None}
         talk = await asyncio.to_thread(read.opened, app, user, conversation)
         line = words.line("Going on with the answer…", busy=True) if talk.running else ""
+        held_as = sent.held(conversation, temporary=talk.temporary)
         update = {
-            c.conversation: sent.held(conversation, temporary=talk.temporary),
+            c.conversation: held_as,
+            c.listing: side.opened(held_as),
             c.following: ",".join(talk.running) or None,
             c.log: talk.messages,
             c.cost: line,
@@ -417,7 +415,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         return {
             c.conversation: sent.TEMPORARY if temporary else None,
             c.following: None,
-            c.listing: gr.update(value=None),
+            c.listing: side.opened(None),
             c.log: [],
             c.cost: "",
             c.mode: words.banner(temporary=temporary),
@@ -473,7 +471,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         )
         written.then(
             settle,
-            [c.following],
+            [c.following, c.conversation],
             [c.listing, c.cost, shell.pill],
             concurrency_limit=None,
             **quiet,
@@ -484,7 +482,10 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         "(text, model, chat, nonce, images, by) => "
         "[text, model, chat, window.chatKey('send'), window.chatExtras(), by]"
     )
-    done_js = "() => { window.chatDone('send'); window.chatShown(); window.chatEdited(); }"
+    done_js = (
+        "() => { window.chatDone('send'); window.chatShown(); window.chatEdited(); "
+        "window.chatSent(); }"
+    )
     inputs = [c.text, c.model, c.conversation, c.nonce, c.images, c.payer]
     for trigger in (c.send.click, c.text.submit):
         sending = trigger(
@@ -501,10 +502,11 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
     )
     open_outputs = [*live, c.model]
     follow(
-        c.listing.input(
+        c.listing.click(
             open_one,
-            [c.listing, c.conversation],
+            [c.nonce, c.conversation],
             open_outputs,
+            js=side.PICKED,
             concurrency_limit=None,
             cancels=list(streams),
             **quiet,
@@ -574,7 +576,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
             ),
             c.note: words.note(picked),
             c.quote: await words.quote(app, user, "", picked, None) + words.sees(app, picked),
-            c.listing: gr.update(choices=[(row.title, row.id) for row in rows], value=newest),
+            c.listing: side.opened(newest),
         }
 
     loaded = after.then(

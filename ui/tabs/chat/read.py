@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import gradio as gr
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -27,12 +24,6 @@ def user_id(user: User) -> int:
 def rows(app: App, user: User) -> list[conversations.ConversationRow]:
     with app.db.read() as session:
         return conversations.list_for(session, user_id=user_id(user), limit=LISTED)[0]
-
-
-def listing(app: App, user: User, picked: str | None) -> Any:
-    found = rows(app, user)
-    value = picked if any(row.id == picked for row in found) else None  # temporary ones are not
-    return gr.update(choices=[(row.title, row.id) for row in found], value=value)
 
 
 @dataclass(frozen=True)
