@@ -401,7 +401,7 @@ def test_messages_from_before_are_found(backend: str, request: pytest.FixtureReq
     database = got if isinstance(got, Database) else Database(got)
     try:
         ids = database.write(lambda session: say(session, "old words", "old answer"))
-        move(database, "0017", down=True)
+        move(database, "0021", down=True)
         with database.engine.connect() as connection:
             names = {
                 row[0]

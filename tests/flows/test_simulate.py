@@ -77,7 +77,7 @@ def test_the_books_are_right_and_everybody_is_marked(
 def _down_and_up(db: Database) -> None:
     """The tables of the models leave and come back; the books do not notice."""
     with db.engine.connect() as connection, connection.begin():
-        command.downgrade(migrations.config(connection), "0017")
+        command.downgrade(migrations.config(connection), "0025")
     database_room.migrate(db)
     assert database_room.schema_is_current(db)
     with db.read() as session:

@@ -5,7 +5,7 @@ from alembic import op
 from chat_app.migrations import full_text
 
 revision = "0023"
-down_revision = "0017"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 
