@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
@@ -18,7 +18,9 @@ router = APIRouter(tags=["admin"])
 Reading = Annotated[SignedIn, Depends(deps.allowed("books.read"))]
 First = Annotated[date | None, Query(alias="from", description="The first day, in UTC.")]
 Last = Annotated[date | None, Query(alias="to", description="The last day, included.")]
-_FILES = {200: {"content": {media: {} for media in reports.MEDIA.values()}}}
+_FILES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media: {} for media in reports.MEDIA.values()}}
+}
 
 
 @router.get(

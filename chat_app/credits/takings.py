@@ -266,9 +266,8 @@ def sales(session: Session, *, after: int, upto: int) -> list[Sale]:
     taxes: dict[str, list[tuple[str, int]]] = {}
     for invoice_id, jurisdiction, minor in session.execute(text(_TAXES), span):
         taxes.setdefault(invoice_id, []).append((jurisdiction, int(minor)))
-    return [
-        Sale(*row, tuple(taxes.get(row[12], ()))) for row in session.execute(text(_SALES), span)
-    ]
+    rows = session.execute(text(_SALES), span)
+    return [Sale(*row[:14], tuple(taxes.get(row[12], ()))) for row in rows]
 
 
 def made(session: Session, *, after: int, upto: int) -> list[Made]:

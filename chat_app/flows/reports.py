@@ -125,7 +125,7 @@ def as_pdf(report: Report, *, author: str, at: int) -> bytes:
     page.ln(8)
     paper.write(page, f"{report.since:%d %b %Y} to {report.until:%d %b %Y}, times in UTC", size=9)
     page.ln(8)
-    wide = round((paper.WIDTH - 4) / len(report.columns), 2)
+    wide = (paper.WIDTH - 4) // len(report.columns)
     columns = [
         (name.replace("_", " "), wide, "R" if name in report.summed else "L")
         for name in report.columns
