@@ -5,7 +5,7 @@ included). Amounts are minor units and microcredits, times µs. Knows nothing of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import text
 from sqlmodel import Session
@@ -267,7 +267,7 @@ def sales(session: Session, *, after: int, upto: int) -> list[Sale]:
     for invoice_id, jurisdiction, minor in session.execute(text(_TAXES), span):
         taxes.setdefault(invoice_id, []).append((jurisdiction, int(minor)))
     rows = session.execute(text(_SALES), span)
-    return [Sale(*row[:14], tuple(taxes.get(row[12], ()))) for row in rows]
+    return [replace(Sale(*row), taxes=tuple(taxes.get(row[12], ()))) for row in rows]
 
 
 def made(session: Session, *, after: int, upto: int) -> list[Made]:
