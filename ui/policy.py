@@ -6,6 +6,7 @@ the texts of `js=` and `js_on_load` with it.
 """
 
 import base64
+import gzip
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -46,10 +47,13 @@ class Inline:
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         self.more = b" ".join(_hash(script.encode()) for script in more)
-        self._seen: dict[bytes, bytes] = {}
+        self._seen: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def held(self, send: Send) -> Send:
-        """`send` that waits for the whole page and then names its scripts in the policy."""
+    def held(self, send: Send, *, pack: bool = False) -> Send:
+        """`send` that waits for the whole page and then names its scripts in the policy.
+
+        With `pack` the page is sent as gzip: it is half a megabyte of text.
+        """
         start: Message = {}
         parts: list[bytes] = []
 
@@ -61,6 +65,9 @@ class Inline:
             if not message.get("more_body"):
                 page = b"".join(parts)
                 start["headers"] = [self._named(pair, start, page) for pair in start["headers"]]
+                if pack and not _encoded(start):
+                    page = self._known(page)[1]
+                    start["headers"] = _packed(start["headers"], len(page))
                 await send(start)
                 await send({"type": "http.response.body", "body": page})
 
@@ -68,19 +75,34 @@ class Inline:
 
     def _named(self, pair: tuple[bytes, bytes], start: Message, page: bytes) -> tuple[bytes, bytes]:
         name, value = pair
-        if name != HEADER or any(key == b"content-encoding" for key, _ in start["headers"]):
+        if name != HEADER or _encoded(start):
             return pair
-        return name, value.replace(_ANYTHING_INLINE, b"script-src 'self' " + self._hashes(page))
+        hashes, _ = self._known(page)
+        return name, value.replace(_ANYTHING_INLINE, b"script-src 'self' " + hashes)
 
-    def _hashes(self, page: bytes) -> bytes:
-        """Of all inline scripts. The page is nearly always the same, so it is looked up."""
+    def _known(self, page: bytes) -> tuple[bytes, bytes]:
+        """The hashes of all inline scripts and the packed page, which is nearly always the same."""
         digest = hashlib.sha256(page).digest()
         if digest not in self._seen:
             if len(self._seen) >= _KEPT:
                 self._seen.clear()
             scripts = (_hash(script) for script in _INLINE.findall(page))
-            self._seen[digest] = b" ".join((*scripts, self.more))
+            hashes = b" ".join((*scripts, self.more))
+            self._seen[digest] = hashes, gzip.compress(page, 6, mtime=0)
         return self._seen[digest]
+
+
+def _encoded(start: Message) -> bool:
+    return any(key == b"content-encoding" for key, _ in start["headers"])
+
+
+def _packed(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    return [
+        *(pair for pair in headers if pair[0] != b"content-length"),
+        (b"content-encoding", b"gzip"),
+        (b"content-length", str(length).encode()),
+        (b"vary", b"accept-encoding"),
+    ]
 
 
 def _hash(script: bytes) -> bytes:

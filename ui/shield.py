@@ -110,7 +110,9 @@ class Shield:
             page = scope["path"] == "/" and scope["method"] == "GET"
             with self._counted(scope):
                 # What is held is dressed before: the policy is there to be completed.
-                held = self._dressed(scope, self.inline.held(send)) if page else answer
+                pack = "gzip" in _lower(scope).get("accept-encoding", "")
+                whole = self.inline.held(send, pack=pack)
+                held = self._dressed(scope, whole) if page else answer
                 await self.inner(scope, received, held)
         except _Refused as refused:
             await _refuse(answer, refused)
