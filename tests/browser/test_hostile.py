@@ -151,5 +151,7 @@ def test_text_of_the_model_stays_text(robot: Make, hostile: servers.Server) -> N
     inert(ann.page)
     # The policy stops remote images; that the browser says so is the proof that it did.
     assert ann.violations
-    assert all("img-src" in said or "form-action" in said for said in ann.violations)
+    # A sanitiser parses what it throws away, and Chromium reports the handlers in that too.
+    stopped = ("img-src", "form-action", "inline event handler")
+    assert all(any(what in said for what in stopped) for said in ann.violations)
     ann.violations.clear()

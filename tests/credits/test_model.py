@@ -8,10 +8,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from chat_app.db import Database
 from tests.credits import model
-from tests.effort import effort
 
 RUN = settings(
-    max_examples=effort(160, 90),
+    max_examples=160,
     stateful_step_count=30,
     deadline=None,
     database=None,
