@@ -35,7 +35,7 @@ def story_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S
         "LLM__ENGINE": os.environ.get("TEST_ENGINE", "auto"),
         "LLM__SCRIPT__TOKENS": "90",
         "LLM__SCRIPT__TOKENS_PER_SECOND": "25",
-        "LLM__MAX_OUTPUT_TOKENS": "160",
+        "LLM__MAX_OUTPUT_TOKENS": "400",
         "MODELS_DIR": os.environ.get("TEST_MODELS_DIR") or str(servers.ROOT / "models_cache"),
     }
     folder = tmp_path_factory.mktemp("story") / "data"
@@ -167,7 +167,9 @@ def test_edit_switch_fork_and_reload(robot: Make) -> None:
     page.locator("#chat-log .bot [data-deed=fork]").click()
     page.wait_for_function(f"{versions} === undefined")
     assert "other words" in page.inner_text("#chat-log .user")
-    assert page.locator("#conversation-list [data-pick]").count() == 2
+    page.wait_for_function(
+        "document.querySelectorAll('#conversation-list [data-pick]').length === 2"
+    )
     page.reload()
     ann.settled()
     page.wait_for_selector("#chat-log .user .turns")
