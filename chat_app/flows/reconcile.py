@@ -351,8 +351,9 @@ CHECKS = [
         """SELECT r.lot_id AS left_id, r.lot_id AS right_id, r.used + r.gone + r.expired AS counted,
          COALESCE(u.amount, 0) AS left_the_lot
         FROM lot_revenue r JOIN book_mark m ON m.id = 1 LEFT JOIN (
-         SELECT lot_id, SUM(amount) AS amount FROM lot_use, book_mark
-         WHERE transfer_id <= book_mark.transfer_id GROUP BY lot_id) u ON u.lot_id = r.lot_id
+         SELECT x.lot_id, SUM(x.amount) AS amount
+         FROM lot_use x JOIN book_mark b ON x.transfer_id <= b.transfer_id
+         GROUP BY x.lot_id) u ON u.lot_id = r.lot_id
         WHERE r.used + r.gone + r.expired <> COALESCE(u.amount, 0)""",
     ),
     Check(
