@@ -54,6 +54,7 @@ _NAMED: dict[str, Any] = {
     "id": "5f0k8m1x2c3v4b5n6q7w8e9r",
     "index": 0,
     "ip": "192.0.2.7",
+    "jurisdiction": "DE",
     "kind": "per_message",
     "leaf_id": "msg_5f0k8m1x2c3v4b5n6q7w8e9r",
     "login": "ada",
@@ -194,6 +195,8 @@ def _whole(
     schema: dict[str, Any], model: dict[str, Any], name: str, *, small: bool, depth: int
 ) -> Any:
     if model["type"] == "array":
+        if fixed := model.get("prefixItems"):
+            return [of(schema, item, name, small=small, depth=depth + 1) for item in fixed]
         if model.get("maxItems") == 0 or not model.get("items"):
             return []
         return [of(schema, model["items"], name, small=small, depth=depth + 1)]

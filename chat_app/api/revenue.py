@@ -351,12 +351,14 @@ def journal(
     return Page(items=[JournalOut.of(entry) for entry in found[:limit]], next_cursor=following)
 
 
-@router.get("/trace/{payment_id}", responses=errors_in(401, 403, 404, 422))
-def trace(app: deps.App, who: Reading, payment_id: Annotated[deps.PublicId, Path()]) -> TraceOut:
+@router.get("/trace/{id}", responses=errors_in(401, 403, 404, 422))
+def trace(
+    app: deps.App, who: Reading, id: Annotated[deps.PublicId, Path(description="The order's id.")]
+) -> TraceOut:
     """All that was posted for an order, and where its money is now."""
-    found = revenue.trace(app, payment_id=payment_id)
+    found = revenue.trace(app, payment_id=id)
     return TraceOut(
-        payment_id=payment_id,
+        payment_id=id,
         entries=[JournalOut.of(entry) for entry in found.entries],
         balances={
             f"{name} {currency}": minor for (name, currency), minor in found.balances.items()
@@ -364,12 +366,12 @@ def trace(app: deps.App, who: Reading, payment_id: Annotated[deps.PublicId, Path
     )
 
 
-@router.post("/periods/{period}/close", responses=errors_in(401, 403, 409, 422, 503))
+@router.post("/periods/{id}/close", responses=errors_in(401, 403, 409, 422, 503))
 def close(
-    app: deps.App, who: Writing, period: Annotated[str, Path(pattern=r"^\d{4}-\d{2}$")]
+    app: deps.App, who: Writing, id: Annotated[str, Path(pattern=r"^\d{4}-\d{2}$")]
 ) -> ClosedOut:
     """Close a complete month for good. Closing it again changes nothing."""
-    row = revenue.close(app, period=period, actor=f"user:{deps.user_id(who)}")
+    row = revenue.close(app, period=id, actor=f"user:{deps.user_id(who)}")
     return ClosedOut(
         period=row.id, digest=row.digest, closed_at=rfc3339(row.closed_at), closed_by=row.closed_by
     )

@@ -143,7 +143,7 @@ _ROUTES = {
         GET /api/admin/revenue/receivables
         GET /api/admin/revenue/cohorts
         GET /api/admin/revenue/journal
-        GET /api/admin/revenue/trace/{payment_id}
+        GET /api/admin/revenue/trace/{id}
         GET /api/admin/prices
         GET /api/admin/models/{id}
         GET /api/admin/packages

@@ -248,8 +248,8 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/revenue/receivables": finance(OK),
     "GET /api/admin/revenue/cohorts": finance(OK),
     "GET /api/admin/revenue/journal": finance(OK),
-    "GET /api/admin/revenue/trace/{payment_id}": finance(HIDDEN),
-    "POST /api/admin/revenue/periods/{period}/close": finance(REFUSED),
+    "GET /api/admin/revenue/trace/{id}": finance(HIDDEN),
+    "POST /api/admin/revenue/periods/{id}/close": finance(CONFLICT),
     "POST /api/admin/revenue/costs": finance(
         CREATED,
         body={"day": "2026-01-31", "kind": "gpu", "amount_minor": 100, "currency": "USD"},

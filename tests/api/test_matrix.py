@@ -212,6 +212,8 @@ def api_key(scene: Scene) -> str:
 # What `{id}` stands for, by the beginning of the path.
 THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/fraud/": lambda _: "999999999",
+    "/api/admin/revenue/trace/": lambda _: "pay_of_nobody",
+    "/api/admin/revenue/periods/": lambda _: "2999-01",
     "/api/chat/conversations/": lambda scene: str(answer(scene)["conversation_id"]),
     "/api/chat/replies/": lambda scene: str(answer(scene)["reply_id"]),
     "/api/chat/messages/": lambda scene: str(answer(scene)["message_id"]),
