@@ -95,6 +95,7 @@ async def _stop_answers(app: App, user_id: int) -> None:
 def _files(app: App, user_id: int, email: str) -> None:
     texts.drop_images(app.settings.data_dir, user_id=user_id)
     messages.drop_mails(app.settings.data_dir / "outbox", email=email)
+    forget_words(app)
     if not app.db.scrub():
         log.info("the file of recent writes was in use; it is emptied with the next writes")
 

@@ -54,15 +54,15 @@ def tell(session: Session, id: str, *said: str, user_id: int = ALICE) -> None:
         Conversation(id=id, user_id=user_id, title="A title", model="m", created_at=1, updated_at=1)
     )
     session.flush()
-    question = None
+    before = None
     for at, words in enumerate(said):
         row = Message(
-            id=f"{id}_{at}", conversation_id=id, parent_id=question if at % 2 else None,
+            id=f"{id}_{at}", conversation_id=id, parent_id=before,
             role="assistant" if at % 2 else "user", content=words, model="m", created_at=at,
         )  # fmt: skip
         session.add(row)
         session.flush()
-        question = row.id if at % 2 == 0 else question
+        before = row.id
 
 
 def publish(session: Session, id: str, *, user_id: int = ALICE, **how: object) -> Share:
@@ -89,8 +89,8 @@ def test_a_link_shows_what_was_said_when_it_was_shared(database: Database) -> No
     first = database.write(lambda session: publish(session, "con"))
     database.write(
         lambda session: session.add(
-            Message(id="later", conversation_id="con", role="user", content="a secret", model="m",
-                    created_at=50)
+            Message(id="later", conversation_id="con", parent_id="con_1", role="user",
+                    content="a secret", model="m", created_at=50)
         )
     )  # fmt: skip
     again = database.write(lambda session: publish(session, "con", access="signed_in"))

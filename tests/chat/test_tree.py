@@ -100,14 +100,26 @@ class Talk:
         return found
 
     def told(self, end: str | None) -> list[str]:
-        """What a model reads: answered questions with all parts of their answers as one."""
+        """What a model reads: answered questions with all parts of their answers as one.
+
+        Where the path has no answer to a question, the newest one beside it counts.
+        """
         turns: list[tuple[str, str]] = []
         for id in self.path(end):
             if self.rows[id].role == "user":
-                turns.append((self.rows[id].content, ""))
+                turns.append((id, ""))
             else:
                 turns[-1] = (turns[-1][0], turns[-1][1] + self.rows[id].content)
-        return [text for question, answer in turns if answer for text in (question, answer)]
+        found: list[str] = []
+        for id, answer in turns:
+            beside = [
+                row.content
+                for row in self.rows.values()
+                if row.parent_id == id and row.role == "assistant" and row.content.strip()
+            ]
+            said = answer if answer.strip() else "".join(beside[-1:])
+            found += [self.rows[id].content, said] if said else []
+        return found
 
 
 OPERATION = st.tuples(
