@@ -15,7 +15,7 @@ from schemathesis.specs.openapi import checks as _checks  # noqa: F401 - registe
 from tests.api.conftest import Server
 from tests.api.matrix import MATRIX
 
-EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "2"))
 WANTED = [
     CHECKS.get_one(name)
     for name in (

@@ -105,6 +105,7 @@ def test_a_link_of_a_mail_opens_its_form(robot: Make) -> None:
     bob.page.wait_for_selector("#verify-submit")
 
 
+@pytest.mark.full
 def test_an_announcement_is_dismissed_for_good(robot: Make) -> None:
     """On top of the page until its reader has seen it, on all devices; text stays text."""
     words = "From 8 to 9. <img src=x onerror=alert(1)>"
@@ -137,6 +138,7 @@ def test_an_announcement_is_dismissed_for_good(robot: Make) -> None:
     assert seen.value.json()["items"] == []
 
 
+@pytest.mark.full
 def test_with_two_factors_a_code_is_asked_for_beside_the_password(robot: Make) -> None:
     bob = robot()
     bob.register(f"bob-{secrets.token_hex(4)}")

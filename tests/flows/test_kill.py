@@ -21,7 +21,7 @@ from chat_app.money import MICRO
 from tests.apps import ask, person, script_settings
 from tests.effort import effort
 
-KILLS = effort(50, 10)
+KILLS = effort(50, 6)
 LEASE_SECONDS = 0.4
 CREDITS = 5000
 POOL = 2000
@@ -86,7 +86,7 @@ def test_fifty_kills_lose_and_double_nothing(tmp_path: Path, database_url: str) 
     # Each victim is forked from a server that has imported everything and runs no thread.
     fork = multiprocessing.get_context("forkserver")
     fork.set_forkserver_preload([__name__])
-    for kill in range(effort(25, 6) if database_url else KILLS):
+    for kill in range(effort(25, 4) if database_url else KILLS):
         here, there = fork.Pipe()
         # Most are shot at any moment; some while answers are written, or when they were.
         stand = {0: "writing", 1: "written"}.get(kill % 8)

@@ -49,9 +49,15 @@ WEIGHTS = {
 }
 
 
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """Every run plays with our own engine and over HTTP; `--full` with all."""
+    seldom = [] if name in ("native", "remote") else [pytest.mark.full]
+    return [pytest.mark.weights, *seldom]
+
+
 @pytest.fixture(
     scope="module",
-    params=["script", *(pytest.param(name, marks=pytest.mark.weights) for name in WEIGHTS)],
+    params=["script", *(pytest.param(name, marks=marks_of(name)) for name in WEIGHTS)],
 )
 def here(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """A stage for each engine, its model loaded."""

@@ -17,7 +17,7 @@ from chat_app.llm.backends.openvino import OpenVino
 from chat_app.llm.engine import ChatMessage, Sampling
 from tests.llm.conftest import DEMO, GEMMA, Stage, done, started
 
-pytestmark = pytest.mark.weights
+pytestmark = [pytest.mark.weights, pytest.mark.full]
 
 GREEDY = Sampling(temperature=0.0, repetition_penalty=1.1)
 CHUNK = 64

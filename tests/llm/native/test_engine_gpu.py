@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.house import tree
 
 
+@pytest.mark.full
 def test_the_smoke_run_fills_every_part(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(

@@ -138,6 +138,7 @@ def test_without_graphs_the_same_steps_are_called(
     assert "without CUDA graphs" in why
 
 
+@pytest.mark.full
 @pytest.mark.weights
 @pytest.mark.parametrize(("wanted", "form"), [("none", "bfloat16"), ("int8", "8-bit floats")])
 def test_a_real_model_from_load_to_text_as_on_a_gpu(

@@ -77,6 +77,7 @@ def test_the_8_bit_form_of_real_weights_says_nearly_the_same(
     assert same >= 0.93
 
 
+@pytest.mark.full
 @pytest.mark.weights
 def test_real_weights_write_what_transformers_writes(real: Path, measures: shape.Shape) -> None:
     """Greedily in float32, 40 tokens, also beyond the window of 512; side by side in a batch."""

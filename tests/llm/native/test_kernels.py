@@ -34,5 +34,6 @@ def test_kernels_agree_with_plain_pytorch(tmp_path: Path) -> None:
     assert "all kernels agree" in run("kernel_checks", tmp_path, TRITON_INTERPRET="1")
 
 
+@pytest.mark.full
 def test_kernels_build_for_an_h100(tmp_path: Path) -> None:
     assert "of 7 kernels" in run("kernel_builds", tmp_path)
