@@ -23,7 +23,6 @@ from chat_app.errors import Invalid
 from chat_app.flows import revenue_figures
 from chat_app.money import format_credits
 from chat_app.revenue.months import roll_forward
-from chat_app.revenue.receivables import bucket
 
 Kind = Literal["usage", "financial", "revenue", "tax", "receivables", "reconciliation"]
 Format = Literal["json", "csv", "pdf"]
@@ -232,6 +231,8 @@ def _tax(db: Database, since: date, until: date) -> Iterator[Row]:
 
 
 def _receivables(db: Database, _since: date, until: date) -> Iterator[Row]:
+    from chat_app.revenue.receivables import bucket
+
     end = datetime.combine(until + timedelta(days=1), datetime.min.time(), UTC)
     for row in revenue_figures.open_invoices(db, before=to_micros(end)):
         late = (until - date.fromisoformat(row.due_on)).days

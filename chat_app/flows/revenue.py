@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 from sqlmodel import Session, col, select
@@ -23,8 +23,10 @@ from chat_app.credits.takings import Billed, Disputed, Made, PaidBack, Sale, Use
 from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.revenue import deferred, journals
 from chat_app.revenue.journals import Journal, Line
-from chat_app.revenue.recognition import Proration
 from chat_app.revenue.tables import BookMarkRow, BookPeriodRow, LotRevenueRow
+
+if TYPE_CHECKING:
+    from chat_app.revenue.recognition import Proration
 
 CREDITS, PLANS = "deferred:credits", "deferred:plans"
 # A day is written when it has been over for so long: then no transaction of it is open.
@@ -67,7 +69,7 @@ class Rules:
     """How revenue is recognised here. `expected_bp`: breakage in hundredths of a percent."""
 
     expected_bp: int = 0
-    proration: Proration = "day"
+    proration: "Proration" = "day"
     plans_over_time: bool = True
 
 

@@ -7,14 +7,14 @@ period is earned over its time, whatever is used of it. Knows no journal.
 """
 
 from fractions import Fraction
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from chat_app.errors import Invalid
-from chat_app.revenue import recognition
-from chat_app.revenue.recognition import Proration
 from chat_app.revenue.rounding import half_up
 from chat_app.revenue.tables import LotRevenueRow
+
+if TYPE_CHECKING:
+    from chat_app.revenue.recognition import Proration
 
 FULL_BP = 10_000
 
@@ -79,15 +79,22 @@ def hand(lot: LotRevenueRow, micro: int, gross: int) -> tuple[int, int]:
     return deferred, back
 
 
-def serve(lot: LotRevenueRow, *, before: int, proration: Proration) -> int:
+def serve(lot: LotRevenueRow, *, before: int, proration: "Proration") -> int:
     """What a plan's period earns more before `before` (µs); below zero after a refund."""
-    assert lot.starts_at is not None
-    assert lot.ends_at is not None
+    # Only where there are plans is pandas loaded.
+    import pandas as pd
+
+    from chat_app.revenue import recognition
+
+    def moment(micros: int | None) -> pd.Timestamp:
+        assert micros is not None
+        return pd.Timestamp(micros, unit="us", tz="UTC")
+
     served = recognition.served(
         lot.net_minor,
-        start=_moment(lot.starts_at),
-        stop=_moment(lot.ends_at),
-        end=_moment(before),
+        start=moment(lot.starts_at),
+        stop=moment(lot.ends_at),
+        end=moment(before),
         proration=proration,
     )
     due = min(served, lot.net_minor - lot.handed) - lot.earned
@@ -135,7 +142,3 @@ def _empty(lot: LotRevenueRow) -> bool:
 def _check(lot: LotRevenueRow) -> None:
     if lot.used + lot.gone + lot.expired > lot.granted:
         raise BookedTwice(lot=lot.lot_id)
-
-
-def _moment(micros: int) -> pd.Timestamp:
-    return pd.Timestamp(micros, unit="us", tz="UTC")
