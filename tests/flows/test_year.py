@@ -14,7 +14,7 @@ from tests.year import beancount_errors, proofs, simulate
 def test_a_year_of_some_people_is_right(sqlite_database: Database, tmp_path: Path) -> None:
     """Seals and anchors, the ledger's rules, the reconciliation, and Beancount."""
     database = sqlite_database
-    year = simulate(database, tmp_path, users=effort(20, 8), seed=7)
+    year = simulate(database, tmp_path, users=effort(20, 12), seed=7)
     assert proofs(database, tmp_path) == ([], [])
     path = tmp_path / "year.beancount"
     assert beancount.write(database, path) > 500

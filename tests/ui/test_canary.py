@@ -177,7 +177,7 @@ def test_the_page_and_the_jobs_carry_an_id_too(
     monkeypatch.setattr("chat_app.chat.conversations.list_for", broken)
     joined = person.join(site.number("start_new"), [None]).headers["x-request-id"]
     assert joined
-    end, _ = person.call(history_number(site), ["", "", "0"])
+    end, _ = person.call(history_number(site), ["", "", "", "0", ""])
     reference = end["output"]["error"].rsplit(" ", 1)[1].rstrip(".")
     (line,) = [line for line in lines(file) if line.get("request_id") == reference
                and "exception" in line]  # fmt: skip

@@ -256,9 +256,9 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
     [
         ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud"}),
         ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                     "Fraud", "Audit & books"}),
+                     "Revenue", "Fraud", "Audit & books"}),
         ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                   "Messages", "Fraud", "Audit & books"}),
+                   "Revenue", "Messages", "Fraud", "Audit & books"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:
@@ -340,8 +340,9 @@ def test_another_users_conversation_is_not_found(site: Site) -> None:
     assert "does not exist" in end["output"]["error"]
     assert "secret plans" not in str(seen)
     pressed = {"act": "delete", "id": row["id"]}
-    end, _ = eve.call(site.number("act"), ["", "", "0"], pressed)
+    end, _ = eve.call(site.number("act"), ["", "", "", "0", "", None], pressed)
     assert not end["success"]
+    assert "does not exist" in end["output"]["error"]
     assert alice.client.get("/api/chat/conversations").json()["items"][0]["title"]
 
 

@@ -141,7 +141,7 @@ def test_the_page_is_packed_for_those_who_unpack_it(site: Site) -> None:
     packed = client.get("/", headers={"Accept-Encoding": "gzip"})
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
-    assert packed.headers["vary"] == "accept-encoding"
+    assert "accept-encoding" in packed.headers["vary"]
     assert packed.text == plain.text
     assert packed.headers["content-security-policy"] == plain.headers["content-security-policy"]
     assert int(packed.headers["content-length"]) < len(plain.content) / 3

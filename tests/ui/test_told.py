@@ -38,7 +38,7 @@ def test_a_bug_gets_a_reference_number(
 
     monkeypatch.setattr("chat_app.chat.conversations.list_for", broken)
     with caplog.at_level(logging.ERROR):
-        end, _ = site.person().call(history_number(site), ["", "", "0"])
+        end, _ = site.person().call(history_number(site), ["", "", "", "0", ""])
     shown = end["output"]["error"]
     assert "hunter2" not in str(end)
     reference = shown.rsplit(" ", 1)[1].rstrip(".")
