@@ -33,7 +33,7 @@ class Robot:
     def open(self) -> Any:
         """Another tab of the same browser."""
         page = self.context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("request", self._saw)
         page.on("requestfailed", self._stopped)
         page.on("console", self._heard)
