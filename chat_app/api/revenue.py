@@ -4,7 +4,7 @@ import math
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field, StrictInt
 
 from chat_app.accounts.sessions import SignedIn
@@ -351,10 +351,8 @@ def journal(
     return Page(items=[JournalOut.of(entry) for entry in found[:limit]], next_cursor=following)
 
 
-@router.get("/trace/{id}", responses=errors_in(401, 403, 404, 422))
-def trace(
-    app: deps.App, who: Reading, id: Annotated[deps.PublicId, Path(description="The order's id.")]
-) -> TraceOut:
+@router.get("/trace/{id}", responses=errors_in(401, 403, 404))
+def trace(app: deps.App, who: Reading, id: deps.Id) -> TraceOut:
     """All that was posted for an order, and where its money is now."""
     found = revenue.trace(app, payment_id=id)
     return TraceOut(
@@ -366,11 +364,9 @@ def trace(
     )
 
 
-@router.post("/periods/{id}/close", responses=errors_in(401, 403, 409, 422, 503))
-def close(
-    app: deps.App, who: Writing, id: Annotated[str, Path(pattern=r"^\d{4}-\d{2}$")]
-) -> ClosedOut:
-    """Close a complete month for good. Closing it again changes nothing."""
+@router.post("/periods/{id}/close", responses=errors_in(401, 403, 404, 409, 503))
+def close(app: deps.App, who: Writing, id: deps.Id) -> ClosedOut:
+    """Close a complete month such as `2026-03` for good. Closing it again changes nothing."""
     row = revenue.close(app, period=id, actor=f"user:{deps.user_id(who)}")
     return ClosedOut(
         period=row.id, digest=row.digest, closed_at=rfc3339(row.closed_at), closed_by=row.closed_by

@@ -20,7 +20,7 @@ from chat_app.clock import from_micros, to_micros
 from chat_app.credits import takings
 from chat_app.credits.operations import IdempotencyConflict
 from chat_app.credits.takings import Billed, Disputed, Made, PaidBack, Sale, Use
-from chat_app.errors import Conflict, Invalid, NotFound
+from chat_app.errors import Conflict, NotFound
 from chat_app.revenue import deferred, journals
 from chat_app.revenue.journals import Journal, Line
 from chat_app.revenue.tables import BookMarkRow, BookPeriodRow, LotRevenueRow
@@ -50,10 +50,10 @@ class NotWritten(Conflict):
     message = "This month is not complete yet. Close it after its last day, the oldest month first."
 
 
-class BadPeriod(Invalid):
+class UnknownPeriod(NotFound):
     """A month is written as 2026-03."""
 
-    code = "invalid_period"
+    code = "unknown_period"
     message = "This is not a month. Write it like 2026-03."
 
 
@@ -192,11 +192,11 @@ def write_day(
 
 
 def close(app: App, *, period: str, actor: str) -> BookPeriodRow:
-    """Close a month for good; raises BadPeriod and NotWritten. Closing it again changes nothing."""
+    """Close a month for good; raises UnknownPeriod and NotWritten. Closing it again changes nothing."""
     try:
-        first = date.fromisoformat(f"{period}-01")
+        first = datetime.strptime(period, "%Y-%m").replace(tzinfo=UTC).date()
     except ValueError as error:
-        raise BadPeriod from error
+        raise UnknownPeriod from error
     last = (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
     now = app.clock.micros()
 

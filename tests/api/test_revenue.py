@@ -77,7 +77,7 @@ def test_costs_and_closing(server: Server, root: Person) -> None:
     other = book(amount_minor=1)
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
     assert book(day="2020-02-31").status_code == 422
-    for period, code in (("2020-13", "invalid_period"), ("2999-01", "period_not_complete")):
+    for period, code in (("2020-13", "unknown_period"), ("2999-01", "period_not_complete")):
         refused = root.client.post(f"/api/admin/revenue/periods/{period}/close")
         assert refused.json()["error"]["code"] == code
     write(server)

@@ -99,10 +99,11 @@ class Talk:
             end = self.rows[end].parent_id
         return found
 
-    def told(self, end: str | None) -> list[str]:
+    def told(self, end: str | None, *, alone: bool = False) -> list[str]:
         """What a model reads: answered questions with all parts of their answers as one.
 
-        Where the path has no answer to a question, the newest one beside it counts.
+        Where the path has no answer to a question, the newest one beside it counts; `alone`
+        there is nothing beside it.
         """
         turns: list[tuple[str, str]] = []
         for id in self.path(end):
@@ -117,7 +118,7 @@ class Talk:
                 for row in self.rows.values()
                 if row.parent_id == id and row.role == "assistant" and row.content.strip()
             ]
-            said = answer if answer.strip() else "".join(beside[-1:])
+            said = answer if answer.strip() or alone else "".join(beside[-1:])
             found += [self.rows[id].content, said] if said else []
         return found
 
@@ -197,7 +198,7 @@ def fork(talk: Talk, end: str) -> None:
     assert [row.content for row in rows] == [talk.rows[id].content for id in talk.path(end)]
     assert not {row.id for row in rows} & set(talk.rows)
     read = conversations.history(talk.session, conversation_id=made.id, leaf_id=made.leaf_id)
-    assert [row.content for row in read] == talk.told(end)
+    assert [row.content for row in read] == talk.told(end, alone=True)
 
 
 def check(talk: Talk) -> None:
