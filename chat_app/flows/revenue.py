@@ -192,9 +192,9 @@ def write_day(
 
 
 def close(app: App, *, period: str, actor: str) -> BookPeriodRow:
-    """Close a month for good; raises UnknownPeriod and NotWritten. Closing it again changes nothing."""
+    """Close a month for good, once; raises UnknownPeriod and NotWritten."""
     try:
-        first = datetime.strptime(period, "%Y-%m").replace(tzinfo=UTC).date()
+        first = date.fromisoformat(f"{period}-01")
     except ValueError as error:
         raise UnknownPeriod from error
     last = (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
