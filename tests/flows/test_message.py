@@ -204,7 +204,7 @@ def test_the_same_key_is_one_reply_and_one_charge(tmp_path: Path) -> None:
 
 def test_a_second_tab_cannot_answer_the_same_conversation_twice(tmp_path: Path) -> None:
     async def story() -> None:
-        async with running_app(tmp_path, script={"tokens_per_second": 20}) as app:
+        async with running_app(tmp_path, script={"first_token_ms": 2000}) as app:
             alice = await person(app)
             first = await ask(app, alice)
             with pytest.raises(placing.StillAnswering):
@@ -453,7 +453,7 @@ def test_an_unbounded_request_is_clamped_and_holds_no_more(tmp_path: Path) -> No
 
     async def story() -> None:
         async with running_app(
-            tmp_path, llm={"max_output_tokens": 100}, script={"first_token_ms": 300}
+            tmp_path, llm={"max_output_tokens": 100}, script={"first_token_ms": 2000}
         ) as app:
             alice = await person(app)
             app.db.write(
