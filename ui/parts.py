@@ -39,10 +39,13 @@ def amount(micro: int) -> str:
 def pill(balance: Balance) -> str:
     """The available credits in the header."""
     low = " low" if balance.available < 20 * MICRO else ""
-    held = f", {show_credits(balance.held)} held" if balance.held else ""
+    held = show_credits(balance.held) if balance.held else ""
+    said = f", {held} held" if held else ""
     return (
-        f'<span class="pill{low}" title="{show_credits(balance.total)} in total{held}">'
-        f"<b>{show_credits(balance.available)}</b> <span>credits</span></span>"
+        f'<span class="pill{low}" title="{show_credits(balance.total)} in total{said}">'
+        f"<b>{show_credits(balance.available)}</b> <span>credits</span>"
+        + (f'<i data-held="{held}">{held} held</i>' if held else "")
+        + "</span>"
     )
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 from chat_app.chat.conversations import MessageRow
 from chat_app.chat.live import Piece, Status
+from chat_app.clock import MICROS_PER_SECOND
 from chat_app.flows.reply import ReplyView
 from chat_app.money import show_credits
+from ui import marks
 from ui.parts import amount, esc
 
 Message = dict[str, Any]
@@ -98,13 +100,25 @@ async def together(
 
 
 def text_message(role: str, text: str, foot: str = "", head: str = "") -> Message:
-    """A message for the Chatbot; `head` and `foot` are our own HTML above and below the text."""
+    """A message for the Chatbot; `head` and `foot` are our own HTML above and below the text.
+
+    The text stays as it is but for the marks around its formulas.
+    """
     content: list[dict[str, Any]] = [_html(head)] if head else []
     if text or not head:
-        content.append({"type": "text", "text": text})
+        content.append(_text(marks.marked(text)))
     if foot:
         content.append(_html(foot))
     return {"role": role, "content": content, "metadata": None, "options": None}
+
+
+def writing(text: str) -> Message:
+    """An answer so far. Its formulas are set when it has ended."""
+    return {"role": "assistant", "content": [_text(text)], "metadata": None, "options": None}
+
+
+def _text(value: str) -> dict[str, Any]:
+    return {"type": "text", "text": value}
 
 
 def _html(value: str) -> dict[str, Any]:
@@ -149,7 +163,7 @@ def _shown(group: Sequence[MessageRow], balance: int | None, *, last: bool) -> M
 
 @dataclass(frozen=True)
 class Column:
-    """One of the answers side by side; `head` and `foot` are our own HTML."""
+    """One of the answers side by side; `head` and `foot` are our own HTML, `text` has its marks."""
 
     head: str
     text: str
@@ -162,7 +176,7 @@ def columns(items: Sequence[Column]) -> Message:
     for item in items:
         content += [
             _html(f'<div class="beside">{item.head}</div>'),
-            {"type": "text", "text": item.text},
+            _text(item.text),
             _html(item.foot or '<div class="foot"></div>'),
         ]
     return {"role": "assistant", "content": content, "metadata": None, "options": None}
@@ -174,7 +188,14 @@ def _column(row: MessageRow) -> Column:
         "Go on with this answer</button>"
     )
     foot = foot_of(row, None, last=False, turns=False)
-    return Column(f"<b>{esc(row.model)}</b>{pick}", row.content or _silence(row), foot)
+    text = marks.marked(row.content or _silence(row))
+    return Column(f"<b>{esc(row.model)}</b>{pick}", text, foot)
+
+
+def column_of(view: ReplyView) -> Column:
+    """A finished answer, while one beside it is still being written."""
+    text = marks.marked(view.content or failed(view.error_message))
+    return Column(f"<b>{esc(view.model)}</b>", text, _foot_of_end(view))
 
 
 def _silence(row: MessageRow) -> str:
@@ -207,8 +228,20 @@ def foot_of(
         balance,
         cached=row.cached,
         receipt=row.receipt_id,
+        message=row.id,
+        vote=row.feedback.vote if row.feedback else "",
+        took=_took(row.tokens, row.created_at, row.ended_at),
         deeds=deeds,
     )
+
+
+def _took(tokens: int, began: int, ended: int | None) -> str:
+    """`60 tokens · 3.1 s`, with what is known; the time counts waiting too."""
+    if not tokens or ended is None:
+        return ""
+    seconds = max(0, ended - began) / MICROS_PER_SECOND
+    shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:,.0f}"
+    return f"{tokens:,} {'token' if tokens == 1 else 'tokens'} · {shown} s"
 
 
 def switcher(row: MessageRow) -> str:
@@ -267,9 +300,15 @@ def foot(
     *,
     cached: bool = False,
     receipt: str | None = None,
+    message: str = "",
+    vote: str = "",
+    took: str = "",
     deeds: str = "",
 ) -> str:
-    """What an answer cost, which model wrote it, and why it ended if that needs saying."""
+    """What an answer cost, which model wrote it, and why it ended if that needs saying.
+
+    `deeds` are buttons; the page's script adds what else can be done with the `message`.
+    """
     parts = [f"<b>{amount(charged)}</b>" if charged else "<b>no charge</b>", esc(model)]
     if cached:
         parts.append(f'<span title="{_CACHED}">cached</span>')
@@ -277,13 +316,16 @@ def foot(
         parts.append(_REASONS[reason])
     if trouble:
         parts.append(f'<span class="bad">{esc(trouble)}</span>')
+    if took:
+        parts.append(took)
     if balance is not None:
         parts.append(f"balance {show_credits(balance)}")
     if receipt and charged:
         path = f"/api/billing/receipts/{esc(receipt)}"
-        parts.append(f'<a href="{path}" download title="Signed, for your records">receipt</a>')
-    copy = ' <button type="button" data-copy aria-label="Copy this answer">Copy</button>'
-    return '<div class="foot">' + " · ".join(parts) + copy + deeds + "</div>"
+        parts.append(f'<a href="{path}" download data-receipt>receipt</a>')
+    known = f' data-m="{esc(message)}"' + (f' data-v="{esc(vote)}"' if vote else "")
+    acts = f'<span class="deeds">{deeds}</span>' if deeds else ""
+    return f'<div class="foot"{known}>{" · ".join(parts)}{acts}</div>'
 
 
 def failed(trouble: str | None) -> str:
@@ -297,13 +339,19 @@ def ended(view: ReplyView) -> Message:
         "assistant",
         view.content or failed(view.error_message),
         unread(view.dropped_messages)
-        + foot(
-            view.charged,
-            view.model,
-            view.finish_reason,
-            view.error_message,
-            view.balance.available if view.org_id is None else None,
-            cached=view.cached,
-            receipt=view.receipt_id,
-        ),
+        + _foot_of_end(view, view.balance.available if view.org_id is None else None),
+    )
+
+
+def _foot_of_end(view: ReplyView, balance: int | None = None) -> str:
+    return foot(
+        view.charged,
+        view.model,
+        view.finish_reason,
+        view.error_message,
+        balance,
+        cached=view.cached,
+        receipt=view.receipt_id,
+        message=view.message_id,
+        took=_took(view.completion_tokens, view.created_at, view.ended_at),
     )

@@ -85,13 +85,15 @@ def build() -> Any:
 
 def css() -> str:
     """The stylesheet."""
-    sheets = ("app.css", "plots.css", "side.css")
+    sheets = ("app.css", "plots.css", "side.css", "composer.css")
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
 
 
 def script() -> str:
     """The page's own script; it talks to nobody but this server."""
-    scripts = ("turns.js", "app.js", "account.js", "side.js", "draft.js")
+    scripts = (
+        "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js", "composer.js",
+    )  # fmt: skip
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
 
 

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Response
 from pydantic import Field, StrictBool
 
 from chat_app.api import chat, deps, images, payer
-from chat_app.api.chat import MaxTokens, ModelId, Place, Temporary
+from chat_app.api.chat import ModelId, Place, Temporary
+from chat_app.api.composer import MaxTokens, Seed, System, Temperature, TopP
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
 from chat_app.api.images import ImageIn
 from chat_app.api.payer import Payer, PayerHeader
@@ -50,7 +51,10 @@ class Compare(Body):
     conversation_id: PublicId | None = None
     parent_id: Place | None = None
     max_tokens: MaxTokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    system: System | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
     images: Annotated[
         list[ImageIn],
         Field(max_length=16, default_factory=list, description="Where both models see images."),
@@ -60,17 +64,6 @@ class Compare(Body):
         Credits | None, Field(ge=0, description="The most that both together may cost.")
     ] = None
     temporary: Temporary = False
-
-
-class OneMessageOut(Shown):
-    """A message and where it belongs. It follows `parent_id`, null at the beginning."""
-
-    id: str
-    conversation_id: str
-    parent_id: str | None
-    role: str
-    content: str
-    model: str
 
 
 class StartedOut(Shown):
@@ -101,21 +94,6 @@ class ComparisonOut(Shown):
                 )
                 for one, model in zip(started, models, strict=True)
             ],
-        )
-
-
-@router.get("/messages/{id}", responses=errors_in(401, 404))
-def show_message(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> OneMessageOut:
-    """A message with its text as it was written, and where it belongs."""
-    with app.db.read() as session:
-        found = conversations.message(session, user_id=deps.user_id(who), message_id=id)
-        return OneMessageOut(
-            id=found.id,
-            conversation_id=found.conversation_id,
-            parent_id=found.parent_id,
-            role=found.role,
-            content=found.content,
-            model=found.model,
         )
 
 
@@ -237,6 +215,9 @@ async def compare(
         conversation_id=body.conversation_id,
         max_tokens=body.max_tokens,
         temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        system=body.system,
         idempotency_key=key,
         spend_limit=body.spend_limit,
         images=images.files(body.images),

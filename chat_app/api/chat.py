@@ -11,6 +11,7 @@ from sqlmodel import Session
 
 from chat_app.accounts import keys
 from chat_app.api import deps, etags, images, payer, sse
+from chat_app.api.composer import MaxTokens, Seed, SettingsIn, System, Temperature, TopP
 from chat_app.api.deps import Body, Credits, PublicId, Text, errors_in
 from chat_app.api.images import ImageIn
 from chat_app.api.payer import Payer, PayerHeader
@@ -38,7 +39,6 @@ router = APIRouter(prefix="/chat", tags=["chat"])
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 MAX_AFTER = 2**31 - 1
 ModelId = Annotated[str, Field(max_length=128), deps.Clean]
-MaxTokens = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 
 
 class InProgress(Conflict):
@@ -70,6 +70,7 @@ class Question(Body):
     conversation_id: PublicId | None = None
     parent_id: Place | None = None
     max_tokens: MaxTokens | None = None
+    system: System | None = None
     payer: Payer | None = None
 
 
@@ -82,7 +83,9 @@ class Message(Question):
         list[ImageIn],
         Field(max_length=16, default_factory=list, description="For models with `sees_images`."),
     ]
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
     stream: StrictBool = False
     spend_limit: Annotated[Credits, Field(ge=0)] | None = None
     temporary: Temporary = False
@@ -98,7 +101,7 @@ class Retry(Body):
 
 
 class ConversationPatch(Body):
-    """What is given is changed, the rest stays."""
+    """What is given is changed, the rest stays. `settings` are set as a whole."""
 
     title: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     pinned: StrictBool | None = None
@@ -106,6 +109,7 @@ class ConversationPatch(Body):
     folder_id: Annotated[
         PublicId | None, Field(description="The folder it goes into; null: out of any.")
     ] = None
+    settings: SettingsIn | None = None
 
 
 @router.get(
@@ -138,6 +142,7 @@ async def quote(
             model=body.model,
             conversation_id=body.conversation_id,
             max_tokens=body.max_tokens,
+            system=body.system,
             images=body.images,
             org_id=payer.chosen(body.payer, header),
             api_key=who.key,
@@ -166,6 +171,10 @@ async def send(
     With `parent_id` the message is a branch: to edit a question, send the new text with the
     parent of the old one. The old branch stays, and the active path leads to the new one.
 
+    `temperature`, `top_p`, `seed`, `max_tokens` and `system`, a system prompt of your own that is
+    priced like all of the prompt, hold for this answer; a conversation that the message begins
+    keeps them. What is left out is as the conversation's settings say, or the model's own.
+
     Events: `start {reply_id, conversation_id, message_id, maximum}`, perhaps
     `queued {position, expected_seconds}` while others come first, then
     `delta {text, index}`, then `done` with the whole answer, or `error {error}`. Leaving the
@@ -179,6 +188,9 @@ async def send(
         conversation_id=body.conversation_id,
         max_tokens=body.max_tokens,
         temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        system=body.system,
         idempotency_key=key,
         spend_limit=body.spend_limit,
         images=images.files(body.images),
@@ -332,13 +344,17 @@ def show_conversation(
 async def change_conversation(
     app: deps.App, who: deps.CurrentUser, id: deps.Id, body: ConversationPatch
 ) -> ConversationOut:
-    """Give a conversation another title, pin it, put it away, or move it to a folder."""
+    """Give a conversation another title or place in the list, or settings for its next answers."""
     owner, now = deps.user_id(who), app.clock.micros()
     moved = "folder_id" in body.model_fields_set
 
     def story(session: Session) -> Conversation:
         if body.title is not None:
             conversations.rename(session, user_id=owner, conversation_id=id, title=body.title)
+        if body.settings is not None:
+            conversations.set_parameters(
+                session, user_id=owner, conversation_id=id, settings=body.settings.parameters()
+            )
         return folders.arrange(
             session,
             user_id=owner,

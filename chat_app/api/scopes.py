@@ -44,6 +44,12 @@ _ROUTES = {
         DELETE /api/chat/folders/{id}
         GET /api/chat/shares
         DELETE /api/chat/conversations/{id}/share
+        GET /api/chat/rule
+        GET /api/chat/presets
+        POST /api/chat/presets
+        DELETE /api/chat/presets/{id}
+        PUT /api/chat/messages/{id}/feedback
+        DELETE /api/chat/messages/{id}/feedback
     """,
     "billing:read": """
         GET /api/billing/balance

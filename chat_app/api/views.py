@@ -9,7 +9,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from chat_app.accounts.tables import SignInSession, User
+from chat_app.chat import parameters
 from chat_app.chat.conversations import ConversationRow, MessageRow
+from chat_app.chat.feedback import Feedback
+from chat_app.chat.parameters import Parameters
 from chat_app.chat.search import Hit
 from chat_app.chat.tables import Conversation
 from chat_app.clock import rfc3339
@@ -329,6 +332,44 @@ class ImageOut(Shown):
     height: int
 
 
+class SettingsOut(Shown):
+    """How answers are written; null is the model's own."""
+
+    system: str | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    max_tokens: int | None
+
+    @classmethod
+    def of(cls, settings: Parameters) -> "SettingsOut":
+        return cls(
+            system=settings.system,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            max_tokens=settings.max_tokens,
+        )
+
+
+class FeedbackOut(Shown):
+    """What the caller thought of an answer."""
+
+    message_id: str
+    vote: str
+    reasons: list[str]
+    note: str
+
+    @classmethod
+    def of(cls, given: Feedback) -> "FeedbackOut":
+        return cls(
+            message_id=given.message_id,
+            vote=given.vote,
+            reasons=list(given.reasons),
+            note=given.note,
+        )
+
+
 class MessageOut(Shown):
     """A message. `charged` is null for questions.
 
@@ -354,6 +395,7 @@ class MessageOut(Shown):
     dropped_messages: int
     cached: bool
     images: list[ImageOut]
+    feedback: FeedbackOut | None
 
     @classmethod
     def of(cls, row: MessageRow) -> "MessageOut":
@@ -380,7 +422,18 @@ class MessageOut(Shown):
                 )
                 for image in row.images
             ],
+            feedback=None if row.feedback is None else FeedbackOut.of(row.feedback),
         )
+
+
+class OneMessageOut(MessageOut):
+    """A message, and the conversation where it belongs."""
+
+    conversation_id: str
+
+    @classmethod
+    def alone(cls, row: MessageRow, conversation_id: str) -> "OneMessageOut":
+        return cls(**MessageOut.of(row).model_dump(), conversation_id=conversation_id)
 
 
 class OpenConversationOut(ConversationOut):
@@ -392,6 +445,7 @@ class OpenConversationOut(ConversationOut):
     leaf_id: str | None
     messages: list[MessageOut]
     running: list[str]
+    settings: SettingsOut
 
     @classmethod
     def opened(
@@ -400,7 +454,13 @@ class OpenConversationOut(ConversationOut):
         shown = [MessageOut.of(message) for message in messages]
         line = ConversationOut.of(row).model_dump() | {"message_count": len(shown)}
         leaf = row.leaf_id or (shown[-1].id if shown else None)
-        return cls(**line, leaf_id=leaf, messages=shown, running=list(running))
+        return cls(
+            **line,
+            leaf_id=leaf,
+            messages=shown,
+            running=list(running),
+            settings=SettingsOut.of(parameters.load(row.settings)),
+        )
 
 
 class HitOut(Shown):

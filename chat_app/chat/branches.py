@@ -52,7 +52,7 @@ def pick(session: Session, *, user_id: int, conversation_id: str, message_id: st
 def fork(
     session: Session, *, user_id: int, conversation_id: str, message_id: str, now: int
 ) -> Conversation:
-    """A new conversation with copies of the messages up to this one; `now` in µs.
+    """A new conversation with copies of the messages up to this one, and its settings; `now` in µs.
 
     Raises ConversationNotFound, MessageNotFound and NotAnsweredYet.
     """
@@ -75,6 +75,7 @@ def fork(
         title=title[:TITLE_LENGTH],
         renamed=True,
         model=source.model,
+        settings=source.settings,
         created_at=now,
         updated_at=now,
     )

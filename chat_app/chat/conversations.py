@@ -5,15 +5,18 @@ Every query names the owner; what belongs to another user is not found.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.orm import Mapped
 from sqlmodel import Session, col, select, update
 
-from chat_app.chat import images
+from chat_app.chat import feedback, images, owned, parameters
 from chat_app.chat import search as finder
+from chat_app.chat.answer_tables import MessageFeedback
+from chat_app.chat.feedback import Feedback
+from chat_app.chat.parameters import Parameters
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 from chat_app.chat.tree import Tree
 from chat_app.errors import Invalid, NotFound
@@ -28,6 +31,8 @@ ROOT = "root"
 NO_FOLDER = "none"
 Hit = finder.Hit
 search = finder.find
+MessageNotFound = owned.MessageNotFound
+message = owned.message
 
 
 class ConversationNotFound(NotFound):
@@ -35,13 +40,6 @@ class ConversationNotFound(NotFound):
 
     code = "conversation_not_found"
     message = "This conversation does not exist any more. Open another one or start a new chat."
-
-
-class MessageNotFound(NotFound):
-    """No such message of this user, or of this conversation."""
-
-    code = "message_not_found"
-    message = "This message does not exist any more. Open the conversation again."
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,9 @@ class MessageRow:
     siblings: tuple[str, ...] = ()
     sibling_index: int = 0
     beside: tuple["MessageRow", ...] = ()
+    tokens: int = 0
+    ended_at: int | None = None
+    feedback: Feedback | None = None
 
 
 def title_of(text: str) -> str:
@@ -158,11 +159,13 @@ def wipe(session: Session, *, conversation_ids: Sequence[str]) -> None:
     session.execute(
         update(Message).where(col(Message.conversation_id).in_(conversation_ids)).values(content="")
     )
+    _forget_notes(session, conversation_ids)
     session.execute(
         update(Conversation)
         .where(col(Conversation.id).in_(conversation_ids))
         .values(
             title="",
+            settings="",
             deleted_at=func.coalesce(
                 col(Conversation.deleted_at), col(Conversation.temporary_until)
             ),
@@ -259,40 +262,51 @@ def messages(
     tree = Tree([message for message, _ in rows])
     replies = {message.id: reply for message, reply in rows}
     shown = tree.walk() if whole else tree.path(conversation.leaf_id)
-    pictures = images.of(session, [message.id for message in shown if message.role == "user"])
-
-    def row(message: Message) -> MessageRow:
-        siblings = tuple(each.id for each in tree.siblings(message.id))
-        return replace(
-            _row(message, replies[message.id]),
-            images=tuple(pictures.get(message.id, ())),
-            parent_id=tree.parent(message.id),
-            siblings=siblings,
-            sibling_index=siblings.index(message.id),
-        )
-
-    found = [row(message) for message in shown]
-    if found and found[-1].pair_id and not whole:
-        pair = [row(each) for each in tree.siblings(found[-1].id)]
-        beside = tuple(each for each in pair if each.pair_id == found[-1].pair_id)
+    last = replies[shown[-1].id] if shown and not whole else None
+    pair = [] if last is None or last.pair_id is None else tree.siblings(last.message_id)
+    rowed = _rows(session, user_id=user_id, tree=tree, replies=replies, of=[*shown, *pair])
+    found = [rowed[message.id] for message in shown]
+    if last is not None and pair:
+        both = (rowed[each.id] for each in pair)
+        beside = tuple(each for each in both if each.pair_id == last.pair_id)
         found[-1] = replace(found[-1], beside=beside)
     return found
 
 
-def message(session: Session, *, user_id: int, message_id: str) -> Message:
-    """The user's message, or MessageNotFound. One of a deleted conversation is gone."""
-    found = session.exec(
-        select(Message)
-        .join(Conversation, col(Conversation.id) == Message.conversation_id)
-        .where(
-            Message.id == message_id,
-            Conversation.user_id == user_id,
-            col(Conversation.deleted_at).is_(None),
+def message_row(session: Session, *, user_id: int, message_id: str) -> MessageRow:
+    """One message as it is shown; raises MessageNotFound."""
+    found = message(session, user_id=user_id, message_id=message_id)
+    reply = session.exec(select(Reply).where(Reply.message_id == message_id)).first()
+    tree = _tree(session, found.conversation_id)
+    rowed = _rows(session, user_id=user_id, tree=tree, replies={found.id: reply}, of=[found])
+    return rowed[found.id]
+
+
+def _rows(
+    session: Session,
+    *,
+    user_id: int,
+    tree: Tree[Message],
+    replies: Mapping[str, Reply | None],
+    of: Sequence[Message],
+) -> dict[str, MessageRow]:
+    """Messages of a tree with all that is shown of them, by their ids."""
+    asked = [message.id for message in of if message.role == "user"]
+    pictures = images.of(session, asked)
+    said = [message.id for message in of if message.role == "assistant"]
+    votes = feedback.of(session, user_id=user_id, message_ids=said)
+    rowed = {}
+    for message in of:
+        siblings = tuple(each.id for each in tree.siblings(message.id))
+        rowed[message.id] = replace(
+            _row(message, replies[message.id]),
+            images=tuple(pictures.get(message.id, ())),
+            feedback=votes.get(message.id),
+            parent_id=tree.parent(message.id),
+            siblings=siblings,
+            sibling_index=siblings.index(message.id),
         )
-    ).first()
-    if found is None:
-        raise MessageNotFound
-    return found
+    return rowed
 
 
 def path(session: Session, *, conversation_id: str, end: str | None) -> list[Message]:
@@ -332,15 +346,28 @@ def rename(session: Session, *, user_id: int, conversation_id: str, title: str) 
     return conversation
 
 
+def set_parameters(
+    session: Session, *, user_id: int, conversation_id: str, settings: Parameters
+) -> Conversation:
+    """Have its next answers written so. Raises ConversationNotFound or BadParameters."""
+    text = parameters.checked(settings).dump()
+    conversation = get(session, user_id=user_id, conversation_id=conversation_id)
+    conversation.settings = text
+    session.add(conversation)
+    session.flush()
+    return conversation
+
+
 def delete(session: Session, *, user_id: int, conversation_id: str, now: int) -> None:
     """Wipe the texts and hide the conversation. What was charged stays in the books."""
     conversation = get(session, user_id=user_id, conversation_id=conversation_id)
     conversation.deleted_at = now
-    conversation.title = ""
+    conversation.title = conversation.settings = ""
     session.add(conversation)
     session.execute(
         update(Message).where(col(Message.conversation_id) == conversation_id).values(content="")
     )
+    _forget_notes(session, [conversation_id])
     session.flush()
 
 
@@ -397,6 +424,14 @@ def _joined(said: Sequence[Message], text: str) -> Message:
     )
 
 
+def _forget_notes(session: Session, conversation_ids: Sequence[str]) -> None:
+    """The votes stay as numbers."""
+    inside = select(Message.id).where(col(Message.conversation_id).in_(conversation_ids))
+    session.execute(
+        update(MessageFeedback).where(col(MessageFeedback.message_id).in_(inside)).values(note="")
+    )
+
+
 def _tree(session: Session, conversation_id: str) -> Tree[Message]:
     return Tree(
         session.exec(select(Message).where(Message.conversation_id == conversation_id)).all()
@@ -424,6 +459,8 @@ def _row(message: Message, reply: Reply | None) -> MessageRow:
         cached=reply.cached,
         receipt_id=str(reply.transfer_id) if reply.transfer_id is not None else None,
         pair_id=reply.pair_id,
+        tokens=reply.completion_tokens,
+        ended_at=reply.ended_at,
     )
 
 

@@ -1,5 +1,6 @@
 """A conversation as a file to keep: JSON for programs, Markdown for people."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ def as_json(conversation: Conversation, messages: Sequence[MessageRow]) -> dict[
         "model": conversation.model,
         "created_at": rfc3339(conversation.created_at),
         "leaf_id": conversation.leaf_id,
+        **({"settings": json.loads(conversation.settings)} if conversation.settings else {}),
         "messages": [
             {
                 "id": message.id,

@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlmodel import Session, col, delete, select, update
 
 from chat_app.chat import folders, images, shares
+from chat_app.chat.answer_tables import MessageFeedback, Preset
 from chat_app.chat.tables import Conversation, Message, MessageImage, Reply
 
 
@@ -14,6 +15,10 @@ def forget(session: Session, *, user_id: int, now: int) -> None:
     mine = select(Conversation.id).where(Conversation.user_id == user_id)
     shares.forget(session, user_id=user_id)
     folders.forget(session, user_id=user_id)
+    session.execute(delete(Preset).where(col(Preset.user_id) == user_id))
+    session.execute(
+        update(MessageFeedback).where(col(MessageFeedback.user_id) == user_id).values(note="")
+    )
     session.execute(delete(MessageImage).where(col(MessageImage.user_id) == user_id))
     session.execute(
         update(Message).where(col(Message.conversation_id).in_(mine)).values(content="")
@@ -22,7 +27,9 @@ def forget(session: Session, *, user_id: int, now: int) -> None:
         update(Reply).where(col(Reply.user_id) == user_id).values(pieces="", error_message=None)
     )
     session.execute(
-        update(Conversation).where(col(Conversation.user_id) == user_id).values(title="")
+        update(Conversation)
+        .where(col(Conversation.user_id) == user_id)
+        .values(title="", settings="")
     )
     session.execute(
         update(Conversation)

@@ -12,7 +12,8 @@ from chat_app.db import BigInt
 
 
 class Conversation(SQLModel, table=True):
-    """A conversation of one user. `renamed` when the title is a person's.
+    """A conversation of one user. `renamed` when the title is a person's. `settings`: how its
+    answers are written, see `parameters.py`.
 
     From `deleted_at` on its texts are gone; with any `deleted_at` it is never shown. One that
     is not shown but has a title still keeps its answer: see `conversations.hidden`. Where it
@@ -46,6 +47,9 @@ class Conversation(SQLModel, table=True):
     pinned_at: int | None = Field(default=None, sa_type=BigInt)
     archived_at: int | None = Field(default=None, sa_type=BigInt)
     folder_id: str | None = Field(default=None, max_length=40)
+    settings: str = Field(
+        default="", sa_column=Column(Text, nullable=False, server_default=text("''"))
+    )
 
     @property
     def keeps_texts(self) -> bool:

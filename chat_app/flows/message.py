@@ -17,6 +17,7 @@ from chat_app.chat import conversations
 from chat_app.chat import images as pictures
 from chat_app.chat.images import Picture
 from chat_app.chat.live import Live
+from chat_app.chat.parameters import Parameters
 from chat_app.chat.tables import Message
 from chat_app.credits import ledger, operations, plans, pricing, usage
 from chat_app.errors import Conflict, OutOfCredits
@@ -79,6 +80,7 @@ async def quote(
     model: str,
     conversation_id: str | None = None,
     max_tokens: int | None = None,
+    system: str | None = None,
     images: int = 0,
     org_id: int | None = None,
     api_key: ApiKey | None = None,
@@ -98,7 +100,7 @@ async def quote(
         text=text,
         model=model,
         conversation_id=conversation_id,
-        max_tokens=max_tokens,
+        asked=Parameters(max_tokens=max_tokens, system=system),
         images=(b"",) * images,
         api_key=api_key,
         parent_id=parent_id,
@@ -127,9 +129,9 @@ async def quote_order(app: App, order: Order) -> Quote:
     terms, available, length = await asyncio.to_thread(look)
     prompt_tokens = await count_prompt(app, model, terms.price, terms.told)
     prompt_tokens += images * IMAGE_TOKENS
-    max_tokens = terms.max_tokens(order, prompt_tokens)
+    max_tokens = terms.max_tokens(terms.order, prompt_tokens)
     if length is None:
-        length = order.max_tokens // 4
+        length = terms.order.max_tokens // 4
     return Quote(
         prompt_tokens=prompt_tokens,
         likely=pricing.maximum(
@@ -155,6 +157,9 @@ async def start(
     conversation_id: str | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    system: str | None = None,
     idempotency_key: str | None = None,
     spend_limit: int | None = None,
     images: Sequence[bytes] = (),
@@ -168,7 +173,8 @@ async def start(
     Everything that can refuse does so here, before any stream exists, and costs nothing. The
     same `idempotency_key` with the same request returns the first reply, charged once. With
     `org_id` that organisation pays, within the member's monthly limit. `api_key` is the key that
-    asks: its models and its budgets are the limit too.
+    asks: its models and its budgets are the limit too. Parameters that are left out are those
+    of the conversation; one that begins with this message keeps them. Raises BadParameters.
 
     The message follows `parent_id`, a message of the conversation or `conversations.ROOT`, and
     the active path leads there from now on; without it the message follows the active path. A
@@ -180,8 +186,7 @@ async def start(
         text=text,
         model=model,
         conversation_id=conversation_id,
-        max_tokens=max_tokens,
-        temperature=temperature,
+        asked=Parameters(system, temperature, top_p, seed, max_tokens),
         spend_limit=spend_limit,
         images=tuple(images),
         api_key=api_key,
@@ -224,8 +229,7 @@ async def complete(
         text=turns[-1].text,
         model=model,
         conversation_id=None,
-        max_tokens=max_tokens,
-        temperature=temperature,
+        asked=Parameters(temperature=temperature, max_tokens=max_tokens),
         spend_limit=spend_limit,
         images=tuple(file for turn in turns for file in turn.images),
         api_key=api_key,
@@ -377,7 +381,11 @@ async def _placed(
 
 @dataclass(frozen=True)
 class _Plan:
-    """How an order will be answered: the offer for it, and what the model is given."""
+    """How an order will be answered: the offer for it, and what the model is given.
+
+    The offer has the order as it came, which is what its key stands for; `terms.order` has the
+    parameters of its conversation too.
+    """
 
     offer: Offer
     terms: Terms
@@ -387,7 +395,7 @@ class _Plan:
 async def _plan(app: App, order: Order, shown: Sequence[Picture], now: int) -> _Plan:
     terms = await asyncio.to_thread(read_terms, app, order, shown, now)
     prompt_tokens = await count_prompt(app, order.entry.id, terms.price, terms.told)
-    max_tokens = terms.max_tokens(order, prompt_tokens)
+    max_tokens = terms.max_tokens(terms.order, prompt_tokens)
     maximum = pricing.maximum(
         terms.price, prompt_tokens=prompt_tokens, max_tokens=max_tokens, images=len(order.images)
     )
@@ -396,7 +404,7 @@ async def _plan(app: App, order: Order, shown: Sequence[Picture], now: int) -> _
 
 def _write(app: App, started: Started, plan: _Plan, ticket: Ticket) -> None:
     """Have the reply written; from here on it is a job that the app owns."""
-    order = plan.offer.order
+    order = plan.terms.order
     item: Live[object] = Live(
         started.reply_id, order.user_id, started.conversation_id, key_id=order.key_id
     )

@@ -12,6 +12,7 @@ from sqlmodel import Session
 from chat_app.accounts.key_tables import ApiKey
 from chat_app.app import App
 from chat_app.chat import conversations
+from chat_app.chat.parameters import Parameters
 from chat_app.chat.tables import Message, Reply
 from chat_app.errors import Conflict, Invalid
 from chat_app.flows import reply
@@ -47,6 +48,9 @@ async def compare(
     conversation_id: str | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    system: str | None = None,
     idempotency_key: str | None = None,
     spend_limit: int | None = None,
     images: Sequence[bytes] = (),
@@ -62,6 +66,7 @@ async def compare(
     """
     if len(set(models)) != len(models):
         raise OneModelTwice(param="models")
+    asked = Parameters(system, temperature, top_p, seed, max_tokens)
     orders = [
         replace(
             checked(
@@ -70,8 +75,7 @@ async def compare(
                 text=text,
                 model=model,
                 conversation_id=conversation_id,
-                max_tokens=max_tokens,
-                temperature=temperature,
+                asked=asked,
                 spend_limit=spend_limit,
                 images=tuple(images),
                 api_key=api_key,
@@ -176,7 +180,7 @@ async def _going_on(
         text=GO_ON,
         model=model or found.model,
         conversation_id=found.conversation_id,
-        max_tokens=max_tokens,
+        asked=Parameters(max_tokens=max_tokens),
         spend_limit=spend_limit,
         api_key=api_key,
     )

@@ -8,6 +8,8 @@ from chat_app.accounts import keys
 from chat_app.accounts.key_tables import ApiKey
 from chat_app.app import App
 from chat_app.chat import images as pictures
+from chat_app.chat import parameters
+from chat_app.chat.parameters import Parameters
 from chat_app.credits import operations
 from chat_app.errors import Invalid, TooLarge, Unavailable
 from chat_app.llm import catalogue
@@ -62,6 +64,9 @@ class Order:
 
     The question is a new one that follows the message `parent_id`, or the end of the active path;
     or it is `question_id`, for another answer. `continues_id` is an answer that goes on.
+
+    `asked` are the parameters that came with it; `max_tokens` and those below are what counts,
+    see `with_own`.
     """
 
     user_id: int
@@ -79,6 +84,8 @@ class Order:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    system: str | None = None
+    asked: Parameters = parameters.NONE
     parent_id: str | None = None
     continues_id: str | None = None
     temporary: bool = False
@@ -96,8 +103,7 @@ def checked(
     text: str,
     model: str,
     conversation_id: str | None,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
+    asked: Parameters = parameters.NONE,
     spend_limit: int | None = None,
     images: tuple[bytes, ...] = (),
     api_key: ApiKey | None = None,
@@ -120,20 +126,35 @@ def checked(
         raise ModelCannotSee(model=model)
     if len(images) > app.settings.chat.max_images:
         raise pictures.TooManyImages(limit=app.settings.chat.max_images, images=len(images))
-    ceiling = app.settings.llm.max_output_tokens
-    return Order(
+    order = Order(
         user_id=user_id,
         entry=entry,
         text=text,
         conversation_id=conversation_id,
         question_id=None,
-        max_tokens=max(1, min(max_tokens or ceiling, ceiling)),
-        temperature=temperature,
+        max_tokens=1,
+        temperature=None,
         spend_limit=spend_limit,
         images=images,
         key_id=None if api_key is None else api_key.id,
+        asked=parameters.checked(asked),
         parent_id=parent_id,
         temporary=temporary,
+    )
+    return with_own(app, order, parameters.NONE)
+
+
+def with_own(app: App, order: Order, own: Parameters) -> Order:
+    """The order with its conversation's own parameters where it brought none, and clamped."""
+    told = order.asked.over(own)
+    ceiling = app.settings.llm.max_output_tokens
+    return replace(
+        order,
+        max_tokens=min(told.max_tokens or ceiling, ceiling),
+        temperature=told.temperature,
+        top_p=told.top_p,
+        seed=told.seed,
+        system=told.system,
     )
 
 
@@ -172,6 +193,10 @@ def request_of(order: Order) -> dict[str, Any]:
             "seed": order.seed,
             "stop": list(order.stop),
         }
+    else:
+        more = order.asked.as_json()
+        told_own = {name: more[name] for name in ("system", "top_p", "seed") if name in more}
+        request |= {name: str(value) for name, value in told_own.items()}
     places = {"parent_id": order.parent_id, "continues_id": order.continues_id}
     request |= {name: value for name, value in places.items() if value is not None}
     if order.temporary:

@@ -110,6 +110,7 @@ def _conversation(session: Session, order: Order, *, now: int) -> Conversation:
             title=conversations.TEMPORARY_TITLE if order.temporary else title,
             renamed=order.temporary,  # so that no model reads it for a title
             model=order.entry.id,
+            settings=order.asked.dump(),
             created_at=now,
             updated_at=now,
             temporary_until=until if order.temporary else None,

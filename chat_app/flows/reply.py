@@ -68,6 +68,7 @@ class ReplyView:
     hold_id: int | None = None
     # The organisation that paid; None: the user did.
     org_id: int | None = None
+    ended_at: int | None = None
 
 
 async def follow(
@@ -445,6 +446,7 @@ def _view(session: Session, reply: Reply) -> ReplyView:
         cached=reply.cached,
         hold_id=reply.hold_id,
         org_id=holds.paid_by(session, hold_id=reply.hold_id),
+        ended_at=reply.ended_at,
     )
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from sqlmodel import Session
 
 from chat_app.app import App
-from chat_app.chat import conversations
+from chat_app.chat import conversations, parameters
 from chat_app.chat import images as pictures
 from chat_app.chat.images import Picture
-from chat_app.chat.tables import MessageImage
+from chat_app.chat.tables import Conversation, MessageImage
 from chat_app.credits import guards, pricing
 from chat_app.credits.pricing import Price
 from chat_app.flows import images as image_files
-from chat_app.flows.order import NewChatsAlone, Order
+from chat_app.flows.order import NewChatsAlone, Order, with_own
 from chat_app.llm.engine import (
     IMAGE_TOKENS,
     ChatMessage,
@@ -25,11 +25,15 @@ TOKENS_PER_MESSAGE = 16
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms it is answered: the user's price and guard, and what the model reads."""
+    """On what terms it is answered: the user's price and guard, and what the model reads.
+
+    `order` is the order with the parameters of its conversation.
+    """
 
     price: Price
     per_answer: int | None
     told: list[ChatMessage]
+    order: Order
 
     def max_tokens(self, order: Order, prompt_tokens: int) -> int:
         """The longest answer that the user's guard for one answer pays for, but one token."""
@@ -57,17 +61,30 @@ def agree(
     app: App, session: Session, order: Order, now: int, shown: Sequence[Picture] = ()
 ) -> Terms:
     """The price in force for the user, their guard for one answer, and what the model reads."""
+    found = None
+    if order.conversation_id is not None:
+        found = conversations.get(
+            session, user_id=order.user_id, conversation_id=order.conversation_id
+        )
+        if order.temporary and found.temporary_until is None:
+            raise NewChatsAlone(param="temporary")
+        order = with_own(app, order, parameters.load(found.settings))
     return Terms(
+        order=order,
         price=pricing.for_user(session, order.entry.id, user_id=order.user_id, now=now),
         per_answer=(
             guards.per_answer(session, user_id=order.user_id) if order.org_id is None else None
         ),
-        told=told(app, session, order, shown),
+        told=told(app, session, order, found, shown),
     )
 
 
 def told(
-    app: App, session: Session, order: Order, shown: Sequence[Picture] = ()
+    app: App,
+    session: Session,
+    order: Order,
+    conversation: Conversation | None,
+    shown: Sequence[Picture] = (),
 ) -> list[ChatMessage]:
     """What the model reads: its system prompt, the conversation so far, the question.
 
@@ -76,16 +93,12 @@ def told(
     if order.turns:
         return _told_turns(app, order, shown)
     told = []
-    if order.entry.system_prompt:
-        told.append(ChatMessage("system", order.entry.system_prompt))
-    if order.conversation_id is not None:
-        found = conversations.get(
-            session, user_id=order.user_id, conversation_id=order.conversation_id
-        )
-        if order.temporary and found.temporary_until is None:
-            raise NewChatsAlone(param="temporary")
+    system = order.system or order.entry.system_prompt
+    if system:
+        told.append(ChatMessage("system", system))
+    if conversation is not None:
         earlier = conversations.history(
-            session, conversation_id=found.id, leaf_id=found.leaf_id, at=order.at
+            session, conversation_id=conversation.id, leaf_id=conversation.leaf_id, at=order.at
         )
         seen: dict[str, list[MessageImage]] = {}
         if app.engine.sees(order.entry.id):

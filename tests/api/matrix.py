@@ -184,6 +184,14 @@ MATRIX: dict[str, Row] = {
         },
     ),
     "GET /api/chat/images/{id}": owned(OK),
+    "GET /api/chat/rule": member(OK, query={"model": "smollm2-135m-instruct"}),
+    "GET /api/chat/presets": member(OK),
+    "POST /api/chat/presets": member(
+        CREATED, body={"name": "Short", "settings": {"max_tokens": 50}}
+    ),
+    "DELETE /api/chat/presets/{id}": owned(EMPTY),
+    "PUT /api/chat/messages/{id}/feedback": owned(OK, body={"vote": "up"}),
+    "DELETE /api/chat/messages/{id}/feedback": owned(EMPTY),
     "GET /api/chat/history": member(OK),
     "GET /api/chat/status": member(OK),
     "GET /api/billing/balance": member(OK),
@@ -262,6 +270,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/ml/versions": staff(OK),
     "POST /api/admin/ml/versions": admins(REFUSED, body={"kinds": ["weather"]}),
     "PUT /api/admin/ml/rollout": admins(HIDDEN, body={"kind": "churn", "weights": {"1.0": 1.0}}),
+    "GET /api/admin/feedback": staff(OK),
     "GET /api/admin/prices": finance(OK, query={"preview": "1"}),
     "GET /api/admin/fraud/queue": staff(OK),
     "POST /api/admin/fraud/{id}/label": staff(HIDDEN, body={"label": "fraud"}),

@@ -109,8 +109,9 @@ def test_an_answer_that_was_cut_goes_on(ann: Person) -> None:
     """A new reply with its own charge; both parts are read as one text."""
     first = ann.ask("one two", max_tokens=3).json()
     assert first["finish_reason"] == "length"
-    quote = ann.client.post(f"/api/chat/replies/{first['reply_id']}/continue/quote", json={}).json()
-    more = ann.client.post(f"/api/chat/replies/{first['reply_id']}/continue", json={}).json()
+    path, longer = f"/api/chat/replies/{first['reply_id']}/continue", {"max_tokens": 100}
+    quote = ann.client.post(f"{path}/quote", json=longer).json()
+    more = ann.client.post(path, json=longer).json()
     assert (quote["maximum"], more["charged"], ann.available()) == ("1", "1", "98")
     assert quote["prompt_tokens"] == more["usage"]["prompt_tokens"]
     id = first["conversation_id"]

@@ -112,6 +112,12 @@ def image(scene: Scene) -> str:
     return str(talk["messages"][0]["images"][0]["id"])
 
 
+def preset(scene: Scene) -> str:
+    """A preset of the owner's."""
+    body = {"name": "Herons", "settings": {"system": WORDS}}
+    return str(scene.owner.client.post("/api/chat/presets", json=body).json()["id"])
+
+
 def plan(scene: Scene) -> str:
     """A plan on the shelf."""
     offer = Plan("basic", "Basic", Money(900), 1000 * MICRO)
@@ -220,6 +226,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/chat/images/": image,
     "/api/chat/folders/": folder,
     "/share/": shared,
+    "/api/chat/presets/": preset,
     "/api/billing/payments/": payment,
     "/api/billing/invoices/": invoice,
     "/api/billing/hosted/": hosted,

@@ -57,7 +57,7 @@ def test_images_from_the_file_to_the_log(robot: Make, rich: servers.Server, tmp_
     ann.register(f"ann-{secrets.token_hex(4)}")
     page = ann.page
     ann.pick("SmolLM2")
-    assert not page.locator("#chat-attach").is_visible()
+    assert not page.locator("#chat-attach .attach").is_visible()
     give(page, "drop", shot((9, 9), "PNG"))
     page.get_by_text("cannot see images").wait_for()
     ann.pick("4B")

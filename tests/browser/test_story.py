@@ -193,26 +193,45 @@ def test_compare_go_on_and_leave_nothing(robot: Make, brief_server: servers.Serv
     ann.register(name())
     ann.pick(DEMO)
     page = ann.page
+    box, drafts = "#chat-input textarea", "JSON.stringify(localStorage)"
+    page.fill(box, "a secret")
+    page.wait_for_function(f"{drafts}.includes('secret')")
     page.click("#chat-temporary")
     page.wait_for_selector("#chat-mode p")
-    ann.send("a secret")
+    page.wait_for_function(f"document.querySelector('{box}').value === 'a secret'")
+    assert "secret" not in page.evaluate(drafts)
+    page.click("#chat-send")
     ann.answered(1)
+    page.fill(box, "nobody's draft")
+    page.wait_for_timeout(700)
+    assert "draft:" not in page.evaluate(drafts)
+    page.fill(box, "")
+    assert page.evaluate("document.querySelector('[data-side]').dataset.open") == (
+        "temporary:" + page.evaluate("document.querySelector('#chat-cost [data-c]').dataset.c")
+    )
     page.wait_for_function(
         "document.querySelector('[data-deed=continue]').textContent.includes('at most 1 credit')"
     )
     page.locator("#chat-log [data-deed=continue]").click()
     ann.answered(2)
     assert page.locator("#chat-log .message.bot").count() == 1
+    ann.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=ann.url)
+    page.locator("#chat-log [data-copy]").click()  # one for both parts
+    page.locator("text=Copied").wait_for()
+    parts = " ".join(f"w{number}" for number in range(20))
+    assert page.evaluate("navigator.clipboard.readText()").split() == (f"{parts} {parts}").split()
     assert page.locator("#conversation-list [data-pick]").count() == 0
     page.click("#new-chat")
     page.wait_for_selector("#chat-mode p", state="hidden")
     page.click("#chat-compare .compare")
     page.wait_for_function("document.querySelectorAll('#chat-compare option').length > 0")
     page.select_option("#chat-compare select", "gemma-3-1b-it")
-    page.fill("#chat-input textarea", "which one")
-    page.wait_for_function(
-        "document.querySelector('#chat-quote').textContent.includes('at most 10 credits')"
-    )
+    page.wait_for_selector("#chat-quote >> text=Gemma 3 1B: likely 10, at most 10 credits")
+    asked: list[str] = []
+    page.on("request", lambda sent: asked.append(sent.url))
+    page.locator(box).press_sequentially("which one", delay=15)
+    page.wait_for_selector("#chat-quote >> text=SmolLM2 135M (demo): likely 1, at most 1 credit")
+    assert asked == []
     page.click("#chat-send")
     page.wait_for_function("document.querySelectorAll('#chat-log .beside button').length === 2")
     assert ann.balance() == Decimal(98 - 1 - 10)

@@ -15,6 +15,8 @@ from chat_app import migrations
 from chat_app.accounts import profile, users
 from chat_app.accounts.passwords import Passwords
 from chat_app.app import App
+from chat_app.chat import feedback, presets
+from chat_app.chat.parameters import Parameters
 from chat_app.chat.tables import Conversation
 from chat_app.credits import leaving, ledger
 from chat_app.credits.invoices import details
@@ -54,8 +56,18 @@ async def lived(app: App, *, paid: bool = False) -> int:
     bob = await person(app, "bob")
     long = "zanzibar " * 3000  # more than a page of the file
     for said, more in ((long, {}), ("zanzibar?", {"model": SEES, "images": [shot()]})):
-        await answer(app, ann, await ask(app, ann, said, **more))
+        begun = await ask(app, ann, said, system="Speak of zanzibar.", **more)
+        await answer(app, ann, begun)
     app.db.write(lambda session: rename(session, ann))
+    golem = Parameters(system="zanzibar")
+    app.db.write(
+        lambda session: presets.save(session, user_id=ann, name="Zanzibar", settings=golem, now=1)
+    )
+    app.db.write(
+        lambda session: feedback.put(
+            session, user_id=ann, message_id=begun.message_id, vote="up", note="zanzibar", now=1
+        )
+    )
     await transfer.send(app, user_id=ann, to_username="bob", micro=MICRO, key="1", note="zanzibar!")
     await transfer.send(app, user_id=bob, to_username=NAME, micro=MICRO, key="2", note="thanks")
     await profiles.change(
@@ -114,13 +126,13 @@ async def gone(app: App, user_id: int, **more: Any) -> None:
 # that keeps free credits from being farmed. All others go.
 STAY = {
     "account", "auto_topup_order", "budget", "conversation", "demo_user", "dispute",
-    "fraud_assessment", "free_gift", "invoice", "payment", "periodic_grant", "redemption", "reply",
-    "subscription", "usage", "usage_day", "usage_minute", "usage_month",
+    "fraud_assessment", "free_gift", "invoice", "message_feedback", "payment", "periodic_grant",
+    "redemption", "reply", "subscription", "usage", "usage_day", "usage_minute", "usage_month",
 }  # fmt: skip
 GO = {
     "alert_rule", "alert_state", "announcement_dismissal", "auto_topup", "billing_details",
     "conversation_share", "folder", "inbox_message", "message_image", "notify_preference",
-    "outbox", "spend_limit", "transfer_note", "usage_summary", "webhook_endpoint",
+    "outbox", "preset", "spend_limit", "transfer_note", "usage_summary", "webhook_endpoint",
 }  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_reading_files_through_an_input(
     """A text box is given the description of a file: Gradio copies it to where it serves files."""
     bare, site = both
     secret = bare.data_dir / "secrets.json"
-    assert read_a_file(bare, bare.person(), secret, "quote")
+    assert read_a_file(bare, bare.person(), secret, "send")
     copies = list(tmp_path_factory.getbasetemp().glob("bare*/cache/*/secrets.json"))
     assert copies
     stolen = bare.visitor().client.get(f"/gradio_api/file={copies[0]}")

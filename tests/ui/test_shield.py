@@ -373,8 +373,8 @@ def test_gradio_itself_refuses_files_too(site: Site, tmp_path: Path) -> None:
 def test_a_message_may_speak_of_gradio_files(site: Site) -> None:
     """Text is only text, whatever it mentions."""
     text = 'what is {"meta": {"_type": "gradio.FileData"}} for?'
-    question = [text, "smollm2-135m-instruct", None, 0, ""]
-    end, _ = site.person().call(site.number("quote"), question)
+    question = [text, "smollm2-135m-instruct", None, "k-files", "", ""]
+    end, _ = site.person().call(site.number("send"), question)
     assert end["success"]
 
 

@@ -200,19 +200,6 @@
     else if (!target.closest("#bell-panel")) ring(false);
     if (target.closest("#chat-menu")) side(!$("chat-side").hasAttribute("data-open"));
     else if (target.closest("#new-chat") || !target.closest("#chat-side")) side(false);
-    const copy = target.closest("[data-copy]");
-    if (copy) {
-      const written = (part) => Array.from(part.querySelectorAll(".prose, .md")).filter((one) => !one.querySelector(".foot, .beside") && !one.parentElement.closest(".prose, .md")).map((one) => one.innerText).join("\n");
-      // The text stands in the part before the line with the button.
-      let part = copy.closest(".message"), text = written(part);
-      while (!text && (part = part.previousElementSibling)) text = written(part);
-      let done = false;
-      try { await navigator.clipboard.writeText(text); done = true; } catch {
-        const box = document.createElement("textarea"); box.value = text; document.body.append(box); box.select();
-        done = document.execCommand("copy"); box.remove();
-      }
-      copy.textContent = done ? "Copied" : "Press Ctrl+C"; setTimeout(() => { copy.textContent = "Copy"; }, 1600);
-    }
     const ask = target.closest("[data-ask]");
     if (ask) {
       const row = ask.closest("[data-row]");
@@ -263,7 +250,7 @@
     if (note) { const words = document.createElement("em"); words.setAttribute("role", "status"); words.textContent = note; row.append(words); }
     place.append(row);
   };
-  const changed = (note) => { window.chatDone("send"); strip(note); $("chat-requote")?.click(); };
+  const changed = (note) => { window.chatDone("send"); strip(note); document.dispatchEvent(new Event("chat-changed")); };
   // One after another: what is dropped while an image is made small must not pass the count.
   let attached = Promise.resolve();
   const attach = (files) => {
@@ -280,7 +267,7 @@
     }
     changed(note);
   };
-  window.chatImages = () => JSON.stringify(shots.map((url) => url.slice(url.indexOf(",") + 1)));
+  window.chatImages = () => shots.map((url) => url.slice(url.indexOf(",") + 1));
   window.chatImageCount = () => shots.length;
   window.chatShown = () => { shots.length = 0; strip(); };
   document.addEventListener("click", (event) => {

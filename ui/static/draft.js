@@ -2,7 +2,7 @@
   // What is written and not sent yet: kept for each conversation, and one message that waits for
   // the answer before it to end. Nothing of a temporary chat is kept.
   const $ = (id) => document.getElementById(id);
-  let open = null, queued = null, after = "", timer = 0;
+  let open = null, queued = null, after = "", carried = "", timer = 0;
   const field = () => document.querySelector("#chat-input textarea");
   const me = () => (document.querySelector("#who span") || {}).textContent || "";
   const name = (id) => `draft:${me()}:${id || "new"}`;
@@ -100,15 +100,23 @@
     if (rest.trim()) write(joined(field().value, rest));
     keep();
   }, 150);
+  // The words go along to the chat that is opened next, and are no draft of this one.
+  window.chatCarry = () => {
+    carried = field()?.value || "";
+    write("");
+    setTimeout(() => { if (carried) { write(joined(carried, field()?.value)); carried = ""; } }, 8000);
+  };
   // Another conversation is open. With news it is the one that a message has just begun.
   window.chatMoved = (from, to, news) => {
     if (from !== null && news) { store(from, ""); open = to; keep(); return; }
+    if (from === "" && to === "temporary") window.chatCarry();
     keep();
     queued = null; chip();
     open = to;
     let kept = "";
     try { kept = localStorage.getItem(name(to)) || ""; } catch { /* none */ }
-    if (from !== null || !field()?.value) write(kept);
+    if (from !== null || !field()?.value) write(joined(kept, carried));
+    carried = "";
     button();
   };
   // Signing out leaves nothing behind on this machine.

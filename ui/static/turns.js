@@ -9,16 +9,17 @@
     if (!answer.ok) throw new Error("refused");
     return answer.json();
   };
-  const requote = () => $("chat-requote")?.click();
-  let deed = "", editing = "";
+  // What is edited, and which model is compared, are part of the price: composer.js says it anew.
+  const changed = () => document.dispatchEvent(new Event("chat-changed"));
+  let deed = "", editing = null;
   window.chatDeed = () => deed;
-  // What goes with the text: images, or only their number for a quote.
-  window.chatExtras = (counted) => {
-    const against = list() && !list().hidden ? list().value : "";
-    if (!editing && !against) return counted ? window.chatImageCount() : window.chatImages();
-    const images = counted ? window.chatImageCount() : JSON.parse(window.chatImages());
-    return JSON.stringify({ images, editing, against });
-  };
+  // The earlier message that is written anew: its id, what it follows, and how many images it has.
+  window.chatEditing = () => editing;
+  window.chatAgainst = () => (list() && !list().hidden ? list().value : "");
+  // What goes with the text.
+  window.chatExtras = () => JSON.stringify({
+    images: window.chatImages(), editing: editing?.id, against: window.chatAgainst() || undefined, settings: window.chatWish(),
+  });
 
   // An earlier message is written anew in the composer, where its price is.
   const strip = () => {
@@ -29,7 +30,7 @@
     row.className = "editing"; row.setAttribute("role", "status");
     words.textContent = "Editing an earlier message. What was said after it stays in its own branch.";
     off.type = "button"; off.textContent = "Cancel";
-    off.addEventListener("click", () => { write(""); window.chatEdited(); requote(); });
+    off.addEventListener("click", () => { write(""); window.chatEdited(); });
     row.append(words, off); place.prepend(row);
   };
   const write = (text) => {
@@ -41,7 +42,8 @@
   const edit = async (id) => {
     try {
       const message = await ask(`/api/chat/messages/${encodeURIComponent(id)}`);
-      editing = id; strip(); write(message.content); requote();
+      editing = { id, parent: message.parent_id || "root", images: message.images.length };
+      strip(); write(message.content); changed();
     } catch { /* it is gone: the next opening says so */ }
   };
 
@@ -53,7 +55,7 @@
     button.setAttribute("aria-pressed", String(on)); list().hidden = !on;
   };
   const compare = async () => {
-    if (!list().hidden) { comparing(false); requote(); return; }
+    if (!list().hidden) { comparing(false); changed(); return; }
     try {
       const models = (await ask("/api/chat/models")).items.filter((model) => model.available);
       const picked = document.querySelector("#chat-model input")?.value || "";
@@ -61,17 +63,19 @@
       list().replaceChildren(...others.map((model) => new Option(model.name, model.id)));
       list().disabled = !others.length;
       if (!others.length) list().append(new Option("There is no other model", ""));
-      comparing(true); requote();
+      comparing(true); changed();
     } catch { /* signed out: the next press says so */ }
   };
-  window.chatEdited = () => { editing = ""; strip(); comparing(false); };
+  window.chatEdited = () => { editing = null; strip(); comparing(false); changed(); };
 
   // What going on costs stands on the button before it is pressed.
-  window.chatTurns = () => {
-    document.querySelectorAll("#chat-log [data-deed=continue]:not([data-quoted])").forEach(async (button) => {
-      button.dataset.quoted = "";
+  window.chatTurns = (again) => {
+    const payer = document.querySelector("#chat-quote [data-payer]")?.dataset.payer || "";
+    document.querySelectorAll("#chat-log [data-deed=continue]").forEach(async (button) => {
+      if (button.dataset.quoted === payer && !again) return;
+      button.dataset.quoted = payer;
       try {
-        const quote = await ask(`/api/chat/replies/${encodeURIComponent(button.dataset.id)}/continue/quote`, {});
+        const quote = await ask(`/api/chat/replies/${encodeURIComponent(button.dataset.id)}/continue/quote`, payer ? { payer } : {});
         button.textContent = `Continue · at most ${quote.maximum} ${quote.maximum === "1" ? "credit" : "credits"}`;
       } catch { /* it says so when it is pressed */ }
     });
@@ -86,8 +90,8 @@
     if (event.target.closest?.("#chat-compare .compare")) compare();
     if (editing && event.target.closest?.("#conversation-list [data-pick], #new-chat, #chat-temporary")) { write(""); window.chatEdited(); }
   });
-  document.addEventListener("change", (event) => { if (event.target === list()) requote(); });
+  document.addEventListener("change", (event) => { if (event.target === list()) changed(); });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && editing && event.target.closest?.("#composer")) { write(""); window.chatEdited(); requote(); }
+    if (event.key === "Escape" && editing && event.target.closest?.("#composer")) { write(""); window.chatEdited(); }
   });
 })();

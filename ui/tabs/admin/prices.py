@@ -11,6 +11,8 @@ import gradio as gr
 from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
+from chat_app.chat import feedback
+from chat_app.chat.feedback import Tally
 from chat_app.clock import from_micros, to_micros
 from chat_app.credits import pricing
 from chat_app.credits.pricing import Price, Tier
@@ -343,6 +345,7 @@ def _text(micro: int | None) -> str:
 def _table(app: App) -> str:
     now, rows = app.clock.micros(), []
     with app.db.read() as session:
+        votes = {tally.model: tally for tally in feedback.tallies(session)}
         for entry in catalogue.offered():
             versions = pricing.versions(session, entry.id)
             current = _in_force(versions, now)
@@ -362,12 +365,24 @@ def _table(app: App) -> str:
                     parts.badge("offered", "good") if offered else parts.badge("off the shelf"),
                     f"<div>{parts.esc(words)}{later}</div>",
                     str(current.version) if current is not None else "–",
+                    _votes(votes.get(entry.id)),
                     f'<button data-act="choose" data-id="{parts.esc(entry.id)}" '
                     f'aria-label="Change {parts.esc(entry.name)}">Change</button>',
                 ]
             )
-    heads = ["Model", "Shelf", "Price", "Version>", ""]
+    heads = ["Model", "Shelf", "Price", "Version>", "Feedback", ""]
     return parts.table(heads, rows, caption="Models and prices")
+
+
+def _votes(tally: Tally | None) -> str:
+    """Thumbs, and the reason that is given most for those that point down."""
+    if tally is None:
+        return "–"
+    share = round(100 * tally.up / (tally.up + tally.down))
+    given = [(name, tally.reasons[code]) for code, name in feedback.REASONS["down"].items()]
+    name, most = max(given, key=lambda reason: reason[1])
+    why = f"<br><small>{parts.esc(name)}: {most:,}</small>" if most else ""
+    return f"<div>{tally.up:,} up, {tally.down:,} down ({share} %){why}</div>"
 
 
 def _in_force(versions: list[Price], now: int) -> Price | None:

@@ -1,10 +1,11 @@
-"""Chat: conversations, the model and its price, the log, and the composer with its quote.
+"""Chat: conversations, the model and its price, the log, and the composer with its price.
 
 The conversation id in the page is only a wish: every call checks that it is the user's.
 """
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,11 @@ import gradio as gr
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.chat import branches, conversations
-from chat_app.errors import AppError, NotFound
+from chat_app.chat.feedback import REASONS
+from chat_app.errors import NotFound
 from chat_app.flows import erase, images, message, onward, orgs, reply
 from chat_app.flows.placing import StillAnswering
-from ui import parts, stream
+from ui import marks, parts, stream
 from ui.guard import guard
 from ui.shell import Shell
 from ui.tabs.chat import read, sent, side, words
@@ -34,11 +36,27 @@ _ATTACH = (
     '<input type="file" accept="image/png,image/jpeg,image/webp" multiple hidden '
     'aria-label="Images">'
 )
-# app.js fills the list with the other models.
+# turns.js fills the list with the other models.
 _COMPARE = (
     '<button type="button" class="compare" aria-pressed="false" '
     'title="Have one message answered by two models">Compare</button>'
     '<select aria-label="Compare with" hidden></select>'
+)
+# The script fills what they open; the reasons stand here once, for it to read.
+_TOOLS = (
+    '<button type="button" class="tool" data-pop="tune" aria-haspopup="dialog" '
+    'aria-label="Model settings" title="Model settings">'
+    '<svg viewBox="0 0 24 24" width="19" height="19" fill="none" stroke="currentColor" '
+    'stroke-width="1.8" stroke-linecap="round" aria-hidden="true">'
+    '<path d="M4 7h9M19 7h1M4 17h1M11 17h9"/><circle cx="16" cy="7" r="2.6"/>'
+    '<circle cx="8" cy="17" r="2.6"/></svg></button>'
+    '<button type="button" class="tool" data-pop="guard" aria-haspopup="dialog" '
+    'aria-label="Spending limits" title="Spending limits">'
+    '<svg viewBox="0 0 24 24" width="19" height="19" fill="none" stroke="currentColor" '
+    'stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">'
+    '<path d="M12 3.5l7 2.6v5.4c0 4.3-2.9 7.5-7 9-4.1-1.5-7-4.7-7-9V6.1z"/>'
+    '<path d="M9.5 12h5"/></svg></button>'
+    f'<span id="chat-reasons" hidden data-reasons="{parts.esc(json.dumps(REASONS))}"></span>'
 )
 WELCOME = (
     '<div class="hello"><h2>What can I help with?</h2>'
@@ -70,7 +88,6 @@ class Chat:
     stop: gr.Button
     nonce: gr.Textbox
     images: gr.Textbox
-    requote: gr.Button
     payer: gr.Dropdown
     temporary: gr.Button
     mode: gr.HTML
@@ -96,7 +113,7 @@ def build() -> Chat:
         conversation = gr.State(None)
         following = gr.State(None)
         nonce = gr.Textbox(visible=False)
-        images = gr.Textbox(visible=False)  # app.js holds them and gives them with a message
+        images = gr.Textbox(visible=False)  # the page holds them and gives them with a message
         with gr.Row(elem_id="chat-layout"):
             column = side.build()
             with gr.Column(elem_id="chat-main"):
@@ -128,7 +145,7 @@ def build() -> Chat:
                     sanitize_html=True,
                     allow_tags=False,
                     layout="bubble",
-                    latex_delimiters=[],
+                    latex_delimiters=marks.DELIMITERS,
                     like_user_message=False,
                 )
                 with gr.Column(elem_id="composer"):
@@ -145,8 +162,7 @@ def build() -> Chat:
                         submit_btn=False,
                     )
                     with gr.Row(elem_id="composer-foot"):
-                        gr.HTML(_ATTACH, elem_id="chat-attach")
-                        requote = gr.Button("", elem_id="chat-requote", size="sm", scale=0)
+                        gr.HTML(_ATTACH + _TOOLS, elem_id="chat-attach")
                         quote = gr.HTML(elem_id="chat-quote")
                         cost = gr.HTML(elem_id="chat-cost")
                         stop = gr.Button("Stop", elem_id="chat-stop", size="sm", scale=0)
@@ -169,7 +185,6 @@ def build() -> Chat:
         stop,
         nonce,
         images,
-        requote,
         payer,
         column.temporary,
         mode,
@@ -194,7 +209,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             c.following: ",".join(one.reply_id for one in started),
             c.listing: side.opened(held_as, news=True),
             c.log: before,
-            c.cost: words.line(held, busy=True),
+            c.cost: words.line(held, busy=True, conversation=conversation),
             c.mode: words.banner(temporary=temporary),
             shell.pill: read.pill(app, user),
         }
@@ -235,6 +250,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             org_id=sent.org(payer),
             parent_id=None if edited is None else edited.parent_id,
             temporary=temporary,
+            **more.settings.as_json(),
         )
         shown = await so_far(user, started)
         return {**begun(user, started, shown, temporary=temporary), c.text: ""}
@@ -319,18 +335,18 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
                     log = await asyncio.to_thread(read.after, app, user, ends)
                     log = log or [*before.messages, *(stream.ended(end) for end in ends)]
                     line = words.costs(ends)
-                elif len(ids) == 1:
-                    log = before.with_text(shots[0].text)
-                    line = words.meter(shots[0], prices[0])
                 else:
-                    asked = zip(shots, views, prices, strict=True)
-                    two = [words.column(shot, view.model, price) for shot, view, price in asked]
-                    log = [*before.messages, stream.columns(two)]
-                    line = words.line("Two answers are being written…", busy=True)
+                    if len(ids) == 1:
+                        log = before.with_text(shots[0].text)
+                    else:
+                        asked = zip(shots, views, strict=True)
+                        two = [words.column(shot, view.model) for shot, view in asked]
+                        log = [*before.messages, stream.columns(two)]
+                    line = words.meter(shots, prices, words.prompts(app, ids))
                 yield {c.log: log, c.cost: line}
         except Exception:
             # The composer is free again; the toast says why.
-            yield {c.log: before.messages, c.cost: ""}
+            yield {c.log: before.messages, c.cost: words.line("", conversation=talk)}
             raise
 
     @guard(app, "anyone")
@@ -364,7 +380,8 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         if not conversation:
             return {c.following: None}
         talk = await asyncio.to_thread(read.opened, app, user, conversation)
-        line = words.line("Going on with the answer…", busy=True) if talk.running else ""
+        going_on = "Going on with the answer…" if talk.running else ""
+        line = words.line(going_on, busy=bool(talk.running), conversation=conversation)
         held_as = sent.held(conversation, temporary=talk.temporary)
         update = {
             c.conversation: held_as,
@@ -412,49 +429,22 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         return empty(temporary=True)
 
     def empty(*, temporary: bool) -> dict[Any, Any]:
+        held_as = sent.TEMPORARY if temporary else None
         return {
-            c.conversation: sent.TEMPORARY if temporary else None,
+            c.conversation: held_as,
             c.following: None,
-            c.listing: side.opened(None),
+            c.listing: side.opened(held_as),
             c.log: [],
             c.cost: "",
             c.mode: words.banner(temporary=temporary),
         }
 
     @guard(app, "user")
-    async def quote(
-        user: User,
-        text: str,
-        model: str | None,
-        conversation: str | None,
-        images: object,
-        payer: str | None,
-    ) -> dict[Any, Any]:
-        """The price of what is written so far, or of any message when nothing is."""
+    async def quote(_user: User, model: str | None, payer: str | None) -> dict[Any, Any]:
+        """What the picked model costs; the page's script says more while somebody types."""
         views = await asyncio.to_thread(read.models, app)
-        more, edited = sent.Extras(), None
-        with contextlib.suppress(AppError):  # the press of Send says what is wrong
-            more = sent.extras(images)
-            edited = await asyncio.to_thread(read.edited, app, user, more.editing)
-        names = [model, more.against] if more.against else [model]
-        asked = [next((view for view in views if view.id == name), None) for name in names]
-        shown = more.count or (len(edited.images) if edited is not None else 0)
-        lines = [
-            await words.quote(
-                app,
-                user,
-                text,
-                view,
-                sent.talk(conversation)[0],
-                images=shown,
-                org_id=sent.org(payer),
-                parent_id=None if edited is None else edited.parent_id,
-            )
-            for view in asked
-        ]
-        picked = asked[0]
-        line = words.both(asked, lines) if len(lines) > 1 else lines[0]
-        return {c.note: words.note(picked), c.quote: line + words.sees(app, picked)}
+        picked = next((view for view in views if view.id == model), None)
+        return {c.note: words.note(picked), c.quote: words.offer(app, picked, sent.org(payer))}
 
     quiet = {
         "show_progress": "hidden",
@@ -530,15 +520,8 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             api_visibility="private",
         )
     c.stop.click(stop, [c.conversation], None, concurrency_limit=None, **quiet)
-    for trigger in (c.text.change, c.model.change, c.requote.click, c.payer.input):
-        trigger(
-            quote,
-            [c.text, c.model, c.conversation, c.images, c.payer],
-            [c.note, c.quote],
-            js="(text, model, chat, shots, by) => [text, model, chat, window.chatExtras(true), by]",
-            trigger_mode="always_last",
-            **quiet,
-        )
+    for trigger in (c.model.change, c.payer.input):
+        trigger(quote, [c.model, c.payer], [c.note, c.quote], trigger_mode="always_last", **quiet)
     shell.open_chat = opened
     shell.follow = follow
     shell.open_outputs = tuple(open_outputs)
@@ -575,7 +558,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
                 value=opened.get(c.model, picked.id if picked else None),
             ),
             c.note: words.note(picked),
-            c.quote: await words.quote(app, user, "", picked, None) + words.sees(app, picked),
+            c.quote: words.offer(app, picked, None),
             c.listing: side.opened(newest),
         }
 

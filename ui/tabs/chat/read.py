@@ -63,7 +63,7 @@ class Before:
         """The messages with an answer so far, joined to what it continues."""
         if not written:
             return self.messages
-        return [*self.rest, stream.text_message("assistant", self.text + written)]
+        return [*self.rest, stream.writing(self.text + written)]
 
 
 def before(app: App, user: User, conversation: str, following: Sequence[str]) -> Before:

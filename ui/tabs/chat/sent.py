@@ -1,11 +1,13 @@
-"""What the page sends, which may be anything: text, images, who pays."""
+"""What the page sends, which may be anything: text, images, parameters, who pays."""
 
 import base64
 import json
 import re
 from dataclasses import dataclass
 
+from chat_app.chat import parameters
 from chat_app.chat.images import BadImage
+from chat_app.chat.parameters import Parameters
 
 MOST_IMAGES = 16
 # What the page holds in place of a conversation's id.
@@ -47,48 +49,41 @@ def text(value: object) -> str:
 class Extras:
     """What the composer holds beside its text: images, the message that is edited, a second model.
 
-    `count` is how many images there are, also where only that was sent.
+    `settings` are the parameters of a conversation that begins with the message.
     """
 
     files: tuple[bytes, ...] = ()
-    count: int = 0
     editing: str = ""
     against: str = ""
+    settings: Parameters = parameters.NONE
 
 
 def extras(value: object) -> Extras:
-    """The page sends images alone, or JSON with `images`, `editing` and `against`."""
+    """The page sends a list of images, or `images`, `editing`, `against` and `settings`, in JSON.
+
+    Raises BadImage and BadParameters.
+    """
     try:
-        given = json.loads(value) if isinstance(value, str) and value[:1] == "{" else None
+        given = json.loads(value) if isinstance(value, str) and value else {}
     except (ValueError, RecursionError) as error:
         raise BadImage(number=1) from error
     if not isinstance(given, dict):
-        return Extras(count=_count(value)) if isinstance(value, int) else _files(value, {})
-    shown = given.get("images")
-    if isinstance(shown, int):
-        return Extras((), _count(shown), text(given.get("editing"))[:64], _model(given))
-    return _files(json.dumps(shown) if shown else "", given)
+        given = {"images": given}
+    return Extras(
+        files(given.get("images")),
+        text(given.get("editing"))[:64],
+        text(given.get("against"))[:128],
+        parameters.from_page(given.get("settings")),
+    )
 
 
-def _files(value: object, given: dict[str, object]) -> Extras:
-    found = files(value)
-    return Extras(tuple(found), len(found), text(given.get("editing"))[:64], _model(given))
-
-
-def _count(value: int) -> int:
-    return value if 0 <= value <= MOST_IMAGES else 0
-
-
-def _model(given: dict[str, object]) -> str:
-    return text(given.get("against"))[:128]
-
-
-def files(value: object) -> list[bytes]:
-    """The images that the page sends: JSON with a list of files in base64."""
-    if not isinstance(value, str) or not value:
-        return []
+def files(items: object) -> tuple[bytes, ...]:
+    """Images that the page sends: a list of files in base64. Raises BadImage."""
+    if items is None:
+        return ()
+    if not isinstance(items, list):
+        raise BadImage(number=1)
     try:
-        items = json.loads(value)
-        return [base64.b64decode(item, validate=True) for item in items[: MOST_IMAGES + 1]]
-    except (ValueError, TypeError, RecursionError) as error:
+        return tuple(base64.b64decode(item, validate=True) for item in items[: MOST_IMAGES + 1])
+    except (ValueError, TypeError) as error:
         raise BadImage(number=1) from error

@@ -1,18 +1,16 @@
 """The words of the chat tab: prices, quotes, the meter of an answer and what it cost."""
 
-from chat_app.accounts.tables import User
+from collections.abc import Sequence
+
 from chat_app.app import App
 from chat_app.credits import pricing
 from chat_app.credits.pricing import Price, Tier
-from chat_app.errors import AppError
-from chat_app.flows import message, orgs, reply
+from chat_app.flows import orgs, reply
 from chat_app.flows.shelf import ModelView
 from chat_app.money import show_credits
 from ui import parts, stream
-from ui.tabs.chat import read
 
 OWN_CREDITS = ("Paid by me", "")
-QUOTED_CHARACTERS = 20_000
 BUSY = ' class="busy"'
 _STATES = {
     "ready": "",
@@ -68,81 +66,50 @@ def note(view: ModelView | None) -> str:
     return ""
 
 
-async def quote(
-    app: App,
-    user: User,
-    text: str,
-    view: ModelView | None,
-    conversation: str | None,
-    *,
-    images: int = 0,
-    org_id: int | None = None,
-    parent_id: str | None = None,
-) -> str:
+def offer(app: App, view: ModelView | None, org_id: int | None) -> str:
+    """What the model costs, with what the page's script has to know to say more."""
     if view is None:
         return "Ask an administrator to download a model."
     if not view.available:
         return "This model cannot answer now."
-    if not (text or "").strip() and not images:
-        return f"{parts.esc(view.name)}: {price_words(view.price)}{image_words(view.price)}"
-    try:
-        offer = await message.quote(
-            app,
-            user_id=read.user_id(user),
-            text=text[:QUOTED_CHARACTERS] if view.price.kind == "per_message" else text,
-            model=view.id,
-            conversation_id=conversation,
-            images=images,
-            org_id=org_id,
-            parent_id=parent_id,
-        )
-    except AppError as error:
-        return f'<span class="bad">{parts.esc(error)}</span>'
-    words = f"Likely {show_credits(offer.likely)}, at most {parts.amount(offer.maximum)}"
-    if images and view.price.per_image:
-        which = "the image" if images == 1 else f"{images} images"
-        words += f", {show_credits(images * view.price.per_image)} of them for {which}"
-    if offer.maximum > offer.available:
-        whose = "You have" if org_id is None else "The organisation lets you spend"
-        return f'<span class="bad">{words}. {whose} {show_credits(offer.available)}.</span>'
-    return words
+    payer = "" if org_id is None else f' data-payer="org:{org_id}"'
+    price = f"{parts.esc(view.name)}: {price_words(view.price)}{image_words(view.price)}"
+    return f'<span data-model="{parts.esc(view.id)}"{payer}>{price}</span>{sees(app, view)}'
 
 
-def both(views: list[ModelView | None], lines: list[str]) -> str:
-    """Two quotes, each after its model."""
-    named = zip(views, lines, strict=True)
-    return "<br>".join(
-        f"{parts.esc(view.name) if view else 'No model'}: "
-        f"{line.removeprefix(parts.esc(view.name) + ': ') if view else line}"
-        for view, line in named
-    )
-
-
-def column(snapshot: stream.Snapshot, model: str, price: Price | None) -> stream.Column:
+def column(snapshot: stream.Snapshot, model: str) -> stream.Column:
     """One of several answers that are being written side by side."""
-    name = f"<b>{parts.esc(model)}</b>"
     if snapshot.end is not None:
-        view = snapshot.end
-        foot = stream.foot(
-            view.charged, model, view.finish_reason, view.error_message, receipt=view.receipt_id
-        )
-        return stream.Column(name, view.content or stream.failed(view.error_message), foot)
-    so_far = parts.esc(_so_far(snapshot, price))
-    return stream.Column(name, snapshot.text or "…", f'<div class="foot">{so_far}</div>')
+        return stream.column_of(snapshot.end)
+    name = f"<b>{parts.esc(model)}</b>"
+    so_far = f"{snapshot.tokens} tokens" if snapshot.tokens else _waiting(snapshot)
+    return stream.Column(name, snapshot.text or "…", f'<div class="foot">{parts.esc(so_far)}</div>')
 
 
-def meter(snapshot: stream.Snapshot, price: Price | None) -> str:
-    return line(_so_far(snapshot, price), busy=True)
+def prompts(app: App, reply_ids: Sequence[str]) -> list[int]:
+    """Tokens of the prompts of answers that this process writes, as far as they are known."""
+    running = [app.replies.get(id) for id in reply_ids]
+    return [one.prompt_tokens if one is not None else 0 for one in running]
 
 
-def _so_far(snapshot: stream.Snapshot, price: Price | None) -> str:
-    if not snapshot.tokens:
-        return snapshot.status or "Waiting for the first word…"
-    so_far = ""
-    if price is not None:
-        spent = pricing.cost(price, prompt_tokens=0, completion_tokens=snapshot.tokens)
-        so_far = f" · {parts.amount(spent)} so far"
-    return f"{snapshot.tokens} tokens{so_far}"
+def meter(
+    shots: Sequence[stream.Snapshot], prices: Sequence[Price | None], prompts: Sequence[int]
+) -> str:
+    """Answers so far, and what they cost together. Short, since it is sent with each update."""
+    tokens = sum(shot.tokens for shot in shots)
+    if not tokens:
+        return line(_waiting(shots[0]), busy=True)
+    spent = sum(
+        pricing.cost(price, prompt_tokens=prompt, completion_tokens=shot.tokens)
+        for shot, price, prompt in zip(shots, prices, prompts, strict=True)
+        if price is not None and shot.tokens
+    )
+    so_far = f", <b>{show_credits(spent)}</b> credits" if None not in prices else ""
+    return f'<span role="status"{BUSY}>{tokens} tokens{so_far}</span>'
+
+
+def _waiting(snapshot: stream.Snapshot) -> str:
+    return snapshot.status or "Waiting for the first word…"
 
 
 def cost(view: reply.ReplyView) -> str:
@@ -151,7 +118,7 @@ def cost(view: reply.ReplyView) -> str:
     left = f"{show_credits(view.balance.available)} left"
     if view.org_id is not None:
         left = "paid by the organisation"
-    return line(f"{charged}{cached}, {left}")
+    return line(f"{charged}{cached}, {left}", conversation=view.conversation_id)
 
 
 def costs(views: list[reply.ReplyView]) -> str:
@@ -160,7 +127,8 @@ def costs(views: list[reply.ReplyView]) -> str:
         return cost(views[0])
     charged = parts.amount(sum(view.charged for view in views))
     left = f"{show_credits(min(view.balance.available for view in views))} left"
-    return line(f"Charged {charged} for {len(views)} answers, {left}. Choose one to go on with.")
+    words = f"Charged {charged} for {len(views)} answers, {left}. Choose one to go on with."
+    return line(words, conversation=views[0].conversation_id)
 
 
 def banner(*, temporary: bool) -> str:
@@ -173,5 +141,7 @@ def banner(*, temporary: bool) -> str:
     )
 
 
-def line(words: str, *, busy: bool = False) -> str:
-    return f'<span role="status"{BUSY if busy else ""}>{parts.esc(words)}</span>'
+def line(words: str, *, busy: bool = False, conversation: str = "") -> str:
+    """A line beside the button. `conversation` tells the page's script which one is open."""
+    known = f' data-c="{parts.esc(conversation)}"' if conversation else ""
+    return f'<span role="status"{BUSY if busy else ""}{known}>{parts.esc(words)}</span>'
