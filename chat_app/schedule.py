@@ -6,6 +6,7 @@ from chat_app.credits import checkpoints, holds, lots
 from chat_app.flows import (
     alerts,
     books,
+    collect,
     deliver,
     erase,
     fraud,
@@ -45,7 +46,10 @@ def jobs(app: App) -> list[Job]:
         Job("give periodic credits", 600, lambda: free.give_periodic(app)),
         Job("top up automatically", 60, lambda: topup.run_low(app)),
         Job("try announced payments again", 15, lambda: payments.retry_events(app)),
+        Job("charge kept cards", 60, lambda: collect.due(app)),
+        Job("have kept cards forgotten", 300, lambda: collect.forget_gone(app)),
         Job("ask about open orders", 60, lambda: payments.poll(app)),
+        Job("close the pages of orders given up", 300, lambda: collect.retire(app)),
         Job("send refunds", 30, lambda: refund.send_due(app)),
         Job("collect debts", 60, lambda: refund.collect(app)),
         Job(

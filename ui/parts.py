@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from chat_app.clock import MICROS_PER_SECOND, from_micros
 from chat_app.credits.ledger import Balance
@@ -34,6 +35,19 @@ def when(micros: int) -> str:
 def amount(micro: int) -> str:
     """`1 credit`, `12.5 credits`."""
     return f"{show_credits(micro)} {'credit' if abs(micro) == MICRO else 'credits'}"
+
+
+def base(origin: str) -> str:
+    """Where the payment page leads back to: the page that the buyer came from."""
+    parsed = urlsplit((origin or "")[:300])
+    return origin if parsed.scheme in ("http", "https") and parsed.netloc else ""
+
+
+def seller(provider: str) -> str:
+    """Who takes the money here."""
+    if provider == "offline":
+        return badge("Demonstration shop: no real money moves", "warn")
+    return badge(f"Paid on the page of {provider.capitalize()}")
 
 
 def pill(balance: Balance) -> str:

@@ -43,6 +43,7 @@ class TooLong(Invalid):
 class Order(Body):
     package_id: Annotated[str, Field(max_length=64), deps.Clean] | None = None
     credits: Annotated[Credits, Field(gt=0)] | None = None
+    keep_card: bool = False
 
 
 @router.get(
@@ -63,7 +64,8 @@ async def add(
 ) -> PaymentOut:
     """Order a package or an amount of credits. The credits come when it is paid.
 
-    With a `checkout_url` it is paid there, without one it is confirmed here.
+    With a `checkout_url` it is paid there, without one it is confirmed here. With `keep_card` the
+    card may be charged for plans and automatic top-ups from then on.
     """
     if (body.package_id is None) == (body.credits is None):
         raise OneOfTwo
@@ -74,6 +76,7 @@ async def add(
         micro=body.credits,
         key=key,
         base=str(request.base_url),
+        keep=body.keep_card,
     )
     return PaymentOut.of(payment)
 

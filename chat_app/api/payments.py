@@ -14,8 +14,9 @@ from chat_app.clock import rfc3339
 from chat_app.credits.payments import events, orders
 from chat_app.credits.payments.events import Event
 from chat_app.credits.payments.orders import Payment
+from chat_app.credits.payments.provider import Card
 from chat_app.credits.payments.returns import Dispute, Refund
-from chat_app.flows import payments, refund
+from chat_app.flows import collect, payments, refund
 from chat_app.money import format_credits
 
 billing = APIRouter(prefix="/billing", tags=["billing"])
@@ -31,6 +32,19 @@ class Received(Shown):
     """The event is kept."""
 
     received: bool = True
+
+
+class CardOut(Shown):
+    """A kept card; it is good until the end of that month."""
+
+    brand: str
+    last4: str
+    month: int
+    year: int
+
+    @classmethod
+    def of(cls, card: Card) -> "CardOut":
+        return cls(brand=card.brand, last4=card.last4, month=card.month, year=card.year)
 
 
 class RefundWish(Body):
@@ -145,6 +159,31 @@ class StoryOut(Shown):
     disputes: list[DisputeOut]
     events: list[EventOut]
     flagged: bool
+
+
+@billing.post("/payments/{id}/checkout", responses=errors_in(401, 403, 404, 409, 503))
+async def open_checkout(
+    request: Request, app: deps.App, who: deps.CurrentUser, id: deps.Id
+) -> PaymentOut:
+    """The page to pay an order that waits on, a plan's for example. Nothing is charged by this."""
+    return PaymentOut.of(
+        await collect.checkout(
+            app, user_id=deps.user_id(who), payment_id=id, base=str(request.base_url)
+        )
+    )
+
+
+@billing.get("/cards", responses=errors_in(401, 503))
+async def list_cards(app: deps.App, who: deps.CurrentUser) -> Page[CardOut]:
+    """The caller's kept cards; the first is charged for plans and automatic top-ups."""
+    found = await collect.cards(app, user_id=deps.user_id(who))
+    return Page(items=[CardOut.of(card) for card in found])
+
+
+@billing.delete("/cards", status_code=204, responses=errors_in(401, 403))
+async def forget_cards(app: deps.App, who: deps.CurrentUser) -> None:
+    """Keep no card of the caller any more. Plans then wait for their owner to pay."""
+    await collect.forget(app, user_id=deps.user_id(who))
 
 
 @billing.post("/webhooks/stripe", responses=errors_in(400, 404, 413, 503))

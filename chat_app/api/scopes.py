@@ -68,6 +68,7 @@ _ROUTES = {
         GET /api/billing/plans
         GET /api/billing/subscription
         GET /api/billing/auto-topup
+        GET /api/billing/cards
         GET /api/billing/invoices
         GET /api/billing/invoices/{id}
         GET /api/billing/invoices/{id}/pdf
@@ -77,6 +78,8 @@ _ROUTES = {
     "billing:write": """
         POST /api/billing/add
         POST /api/billing/payments/{id}/confirm
+        POST /api/billing/payments/{id}/checkout
+        DELETE /api/billing/cards
         POST /api/billing/redeem
         POST /api/billing/transfer
         PUT /api/billing/limits

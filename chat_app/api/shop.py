@@ -8,7 +8,7 @@ from pydantic import Field
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, errors_in
 from chat_app.api.spending import OutlookOut
-from chat_app.api.views import BalanceOut, MoneyOut, Page, Shown
+from chat_app.api.views import BalanceOut, MoneyOut, Page, PaymentOut, Shown
 from chat_app.clock import rfc3339
 from chat_app.credits import codes, ledger, lots, plans, topups, usage
 from chat_app.credits.plans import Plan, Subscription
@@ -158,9 +158,10 @@ class SubscriptionOut(Shown):
 
 
 class HeldPlan(Shown):
-    """The caller's plan; null when there is none."""
+    """The caller's plan; null when there is none. `waiting` is its order that is to be paid."""
 
     subscription: SubscriptionOut | None
+    waiting: PaymentOut | None
 
 
 class RedeemedOut(Shown):
@@ -226,14 +227,22 @@ def list_plans(app: deps.App, who: deps.CurrentUser) -> Page[PlanOut]:
 def show_subscription(app: deps.App, who: deps.CurrentUser) -> HeldPlan:
     """The caller's plan."""
     held = plan_flow.current(app, user_id=deps.user_id(who))
-    return HeldPlan(subscription=None if held is None else SubscriptionOut.of(held))
+    order = plan_flow.waiting(app, user_id=deps.user_id(who))
+    return HeldPlan(
+        subscription=None if held is None else SubscriptionOut.of(held),
+        waiting=None if order is None else PaymentOut.of(order),
+    )
 
 
 @router.post("/subscription", responses=errors_in(401, 403, 404, 409, 422))
 async def choose_plan(
     app: deps.App, who: deps.CurrentUser, key: deps.IdempotencyKey, body: Choice
 ) -> SubscriptionOut:
-    """Begin a plan or change it: a dearer one at once, any other with the next period."""
+    """Begin a plan or change it: a dearer one when it is paid, any other with the next period.
+
+    The kept card is charged at once. Without one, `GET billing/subscription` shows the order that
+    waits, and `POST billing/payments/{id}/checkout` opens the page to pay it on.
+    """
     held = await plan_flow.choose(app, user_id=deps.user_id(who), plan_code=body.plan_id, key=key)
     return SubscriptionOut.of(held)
 

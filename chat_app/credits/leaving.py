@@ -9,6 +9,7 @@ from sqlmodel import Session, col, delete, select, update
 from chat_app.credits import accounts, ledger, lots, renewals
 from chat_app.credits.invoices.tables import BillingDetailsRow, InvoiceRow
 from chat_app.credits.note_tables import TransferNoteRow
+from chat_app.credits.payments import kept
 from chat_app.credits.payments.tables import WebhookEventRow
 from chat_app.credits.renewals import Shop
 from chat_app.credits.shop_tables import AutoTopupRow
@@ -73,6 +74,7 @@ def settle(
 
 def forget(session: Session, *, user_id: int) -> None:
     """Delete what the person entered: details, rules, limits, notes, drafts, links."""
+    kept.forget(session, user_id=user_id)
     for table in (BillingDetailsRow, AutoTopupRow, SpendLimitRow, TransferNoteRow):
         session.execute(delete(table).where(col(table.user_id) == user_id))
     mine = select(PaymentRow.id).where(PaymentRow.user_id == user_id)

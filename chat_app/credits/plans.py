@@ -208,14 +208,15 @@ def period(session: Session, id: str, number: int, *, zone: tzinfo) -> Period | 
 def period_paid(session: Session, *, subscription_id: str, number: int, payment_id: str) -> None:
     """A period was paid and its credits were granted: the subscription goes on with it.
 
-    A subscription that ended before the money came stays ended.
+    What was planned for after the old one is done or overtaken by that. A subscription that ended
+    before the money came stays ended.
     """
     session.execute(
         update(PeriodRow)
         .where(col(PeriodRow.subscription_id) == subscription_id, col(PeriodRow.number) == number)
         .values(state="paid", payment_id=payment_id)
     )
-    move(session, subscription_id, number, status="active")
+    move(session, subscription_id, number, status="active", next_plan=None, cancel_at_end=False)
 
 
 def move(session: Session, subscription_id: str, number: int, **more: object) -> None:

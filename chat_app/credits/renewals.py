@@ -62,13 +62,15 @@ class Shop:
     """How plans are sold here: the settings, the seller's time zone, and who takes the money.
 
     `charge` returns the order as it is after a try: paid, failed, or pending when its owner or
-    the provider decides later.
+    the provider decides later. With `waits` a new plan waits for that, and the old one stays
+    until then.
     """
 
     rules: Rules
     zone: tzinfo
     provider: str = offline.NAME
     charge: Charge = offline_charge
+    waits: bool = False
 
 
 def subscribe(
@@ -98,8 +100,8 @@ def subscribe(
 
 
 def change(session: Session, shop: Shop, *, user_id: int, plan_code: str, now: int) -> Subscription:
-    """Change the plan. A dearer one begins a new period at once, at its full price; credits of
-    the old one stay until their own end. Any other begins with the next period.
+    """Change the plan. A dearer one begins a new period when it is paid, at its full price;
+    credits of the old one stay until their own end. Any other begins with the next period.
 
     Choosing the plan that one has takes a planned change or cancellation back. Raises
     UnknownPlan, NoSubscription, PlanBusy or NotPaid.
@@ -108,19 +110,16 @@ def change(session: Session, shop: Shop, *, user_id: int, plan_code: str, now: i
     if held.status != "active":
         raise PlanBusy(status=held.status)
     plan = plans.get(session, plan_code)
+    waiting = plans.period(session, held.id, held.period.number + 1, zone=shop.zone)
+    if waiting is not None and (waiting.plan_code, waiting.price) == (plan.code, plan.price):
+        return held
+    _withdraw(session, held, now=now)
     if plan.code == held.period.plan_code:
         _set(session, held, next_plan=None, cancel_at_end=False)
     elif plan.price.amount <= held.period.price.amount:
         _set(session, held, next_plan=plan.code, cancel_at_end=False)
     else:
-        number = held.period.number + 1
-        new = _begin(
-            session, shop, held.id, _terms_of(plan), number=number, starts_at=now,
-            anchor=(now, number),
-        )  # fmt: skip
-        if _charge(session, shop, held, new, now=now).status != "paid":
-            raise NotPaid
-        _set(session, held, next_plan=None, cancel_at_end=False)
+        _begin_now(session, shop, held, _terms_of(plan), now=now)
     return plans.load(session, held.id, zone=shop.zone)
 
 
@@ -131,6 +130,7 @@ def cancel(session: Session, shop: Shop, *, user_id: int, now: int) -> Subscript
     """
     held = _own(session, shop, user_id=user_id, now=now)
     if held.status in ("active", "paused") and held.period.ends_at > now:
+        _withdraw(session, held, now=now)
         _set(session, held, status="active", cancel_at_end=True, next_plan=None)
     else:
         _end(session, held, now=now)
@@ -154,6 +154,7 @@ def pause(session: Session, shop: Shop, *, user_id: int, now: int) -> Subscripti
     held = _own(session, shop, user_id=user_id, now=now)
     if held.status != "active" or held.cancel_at_end:
         raise PlanBusy(status=held.status)
+    _withdraw(session, held, now=now)
     _set(session, held, status="paused")
     return plans.load(session, held.id, zone=shop.zone)
 
@@ -172,14 +173,8 @@ def resume(session: Session, shop: Shop, *, user_id: int, now: int) -> Subscript
     elif held.period.ends_at > now:
         _set(session, held, status="active")
     else:
-        number = held.period.number + 1
-        new = _begin(
-            session, shop, held.id, _next_terms(session, held), number=number, starts_at=now,
-            anchor=(now, number),
-        )  # fmt: skip
-        if _charge(session, shop, held, new, now=now).status != "paid":
-            raise NotPaid
-        _set(session, held, next_plan=None)
+        _withdraw(session, held, now=now)
+        _begin_now(session, shop, held, _next_terms(session, held), now=now)
     return plans.load(session, held.id, zone=shop.zone)
 
 
@@ -200,6 +195,9 @@ def renew(session: Session, shop: Shop, *, subscription_id: str, now: int) -> li
             break
         number = held.period.number + 1
         following = plans.period(session, held.id, number, zone=shop.zone)
+        if following is not None and following.starts_at < held.period.ends_at:
+            _withdraw(session, held, now=now)  # a dearer plan that nobody paid
+            following = None
         if following is None:
             anchor = (held.period.anchor_at, held.period.anchor_number)
             following = _begin(
@@ -293,6 +291,28 @@ def _begin(
     made = plans.period(session, id, number, zone=shop.zone)
     assert made is not None
     return made
+
+
+def _begin_now(
+    session: Session, shop: Shop, held: Subscription, terms: _Terms, *, now: int
+) -> None:
+    """A new period from now on, once it is paid. Raises NotPaid, and nothing is changed then."""
+    number = held.period.number + 1
+    new = _begin(session, shop, held.id, terms, number=number, starts_at=now, anchor=(now, number))
+    order = _charge(session, shop, held, new, now=now)
+    if order.status != "paid" and not (shop.waits and order.status == "pending"):
+        raise NotPaid
+
+
+def _withdraw(session: Session, held: Subscription, *, now: int) -> None:
+    """Take back a period that was to begin at once and was not paid, with its order."""
+    row = session.get(PeriodRow, (held.id, held.period.number + 1), populate_existing=True)
+    if row is None or row.state != "due" or held.status not in ("active", "paused"):
+        return
+    if row.payment_id is not None:
+        orders.fail(session, payment_id=row.payment_id, now=now)
+    session.delete(row)
+    session.flush()
 
 
 def _charge(

@@ -495,7 +495,7 @@ class PaymentRow(SQLModel, table=True):
     `source`, `priority`, `valid_days` and `ends_at` are the terms of the lot that it becomes;
     an order with a `subscription_id` pays for that `period` of a plan. `provider_ref` is the
     provider's checkout (the order's own id until there is one) and `intent_ref` its payment, by
-    which refunds and disputes name it.
+    which refunds and disputes name it. `tries`, `busy_until` and `retry_at` belong to `attempts`.
     """
 
     __tablename__ = "payment"
@@ -536,3 +536,6 @@ class PaymentRow(SQLModel, table=True):
     checkout_url: str | None = Field(default=None, sa_column=Column(Text))
     intent_ref: str | None = Field(default=None, max_length=128)
     polled_at: int | None = _big_or_none()
+    tries: int = _big(server_default=text("0"))
+    busy_until: int | None = _big_or_none()
+    retry_at: int | None = _big_or_none()

@@ -132,6 +132,20 @@ def fire(session: Session, shop: Shop, *, user_id: int, now: int) -> Payment | N
     return done
 
 
+def declined(session: Session, *, payment_id: str, now: int) -> None:
+    """The order of a rule could not be paid: the rule rests for an hour. Nothing for others."""
+    row = session.exec(select(TopupRow).where(TopupRow.payment_id == payment_id)).first()
+    if row is None:
+        return
+    row.state = "declined"
+    session.execute(
+        update(AutoTopupRow)
+        .where(col(AutoTopupRow.user_id) == row.user_id)
+        .values(blocked_until=now + BACK_OFF_MINUTES * MINUTE)
+    )
+    session.flush()
+
+
 def _allowed(session: Session, user_id: int, per_day: int, *, now: int) -> bool:
     """Whether the limits by time leave room. A clock that was set back leaves none."""
 

@@ -18,7 +18,7 @@ from chat_app.chat import conversations, images, search, shares
 from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
-from chat_app.flows import fraud, learn, plans, presence, reply
+from chat_app.flows import collect, fraud, learn, plans, presence, reply
 from chat_app.flows import images as pictures
 from chat_app.money import format_credits
 from chat_app.notify import leaving as messages
@@ -77,6 +77,7 @@ async def account(
         return email
 
     email = await app.db.awrite(story)
+    await asyncio.to_thread(collect.forget_gone, app)
     app.cache.forget(str(user_id))
     app.outlooks.pop(user_id, None)
     await asyncio.to_thread(_files, app, user_id, email)

@@ -13,7 +13,7 @@ from sqlmodel import Session
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits.payments import events, orders, returns
+from chat_app.credits.payments import events, kept, orders, returns
 from chat_app.credits.payments.events import Event
 from chat_app.credits.payments.orders import Mismatch, NotPayable, Payment, Standing, UnknownPayment
 from chat_app.credits.payments.provider import (
@@ -77,7 +77,7 @@ async def settle(app: App, *, payment_id: str) -> Payment:
 
     Raises UnknownPayment; what does not fit is kept for operators and changes nothing.
     """
-    return await asyncio.to_thread(_settle, app, payment_id)
+    return await asyncio.to_thread(look, app, payment_id)
 
 
 def poll(app: App) -> int:
@@ -88,11 +88,25 @@ def poll(app: App) -> int:
     with app.db.read() as session:
         found = orders.to_poll(session, provider=app.payments.name, since=since, limit=POLL_AT_ONCE)
     for order in found:
-        _settle(app, order.id)
+        look(app, order.id)
     return len(found)
 
 
-def _settle(app: App, payment_id: str) -> Payment:
+def way_back(app: App, order: Payment, base: str) -> str:
+    """Where the provider's page leads to: the public URL if one is set, else `base`."""
+    server = app.settings.server
+    base = (server.public_url or base or f"http://{server.host}:{server.port}").rstrip("/")
+    return f"{base}/api/billing/payments/{order.id}/return"
+
+
+def refuse(app: App, order: Payment, standing: Standing, error: AppError) -> None:
+    """Keep for operators what a provider said and what does not fit."""
+    now, reason = app.clock.micros(), _reason(error)
+    app.db.write(lambda session: _keep_refusal(session, order, standing, reason, now=now))
+
+
+def look(app: App, payment_id: str) -> Payment:
+    """The blocking form of `settle`."""
     with app.db.read() as session:
         order = orders.find(session, payment_id)
     provider = app.payments
@@ -109,10 +123,9 @@ def _settle(app: App, payment_id: str) -> Payment:
     if standing.state == "open":
         return order
     try:
-        return app.db.write(lambda session: _accept(app, session, standing, now=now))
+        return app.db.write(lambda session: accept(app, session, standing, now=now))
     except (Mismatch, NotPayable) as error:
-        reason = _reason(error)
-        app.db.write(lambda session: _keep_refusal(session, order, standing, reason, now=now))
+        refuse(app, order, standing, error)
         return order
 
 
@@ -161,7 +174,7 @@ def _apply(app: App, session: Session, event: Event, notice: Notice, *, now: int
     if about is None:
         return None
     if isinstance(about, Standing):
-        return _accept(app, session, about, now=now).id
+        return accept(app, session, about, now=now).id
     if isinstance(about, RefundStanding):
         try:
             return refund.stand(session, about, now=now).payment_id
@@ -189,7 +202,8 @@ def _apply(app: App, session: Session, event: Event, notice: Notice, *, now: int
     return order.id
 
 
-def _accept(app: App, session: Session, standing: Standing, *, now: int) -> Payment:
+def accept(app: App, session: Session, standing: Standing, *, now: int) -> Payment:
+    """Act on what the provider says of an order, and tell its owner. Raises as `orders.accept`."""
     payment = orders.accept(session, standing, now=now)
     if standing.state == "paid" and not payment.replayed:
         audit.record(
@@ -201,6 +215,14 @@ def _accept(app: App, session: Session, standing: Standing, *, now: int) -> Paym
             credits=format_credits(payment.credits + payment.bonus_credits),
             amount_minor=payment.amount_minor,
         )
+        if standing.customer_ref is not None:
+            kept.keep(
+                session,
+                user_id=payment.user_id,
+                provider=payment.provider,
+                customer_ref=standing.customer_ref,
+                now=now,
+            )
         notices.paid(session, payment, now=now)
         fraud.paid(app, session, payment, now=now)
     elif standing.state == "failed":

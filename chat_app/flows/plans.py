@@ -1,5 +1,6 @@
 """Plans as their owner and the clock see them: begun, changed, renewed, and on the record."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +11,12 @@ from chat_app.accounts import users
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.credits import operations, plans, renewals
-from chat_app.credits.payments import offline
+from chat_app.credits.payments import offline, orders
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.plans import Subscription
 from chat_app.credits.renewals import Shop
 from chat_app.errors import AppError
-from chat_app.flows import notices
+from chat_app.flows import collect, notices
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,11 @@ def shop(app: App) -> Shop:
     """How credits are sold here."""
     settings = app.settings
     return Shop(
-        settings.credits, settings.business.zone, provider=app.payments.name, charge=_charge
+        settings.credits,
+        settings.business.zone,
+        provider=app.payments.name,
+        charge=_charge,
+        waits=app.payments.hosted,
     )
 
 
@@ -46,7 +51,9 @@ def current(app: App, *, user_id: int) -> Subscription | None:
 async def choose(app: App, *, user_id: int, plan_code: str, key: str) -> Subscription:
     """Begin a plan, or change to it. The same key acts once.
 
-    Raises UnknownPlan, PlanBusy, NotPaid or IdempotencyConflict.
+    Where a provider takes the money, the kept card is charged at once; without one the plan waits
+    for `waiting` to be paid on the provider's page, and so does a change to a dearer one. Raises
+    UnknownPlan, PlanBusy, NotPaid or IdempotencyConflict.
     """
 
     def do(session: Session, now: int) -> Subscription:
@@ -55,7 +62,8 @@ async def choose(app: App, *, user_id: int, plan_code: str, key: str) -> Subscri
         act = renewals.subscribe if new else renewals.change
         return act(session, shop(app), user_id=user_id, plan_code=plan_code, now=now)
 
-    return await _act(app, user_id, "plan_chosen", key, do, plan=plan_code)
+    await _act(app, user_id, "plan_chosen", key, do, plan=plan_code)
+    return await _collected(app, user_id)
 
 
 async def cancel(app: App, *, user_id: int, key: str) -> Subscription:
@@ -69,8 +77,30 @@ async def pause(app: App, *, user_id: int, key: str) -> Subscription:
 
 
 async def resume(app: App, *, user_id: int, key: str) -> Subscription:
-    """Go on after a pause or a cancellation. Raises NoSubscription, PlanBusy or NotPaid."""
-    return await _act(app, user_id, "plan_resumed", key, _of(app, user_id, renewals.resume))
+    """Go on after a pause or a cancellation, paid as in `choose` where that is due.
+
+    Raises NoSubscription, PlanBusy or NotPaid.
+    """
+    await _act(app, user_id, "plan_resumed", key, _of(app, user_id, renewals.resume))
+    return await _collected(app, user_id)
+
+
+def waiting(app: App, *, user_id: int) -> Payment | None:
+    """The order of the user's plan that waits for its payment, or None."""
+    with app.db.read() as session:
+        held = plans.current(session, user_id=user_id, zone=app.settings.business.zone)
+        return None if held is None else orders.open_of(session, subscription_id=held.id)
+
+
+async def _collected(app: App, user_id: int) -> Subscription:
+    """The plan, after a try to be paid for it from the kept card."""
+    order = await asyncio.to_thread(waiting, app, user_id=user_id)
+    if order is not None:
+        await collect.now(app, user_id=user_id, payment_id=order.id)
+    held = await asyncio.to_thread(current, app, user_id=user_id)
+    if held is None:
+        raise plans.NoSubscription
+    return held
 
 
 def renew_due(app: App) -> int:

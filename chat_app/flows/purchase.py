@@ -9,7 +9,7 @@ from chat_app.audit import log
 from chat_app.credits import operations
 from chat_app.credits.payments import offline, orders
 from chat_app.credits.payments.orders import Payment
-from chat_app.flows import fraud, notices
+from chat_app.flows import fraud, notices, payments
 from chat_app.money import MICRO, format_credits
 
 
@@ -21,12 +21,13 @@ async def buy(
     micro: int | None = None,
     key: str,
     base: str = "",
+    keep: bool = False,
 ) -> Payment:
     """Order a package or a custom amount of microcredits. The same key orders once.
 
     With a provider that has a page of its own the order has a `checkout_url`, which leads back to
-    `base` (the public URL, if one is set). Raises HeldForReview, and ProviderUnreachable: the same
-    key goes on then.
+    `base` (the public URL, if one is set); with `keep` the card may be charged for plans and
+    top-ups from then on. Raises HeldForReview, and ProviderUnreachable: the same key goes on then.
     """
 
     def story(session: Session) -> Payment:
@@ -49,10 +50,10 @@ async def buy(
     order = await app.db.awrite(story)
     if not app.payments.hosted or order.checkout_url or order.status != "pending":
         return order
-    server = app.settings.server
-    base = (server.public_url or base or f"http://{server.host}:{server.port}").rstrip("/")
-    back = f"{base}/api/billing/payments/{order.id}/return"
-    checkout = await asyncio.to_thread(app.payments.start, order, success_url=back, cancel_url=back)
+    back = payments.way_back(app, order, base)
+    checkout = await asyncio.to_thread(
+        app.payments.start, order, success_url=back, cancel_url=back, keep=keep
+    )
     return await app.db.awrite(
         lambda session: orders.opened(
             session, payment_id=order.id, ref=checkout.ref, url=checkout.url

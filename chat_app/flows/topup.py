@@ -12,23 +12,34 @@ from sqlmodel import Session
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.credits import ledger, topups
+from chat_app.credits.payments import kept
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.topups import Rule
-from chat_app.errors import AppError
-from chat_app.flows import fraud
+from chat_app.errors import AppError, Conflict
+from chat_app.flows import collect, fraud
 from chat_app.flows.plans import shop
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
 
 
+class NoCard(Conflict):
+    """Nobody can be charged without being there."""
+
+    code = "no_card_kept"
+    message = "This needs a card that may be charged. Add credits and choose to keep the card."
+
+
 async def set_rule(
     app: App, *, user_id: int, threshold: int, package_code: str, per_day: int
 ) -> Rule:
-    """Set the user's rule; raises BadTopup or UnknownPackage."""
+    """Set the user's rule; raises BadTopup, UnknownPackage, or NoCard where one is needed."""
 
     def story(session: Session) -> Rule:
         now = app.clock.micros()
+        provider = app.payments
+        if provider.hosted and not kept.customer(session, user_id=user_id, provider=provider.name):
+            raise NoCard
         rule = topups.put(
             session,
             user_id=user_id,
@@ -64,7 +75,9 @@ async def look(app: App, *, user_id: int) -> None:
     """Buy if the user's rule says so. Never raises: the answer that led here is settled."""
     try:
         if await asyncio.to_thread(_is_low, app, user_id):
-            await app.db.awrite(partial(_fire, app, user_id))
+            order = await app.db.awrite(partial(_fire, app, user_id))
+            if order is not None:
+                await collect.now(app, user_id=user_id, payment_id=order.id)
     except Exception:
         log.exception("an automatic top-up was not looked at")
 

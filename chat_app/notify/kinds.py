@@ -119,6 +119,20 @@ def _paid(data: Data) -> Letter:
     )
 
 
+def _declined(data: Data) -> Letter:
+    why = {
+        "no_card": "There is no card that we may charge for it.",
+        "needs_owner": "Your bank wants you to confirm it.",
+    }.get(str(data.get("reason")), "Your bank declined it.")
+    if data["plan"]:
+        title = "Your plan could not be paid"
+        more = "We try again for some days, and then the plan ends. Pay it now under Credits, Plan."
+    else:
+        title = "An automatic top-up failed"
+        more = "Nothing was bought. Add credits with another card, which is kept for the next time."
+    return Letter(title, (why, more), (("To pay", str(data["amount"])),), ("Open", "/"))
+
+
 def _refunded(data: Data) -> Letter:
     return Letter(
         f"Refund of {data['amount']}",
@@ -214,6 +228,7 @@ KINDS = {
     "balance_critical": Kind("balance", _critical, "balance.critical"),
     "balance_runout": Kind("balance", _runout, "balance.runout"),
     "payment_paid": Kind("purchases", _paid, "payment.paid"),
+    "payment_declined": Kind("security", _declined, "payment.declined"),
     "payment_refunded": Kind("purchases", _refunded, "payment.refunded"),
     "payment_disputed": Kind("security", _disputed, "payment.disputed"),
     "staff_dispute": Kind("security", _dispute_of),

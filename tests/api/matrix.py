@@ -199,6 +199,9 @@ MATRIX: dict[str, Row] = {
     "POST /api/billing/add": member(CREATED, body={"package_id": "starter"}),
     "GET /api/billing/payments/{id}": owned(OK),
     "POST /api/billing/payments/{id}/confirm": owned(OK),
+    "POST /api/billing/payments/{id}/checkout": owned(OK),
+    "GET /api/billing/cards": member(OK),
+    "DELETE /api/billing/cards": member(EMPTY),
     # The matrix runs with the offline provider, which sends no events.
     "POST /api/billing/webhooks/stripe": public(HIDDEN, body={}),
     "GET /api/billing/payments/{id}/return": public(303),

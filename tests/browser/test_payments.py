@@ -1,5 +1,6 @@
 """Buying on a hosted page and giving money back, with a browser and a stand-in for Stripe."""
 
+import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -79,5 +80,41 @@ def test_a_customer_pays_on_the_hosted_page_and_an_admin_refunds(robot: Make, fa
     page.wait_for_selector("#admin-payment-about >> text=Refund of 2.00 USD, 200 credits")
     assert ann.balance() == Decimal(400)
     fake.quiet()
+    for person in (ann, root):
+        person.outside = [url for url in person.outside if not url.startswith(fake.url)]
+
+
+def test_a_plan_is_paid_on_the_page_and_its_card_is_kept_until_its_owner_says_no(
+    robot: Make, fake: Fake, server: servers.Server
+) -> None:
+    """The button leads to the page and back; the same session may then charge and forget it."""
+    root = robot()
+    root.sign_in("root")
+    body = {"id": "basic", "name": "Basic", "price": {"amount": 1000, "currency": "USD"}}
+    made = root.context.request.post(
+        f"{server.url}/api/admin/plans",
+        data=json.dumps({**body, "credits": 1000}),
+        headers={"Content-Type": "application/json", "Origin": server.url},
+    )
+    assert made.ok, made.text()
+    ann = robot()
+    ann.register("planning-ann")
+    ann.tab("Credits")
+    ann.section("credits", "Plan")
+    page: Any = ann.page
+    page.get_by_role("button", name="Choose", exact=True).click()
+    page.get_by_role("button", name="Yes", exact=True).click()
+    page.wait_for_url(f"{fake.url}/c/pay/*")
+    page.click("#pay")
+    page.wait_for_selector("#credits-cards .card", state="visible")
+    fake.quiet()
+    assert ann.balance() == Decimal(1100)
+    ann.section("credits", "Plan")
+    page.wait_for_selector("#credits-plan-body >> text=Visa ending in 4242")
+    page.get_by_role("button", name="Stop keeping it").click()
+    page.wait_for_selector("#credits-plan-body >> text=ending in", state="detached")
+    assert not any(
+        one["customer"] for one in fake.account.things.values() if one["object"] == "payment_method"
+    )
     for person in (ann, root):
         person.outside = [url for url in person.outside if not url.startswith(fake.url)]

@@ -36,6 +36,10 @@ ORDER = {
     "success_url": "http://shop.test/back",
     "cancel_url": "http://shop.test/back",
 }
+KEEPING = {
+    "customer_creation": "always",
+    "payment_intent_data": {"setup_future_usage": "off_session", "metadata": {"order_id": "pay_1"}},
+}
 SESSION_FIELDS = [
     "id", "object", "amount_total", "currency", "client_reference_id", "metadata", "status",
     "payment_status", "payment_intent", "url", "success_url", "cancel_url", "mode", "created",
@@ -51,6 +55,19 @@ DISPUTE_FIELDS = [
 TSC = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
 # Keys that Stripe documents as optional and its examples leave out.
 OPTIONAL = {"failure_reason", "failure_balance_transaction", "pending_reason"}
+
+
+def absent(customer: str, card: str) -> dict[str, Any]:
+    """A payment from a kept card."""
+    return {
+        "amount": 500,
+        "currency": "usd",
+        "customer": customer,
+        "payment_method": card,
+        "off_session": True,
+        "confirm": True,
+        "metadata": {"order_id": "pay_1", "attempt": "pay_1:1"},
+    }
 
 
 @pytest.fixture
@@ -103,6 +120,29 @@ def test_the_official_python_client_goes_all_the_way(fake: Fake, client: Any) ->
     assert events.data[0].type == "charge.refunded"
 
 
+def test_the_official_client_keeps_a_card_and_charges_it(fake: Fake, client: Any) -> None:
+    made = client.v1.checkout.sessions.create(ORDER | KEEPING)
+    fake.account.pay(made.id)
+    customer = client.v1.checkout.sessions.retrieve(made.id).customer
+    (card,) = client.v1.customers.payment_methods.list(customer, {"type": "card"}).data
+    assert card.card.last4 == "4242"
+    paid = client.v1.payment_intents.create(absent(customer, card.id), {"idempotency_key": "a"})
+    again = client.v1.payment_intents.create(absent(customer, card.id), {"idempotency_key": "a"})
+    assert (paid.status, paid.amount_received, again.id) == ("succeeded", 500, paid.id)
+    found = client.v1.payment_intents.list({"customer": customer, "limit": 100}).data
+    assert found[0].id == paid.id
+    for does, code in (("declined", "card_declined"), ("authenticate", "authentication_required")):
+        fake.account.cards[card.id] = does
+        with pytest.raises(stripe.CardError) as refused:
+            client.v1.payment_intents.create(absent(customer, card.id))
+        assert refused.value.code == code
+        assert refused.value.error.payment_intent.status == "requires_payment_method"
+    client.v1.payment_methods.detach(card.id)
+    assert client.v1.customers.payment_methods.list(customer).data == []
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.payment_intents.create(absent(customer, card.id))
+
+
 def test_every_object_has_the_keys_and_kinds_of_the_published_ones(fake: Fake) -> None:
     """The third oracle: after a whole life, nothing is missing, made up or of another kind."""
     account = fake.account
@@ -112,6 +152,10 @@ def test_every_object_has_the_keys_and_kinds_of_the_published_ones(fake: Fake) -
     later = account.pay(account.open_session(_form(ORDER))["id"], later=True)
     account.arrive(later["id"])
     account.expire(account.open_session(_form(ORDER))["id"])
+    kept = account.pay(account.open_session(_form(ORDER | KEEPING))["id"])
+    card = account.methods(kept["customer"])[0]["id"]
+    account.charge_absent(_form(absent(kept["customer"], card)))
+    account.detach(card)
     seen = [*account.things.values(), *account.events]
     seen += [event["data"]["object"] for event in account.events]
     assert {thing["object"] for thing in seen} == set(EXAMPLES)
@@ -257,4 +301,6 @@ def _form(params: Any) -> Any:
         return {name: _form(value) for name, value in params.items()}
     if isinstance(params, list):
         return [_form(value) for value in params]
+    if isinstance(params, bool):
+        return str(params).lower()
     return str(params)

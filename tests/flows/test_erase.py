@@ -126,8 +126,9 @@ async def gone(app: App, user_id: int, **more: Any) -> None:
 # that keeps free credits from being farmed. All others go.
 STAY = {
     "account", "auto_topup_order", "budget", "conversation", "demo_user", "dispute",
-    "fraud_assessment", "free_gift", "invoice", "message_feedback", "payment", "periodic_grant",
-    "redemption", "reply", "subscription", "usage", "usage_day", "usage_minute", "usage_month",
+    "fraud_assessment", "free_gift", "invoice", "message_feedback", "payment", "payment_customer",
+    "periodic_grant", "redemption", "reply", "subscription", "usage", "usage_day", "usage_minute",
+    "usage_month",
 }  # fmt: skip
 GO = {
     "alert_rule", "alert_state", "announcement_dismissal", "auto_topup", "billing_details",

@@ -67,7 +67,7 @@ def _page(rules: Accounts) -> str:
     <ul>
       <li><b>Quoted first.</b> The charge is never above the quote.</li>
       <li><b>Fair stop.</b> An answer that fails costs nothing.</li>
-      <li><b>{esc(gift)}.</b> No card, no real money in this version.</li>
+      <li><b>{esc(gift)}.</b> No card is asked for until you buy.</li>
     </ul>
   </section>
   <section class="panel">

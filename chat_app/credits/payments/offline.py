@@ -7,6 +7,8 @@ from sqlmodel import Session
 from chat_app.credits.payments import orders
 from chat_app.credits.payments.orders import Payment, Standing
 from chat_app.credits.payments.provider import (
+    Card,
+    Charged,
     Checkout,
     Notice,
     RefundStanding,
@@ -23,9 +25,33 @@ class Offline:
     name = NAME
     hosted = False
 
-    def start(self, order: Payment, *, success_url: str, cancel_url: str) -> Checkout:
+    def start(
+        self,
+        order: Payment,
+        *,
+        success_url: str,
+        cancel_url: str,
+        attempt: int = 0,
+        keep: bool = False,
+        customer: str | None = None,
+    ) -> Checkout:
         """There is nothing to begin."""
         return Checkout(ref=order.id, url=None)
+
+    def charge(self, order: Payment, *, customer: str, attempt: int, again: bool) -> Charged:
+        """It always works."""
+        return Charged(standing(order, "paid"))
+
+    def retire(self, order: Payment) -> Standing:
+        """There is nothing to close."""
+        return self.look(order)
+
+    def cards(self, customer: str) -> list[Card]:
+        """There are none."""
+        return []
+
+    def forget(self, customer: str) -> None:
+        """There is nothing to forget."""
 
     def look(self, order: Payment) -> Standing:
         """As our own books say."""

@@ -48,7 +48,10 @@ class Mismatch(Conflict):
 
 @dataclass(frozen=True)
 class Standing:
-    """What a provider says of an order: `state` is open, paid or failed; money in minor units."""
+    """What a provider says of an order: `state` is open, paid or failed; money in minor units.
+
+    `customer_ref` is who paid, if their card may be charged again.
+    """
 
     provider: str
     checkout_ref: str
@@ -58,6 +61,7 @@ class Standing:
     amount_minor: int
     currency: str
     intent_ref: str | None
+    customer_ref: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Payment:
     paid_at: int | None
     provider_ref: str
     subscription_id: str | None = None
+    period: int | None = None
     checkout_url: str | None = None
     intent_ref: str | None = None
     replayed: bool = False
@@ -312,7 +317,7 @@ def to_poll(session: Session, *, provider: str, since: int, limit: int) -> list[
             PaymentRow.status == "pending",
             PaymentRow.provider == provider,
             col(PaymentRow.created_at) >= since,
-            col(PaymentRow.checkout_url).is_not(None),
+            col(PaymentRow.provider_ref) != col(PaymentRow.id),
         )
         .order_by(func.coalesce(col(PaymentRow.polled_at), 0), col(PaymentRow.id))
         .limit(limit)
@@ -325,6 +330,37 @@ def polled(session: Session, *, payment_id: str, now: int) -> None:
     session.execute(
         update(PaymentRow).where(col(PaymentRow.id) == payment_id).values(polled_at=now)
     )
+
+
+def to_retire(session: Session, *, provider: str, limit: int) -> list[Payment]:
+    """Orders that were given up here while their checkout was open there."""
+    rows = session.exec(
+        select(PaymentRow)
+        .where(
+            PaymentRow.status == "failed",
+            PaymentRow.provider == provider,
+            col(PaymentRow.checkout_url).is_not(None),
+        )
+        .limit(limit)
+    )
+    return [_payment(row) for row in rows]
+
+
+def retired(session: Session, *, payment_id: str) -> None:
+    """The order has no checkout any more."""
+    session.execute(
+        update(PaymentRow).where(col(PaymentRow.id) == payment_id).values(checkout_url=None)
+    )
+
+
+def open_of(session: Session, *, subscription_id: str) -> Payment | None:
+    """The order of a plan that waits for its payment, or None."""
+    row = session.exec(
+        select(PaymentRow)
+        .where(PaymentRow.subscription_id == subscription_id, PaymentRow.status == "pending")
+        .order_by(col(PaymentRow.created_at).desc())
+    ).first()
+    return None if row is None else _payment(row)
 
 
 def grants(session: Session, *, payment_id: str) -> list[int]:
@@ -445,6 +481,7 @@ def _payment(row: PaymentRow, *, replayed: bool = False) -> Payment:
         created_at=row.created_at,
         paid_at=row.paid_at,
         subscription_id=row.subscription_id,
+        period=row.period,
         provider_ref=row.provider_ref,
         checkout_url=row.checkout_url,
         intent_ref=row.intent_ref,

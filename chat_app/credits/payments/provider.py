@@ -41,6 +41,27 @@ class BadSignature(Malformed):
 
 
 @dataclass(frozen=True)
+class Charged:
+    """What came of charging a kept card: how the order stands, or why nothing was taken.
+
+    `reason` is `no_card`, `needs_owner` (the bank wants its owner to confirm) or `declined`.
+    """
+
+    standing: Standing | None
+    reason: Literal["", "no_card", "needs_owner", "declined"] = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A kept card as its owner knows it; it is good until the end of that month."""
+
+    brand: str
+    last4: str
+    month: int
+    year: int
+
+
+@dataclass(frozen=True)
 class Checkout:
     """A checkout at the provider; without a `url` there is no page to send anybody to."""
 
@@ -99,8 +120,36 @@ class Provider(Protocol):
     name: str
     hosted: bool
 
-    def start(self, order: Payment, *, success_url: str, cancel_url: str) -> Checkout:
-        """Begin a checkout, once for each order. Raises ProviderUnreachable or ProviderRefused."""
+    def start(
+        self,
+        order: Payment,
+        *,
+        success_url: str,
+        cancel_url: str,
+        attempt: int = 0,
+        keep: bool = False,
+        customer: str | None = None,
+    ) -> Checkout:
+        """Begin a checkout, once for each attempt at an order; `customer` is who pays, if known.
+
+        With `keep` the card may be charged later without its owner. Raises ProviderUnreachable
+        or ProviderRefused.
+        """
+
+    def charge(self, order: Payment, *, customer: str, attempt: int, again: bool) -> Charged:
+        """Charge a kept card, once for each attempt; `again` when its outcome is not known.
+
+        Raises ProviderUnreachable or ProviderRefused.
+        """
+
+    def retire(self, order: Payment) -> Standing:
+        """Close the checkout of an order, unless it is paid. Raises as `look` does."""
+
+    def cards(self, customer: str) -> list[Card]:
+        """The kept cards, the one that is charged first. Raises as `look` does."""
+
+    def forget(self, customer: str) -> None:
+        """Keep no card of theirs any more. Raises as `look` does."""
 
     def look(self, order: Payment) -> Standing:
         """How the order stands there. Raises ProviderUnreachable or ProviderRefused."""

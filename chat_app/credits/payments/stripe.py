@@ -1,4 +1,4 @@
-"""The provider Stripe: Checkout Sessions, refunds, disputes and signed events.
+"""The provider Stripe: Checkout Sessions, kept cards, refunds, disputes and signed events.
 
 All of it goes through Stripe's own library, imported when it is first used. It has been held to
 Stripe's clients, types and published examples, but it has never run against Stripe itself.
@@ -11,6 +11,8 @@ from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits.payments.orders import Payment, Standing
 from chat_app.credits.payments.provider import (
     BadSignature,
+    Card,
+    Charged,
     Checkout,
     DisputeStanding,
     Notice,
@@ -25,6 +27,10 @@ from chat_app.money import show_credits
 NAME = "stripe"
 TOLERANCE_SECONDS = 300
 _TIMEOUT_SECONDS = 20
+_INTENT = "pi_"
+_TAKEN = ("succeeded", "processing")
+# Names, in the metadata of a payment, the attempt with a kept card that made it.
+_ATTEMPT = "attempt"
 _REFUND_STATES = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
 _DISPUTE_STATES = {"won": "won", "lost": "lost", "prevented": "won", "warning_closed": "won"}
 
@@ -41,38 +47,131 @@ class Stripe:
         self._api_base = api_base.rstrip("/")
         self._made: Any = None
 
-    def start(self, order: Payment, *, success_url: str, cancel_url: str) -> Checkout:
-        """A Checkout Session; the order's id is its idempotency key."""
-        names = {"order_id": order.id, "user_id": str(order.user_id)}
-        total = show_credits(order.credits + order.bonus_credits)
+    def start(
+        self,
+        order: Payment,
+        *,
+        success_url: str,
+        cancel_url: str,
+        attempt: int = 0,
+        keep: bool = False,
+        customer: str | None = None,
+    ) -> Checkout:
+        """A Checkout Session; the order and the attempt are its idempotency key."""
+        names = _names(order)
         item = {
             "quantity": 1,
             "price_data": {
                 "currency": order.currency.lower(),
                 "unit_amount": order.amount_minor,
-                "product_data": {"name": f"{total} credits"},
+                "product_data": {"name": _title(order)},
             },
         }
+        intent: dict[str, Any] = {"metadata": names}
+        wanted: dict[str, Any] = {
+            "mode": "payment",
+            "client_reference_id": order.id,
+            "metadata": names,
+            "payment_intent_data": intent,
+            "line_items": [item],
+            "success_url": success_url,
+            "cancel_url": cancel_url,
+        }
+        if keep:
+            intent["setup_future_usage"] = "off_session"
+            wanted["metadata"] = {**names, "keep": "1"}
+        if customer is not None:
+            wanted["customer"] = customer
+        elif keep:
+            wanted["customer_creation"] = "always"
+        key = f"{order.id}:{attempt}" if attempt else order.id
         made = self._ask(
-            lambda client: client.v1.checkout.sessions.create(
-                {
-                    "mode": "payment",
-                    "client_reference_id": order.id,
-                    "metadata": names,
-                    "payment_intent_data": {"metadata": names},
-                    "line_items": [item],
-                    "success_url": success_url,
-                    "cancel_url": cancel_url,
-                },
-                {"idempotency_key": order.id},
-            )
+            lambda client: client.v1.checkout.sessions.create(wanted, {"idempotency_key": key})
         )
         return Checkout(ref=made.id, url=made.url)
 
     def look(self, order: Payment) -> Standing:
-        """The session of the order."""
-        found = self._ask(lambda client: client.v1.checkout.sessions.retrieve(order.provider_ref))
+        """The session of the order, or the payment where a kept card was charged for it."""
+        ref = order.provider_ref
+        if ref.startswith(_INTENT):
+            found = self._ask(lambda client: client.v1.payment_intents.retrieve(ref))
+            return _intent_standing(found.to_dict())
+        found = self._ask(lambda client: client.v1.checkout.sessions.retrieve(ref))
         return _standing(found.to_dict(), "")
+
+    def charge(self, order: Payment, *, customer: str, attempt: int, again: bool) -> Charged:
+        """A payment that is confirmed at once, with the owner absent, from the newest card.
+
+        Keys are forgotten after a day and belong to one card, so a repeated attempt looks first
+        whether its payment is there.
+        """
+        import stripe
+
+        names = {**_names(order), _ATTEMPT: f"{order.id}:{attempt}"}
+        if again:
+            there = self._ask(
+                lambda client: client.v1.payment_intents.list({"customer": customer, "limit": 100})
+            )
+            for one in there.data:
+                if _named(one.to_dict()).get(_ATTEMPT) == names[_ATTEMPT]:
+                    return _charged(one.to_dict())
+        methods = self._methods(customer)
+        if not methods:
+            return Charged(None, "no_card")
+        wanted = {
+            "amount": order.amount_minor,
+            "currency": order.currency.lower(),
+            "customer": customer,
+            "payment_method": methods[0]["id"],
+            "off_session": True,
+            "confirm": True,
+            "metadata": names,
+            "description": _title(order),
+        }
+        try:
+            made = self._ask(
+                lambda client: client.v1.payment_intents.create(
+                    wanted, {"idempotency_key": names[_ATTEMPT]}
+                )
+            )
+        except ProviderRefused as error:
+            why = error.__cause__
+            if not isinstance(why, stripe.CardError):
+                raise
+            asked = why.code == "authentication_required"
+            return Charged(None, "needs_owner" if asked else "declined")
+        return _charged(made.to_dict())
+
+    def retire(self, order: Payment) -> Standing:
+        """The session expires now; one that was paid before stays paid."""
+        found = self.look(order)
+        if found.state != "open" or order.provider_ref.startswith(_INTENT):
+            return found
+        try:
+            made = self._ask(lambda client: client.v1.checkout.sessions.expire(order.provider_ref))
+        except ProviderRefused:  # somebody paid between the two questions
+            return self.look(order)
+        return _standing(made.to_dict(), "")
+
+    def cards(self, customer: str) -> list[Card]:
+        """The newest first."""
+        found = [one["card"] for one in self._methods(customer) if one.get("card")]
+        return [
+            Card(str(one["brand"]), str(one["last4"]), int(one["exp_month"]), int(one["exp_year"]))
+            for one in found
+        ]
+
+    def forget(self, customer: str) -> None:
+        """Take every card off the customer."""
+        for one in self._methods(customer):
+            number = one["id"]
+            self._ask(lambda client, number=number: client.v1.payment_methods.detach(number))
+
+    def _methods(self, customer: str) -> list[dict[str, Any]]:
+        found = self._ask(
+            lambda client: client.v1.customers.payment_methods.list(customer, {"type": "card"})
+        )
+        return [one.to_dict() for one in found.data]
 
     def refund(self, wanted: Repayment) -> RefundStanding:
         """A refund of the payment; our refund's id is its idempotency key.
@@ -134,6 +233,9 @@ class Stripe:
             about: Standing | RefundStanding | DisputeStanding | None = None
             if kind.startswith("checkout.session."):
                 about = _standing(thing, kind) if thing.get("mode") == "payment" else None
+            elif kind.startswith("payment_intent.") and _ATTEMPT in _named(thing):
+                # A declined one is known from the answer, and its order may be paid otherwise now.
+                about = _intent_standing(thing) if thing["status"] in _TAKEN else None
             elif thing.get("object") == "refund":
                 about = _refund_standing(thing)
             elif kind.startswith("charge.dispute."):
@@ -176,7 +278,30 @@ def _standing(session: dict[str, Any], kind: str) -> Standing:
         amount_minor=int(session.get("amount_total") or 0),
         currency=str(session.get("currency") or "").upper(),
         intent_ref=_id_of(session.get("payment_intent")),
+        customer_ref=_id_of(session.get("customer")) if names.get("keep") else None,
     )
+
+
+def _intent_standing(intent: dict[str, Any]) -> Standing:
+    """Of a payment from a kept card. One that failed is tried anew, so it closes no order."""
+    names = _named(intent)
+    return Standing(
+        provider=NAME,
+        checkout_ref=str(intent["id"]),
+        order_id=str(names.get("order_id") or ""),
+        user_id=str(names.get("user_id") or ""),
+        state="paid" if intent["status"] == "succeeded" else "open",
+        amount_minor=int(intent.get("amount_received") or 0),
+        currency=str(intent.get("currency") or "").upper(),
+        intent_ref=str(intent["id"]),
+    )
+
+
+def _charged(intent: dict[str, Any]) -> Charged:
+    status = str(intent["status"])
+    if status in _TAKEN:
+        return Charged(_intent_standing(intent))
+    return Charged(None, "needs_owner" if status == "requires_action" else "declined")
 
 
 def _refund_standing(refund: dict[str, Any]) -> RefundStanding:
@@ -199,6 +324,14 @@ def _dispute_standing(dispute: dict[str, Any]) -> DisputeStanding:
         currency=str(dispute["currency"]).upper(),
         reason=str(dispute.get("reason") or "general")[:64],
     )
+
+
+def _names(order: Payment) -> dict[str, str]:
+    return {"order_id": order.id, "user_id": str(order.user_id)}
+
+
+def _title(order: Payment) -> str:
+    return f"{show_credits(order.credits + order.bonus_credits)} credits"
 
 
 def _named(thing: dict[str, Any]) -> dict[str, str]:

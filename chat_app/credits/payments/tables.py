@@ -1,4 +1,4 @@
-"""Tables of payments: what providers announced, refunds and disputes.
+"""Tables of payments: what providers announced, refunds, disputes, kept cards.
 
 Times are microseconds, credits microcredits, money minor units.
 """
@@ -137,3 +137,18 @@ class DisputeRow(SQLModel, table=True):
     returned_id: int | None = _big_or_none("transfer.id", unique=True)
     opened_at: int = _big()
     closed_at: int | None = _big_or_none()
+
+
+class PaymentCustomerRow(SQLModel, table=True):
+    """Somebody who may be charged without being there. The card itself is kept by the provider.
+
+    One that is `going` is charged no more, and leaves when the provider has forgotten the card.
+    """
+
+    __tablename__ = "payment_customer"
+
+    provider: str = Field(primary_key=True, max_length=16)
+    customer_ref: str = Field(primary_key=True, max_length=128)
+    user_id: int = _big(index=True)
+    going: bool = False
+    kept_at: int = _big()

@@ -26,7 +26,7 @@ class Refused(Exception):
     def __init__(self, status: int, kind: str, message: str, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.error = {"type": kind, "message": message, **({"code": code} if code else {})}
+        self.error: Thing = {"type": kind, "message": message, **({"code": code} if code else {})}
 
 
 def bad(message: str, code: str | None = None) -> Refused:
@@ -43,6 +43,8 @@ class Account:
         self.things: dict[str, Thing] = {}
         self.events: list[Thing] = []
         self.intent_data: dict[str, Thing] = {}
+        # What a card does when its owner is absent: declined, authenticate, later; else it pays.
+        self.cards: dict[str, str] = {}
         self.page_url = ""
 
     def get(self, number: str, kind: str) -> Thing:
@@ -80,6 +82,10 @@ class Account:
             raise bad("Only mode payment is offered here.")
         if not params.get("success_url"):
             raise bad("Missing required param: success_url.", "parameter_missing")
+        if params.get("customer"):
+            self.get(params["customer"], "customer")
+            if params.get("customer_creation"):
+                raise bad("You may only specify one of these parameters: customer.")
         total, currency = 0, ""
         for item in params.get("line_items") or []:
             price = item["price_data"]
@@ -100,6 +106,8 @@ class Account:
             metadata=params.get("metadata") or {},
             success_url=params["success_url"],
             cancel_url=params.get("cancel_url"),
+            customer=params.get("customer"),
+            customer_creation=params.get("customer_creation", "if_required"),
             customer_details=None,
             shipping_cost=None,
             currency_conversion=None,
@@ -122,12 +130,72 @@ class Account:
             currency=session["currency"],
             metadata=self.intent_data[session["id"]].get("metadata") or {},
             status=status,
+            customer=session["customer"],
+            payment_method=None,
+            setup_future_usage=self.intent_data[session["id"]].get("setup_future_usage"),
             canceled_at=None,
             last_payment_error=None,
             next_action=None,
             processing=None,
         )
         session["payment_intent"] = intent["id"]
+        return intent
+
+    def _keep(self, session: Thing) -> None:
+        """The card of whoever pays is kept, where that was asked for."""
+        if session["customer"] is None and session["customer_creation"] == "always":
+            session["customer"] = self._new("customer", "cus_", metadata={})["id"]
+        if self.intent_data[session["id"]].get("setup_future_usage") != "off_session":
+            return
+        if session["customer"] is None:
+            raise bad("setup_future_usage needs a customer.")
+        self._new("payment_method", "pm_", customer=session["customer"], metadata={})
+
+    def methods(self, customer: str) -> list[Thing]:
+        """The cards of a customer, newest first."""
+        self.get(customer, "customer")
+        kept = [one for one in self.things.values() if one["object"] == "payment_method"]
+        return [one for one in kept if one["customer"] == customer][::-1]
+
+    def detach(self, number: str) -> Thing:
+        """The customer has the card no longer."""
+        method = self.get(number, "payment_method")
+        if method["customer"] is None:
+            raise bad("The payment method you provided is not attached to a customer.")
+        method["customer"] = None
+        return method
+
+    def charge_absent(self, params: Thing) -> Thing:
+        """A payment from a kept card, confirmed at once while its owner is absent."""
+        if (params.get("off_session"), params.get("confirm")) != ("true", "true"):
+            raise bad("Only payments with off_session and confirm are offered here.")
+        method = self.get(str(params.get("payment_method")), "payment_method")
+        if method["customer"] is None or method["customer"] != params.get("customer"):
+            raise bad("The PaymentMethod does not belong to the Customer.")
+        amount = whole(params["amount"])
+        if amount < 50:
+            raise bad("Amount must be at least $0.50.", "amount_too_small")
+        does = self.cards.get(method["id"], "pays")
+        intent = self._new(
+            "payment_intent", "pi_", amount=amount, amount_received=0,
+            currency=params["currency"], customer=params["customer"],
+            payment_method=method["id"], metadata=params.get("metadata") or {},
+            description=params.get("description"), status="requires_payment_method",
+            setup_future_usage=None, canceled_at=None, last_payment_error=None, next_action=None,
+            processing=None,
+        )  # fmt: skip
+        if does in ("declined", "authenticate"):
+            code = "card_declined" if does == "declined" else "authentication_required"
+            self.emit("payment_intent.payment_failed", intent)
+            refused = Refused(402, "card_error", "Your card was declined.", code)
+            refused.error["payment_intent"] = dict(intent)
+            raise refused
+        if does == "later":
+            intent["status"] = "processing"
+            return intent
+        charge = self._charge(intent)
+        self.emit("payment_intent.succeeded", intent)
+        self.emit("charge.succeeded", charge)
         return intent
 
     def _charge(self, intent: Thing) -> Thing:
@@ -151,6 +219,7 @@ class Account:
             session = self.get(number, "checkout.session")
             if session["status"] != "open":
                 raise bad(f"This Checkout Session is {session['status']}.")
+            self._keep(session)
             intent = self._intent(session, "processing" if later else "succeeded")
             session |= {"status": "complete", "payment_status": "unpaid" if later else "paid"}
             session["url"] = None

@@ -32,7 +32,12 @@ RETRIES, RETRY_SECONDS = 5, 0.2
 KNOWN = {
     "/v1/checkout/sessions": {
         "mode", "client_reference_id", "metadata", "payment_intent_data", "line_items",
-        "success_url", "cancel_url", "customer_email", "expires_at", "expand",
+        "success_url", "cancel_url", "customer_email", "expires_at", "expand", "customer",
+        "customer_creation",
+    },
+    "/v1/payment_intents": {
+        "amount", "currency", "customer", "payment_method", "off_session", "confirm", "metadata",
+        "description", "expand",
     },
     "/v1/refunds": {"payment_intent", "charge", "amount", "metadata", "reason", "expand"},
 }  # fmt: skip
@@ -150,6 +155,14 @@ class Fake:
             ("POST", r"/v1/checkout/sessions", lambda: account.open_session(params)),
             ("GET", r"/v1/checkout/sessions/(\w+)", lambda n: account.get(n, "checkout.session")),
             ("POST", r"/v1/checkout/sessions/(\w+)/expire", account.expire),
+            ("POST", r"/v1/payment_intents", lambda: account.charge_absent(params)),
+            ("GET", r"/v1/payment_intents", lambda: self._list("payment_intent", path, params)),
+            (
+                "GET",
+                r"/v1/customers/(\w+)/payment_methods",
+                lambda n: listed(account.methods(n), path),
+            ),
+            ("POST", r"/v1/payment_methods/(\w+)/detach", account.detach),
             ("GET", r"/v1/payment_intents/(\w+)", lambda n: account.get(n, "payment_intent")),
             ("GET", r"/v1/charges/(\w+)", lambda n: account.get(n, "charge")),
             ("POST", r"/v1/refunds", lambda: account.refund(params)),
@@ -165,13 +178,17 @@ class Fake:
         raise Refused(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
 
     def _list(self, kind: str, path: str, params: Thing) -> Thing:
-        wanted = params.get("payment_intent")
         found = [
             thing
             for thing in self.account.things.values()
-            if thing["object"] == kind and wanted in (None, thing["payment_intent"])
+            if thing["object"] == kind
+            and all(
+                params.get(name) in (None, thing[name])
+                for name in ("payment_intent", "customer")
+                if name in thing
+            )
         ]
-        return listed(found, path)
+        return listed(found[::-1], path)
 
 
 def listed(items: list[Thing], path: str) -> Thing:

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -63,6 +63,7 @@ class Overview:
     head: gr.HTML
     package: gr.Radio
     amount: gr.Textbox
+    keep: gr.Checkbox
     buy: gr.Button
     nonce: gr.Textbox
     origin: gr.Textbox
@@ -91,6 +92,12 @@ def build() -> Overview:
                 visible=HIDDEN,
                 max_lines=1,
             )
+            keep = gr.Checkbox(
+                label="Keep my card for plans and top-ups",
+                elem_id="credits-keep",
+                visible=HIDDEN,
+                scale=0,
+            )
             buy = gr.Button("Buy credits", variant="primary", elem_id="credits-buy", scale=0)
             result = gr.HTML(elem_id="credits-result")
     lots_part = gr.HTML(elem_id="credits-lots")
@@ -110,6 +117,7 @@ def build() -> Overview:
         head,
         package,
         amount,
+        keep,
         buy,
         nonce,
         origin,
@@ -183,6 +191,7 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
             c.head: _head(app.payments.name),
             c.package: gr.update(choices=choices, value=picked),
             c.amount: gr.update(visible=HIDDEN, placeholder=room),
+            c.keep: gr.update(visible=True if app.payments.hosted else HIDDEN, value=False),
             c.result: "",
         }
 
@@ -203,6 +212,7 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
         user: User,
         package: str | None,
         amount: str,
+        keep: bool,
         nonce: str,
         origin: str,
         kind: str,
@@ -213,7 +223,12 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
         if package in (None, CUSTOM):
             wanted = {"micro": parse_credits((amount or "").replace(",", "").strip())}
         order = await purchase.buy(
-            app, user_id=_id(user), key=nonce[:64], base=_base(origin), **wanted
+            app,
+            user_id=_id(user),
+            key=nonce[:64],
+            base=parts.base(origin),
+            keep=keep is True,
+            **wanted,
         )
         if order.checkout_url:
             price = Money(order.amount_minor, order.currency)
@@ -233,16 +248,16 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.type, c.period]
     shown = [c.cards, c.lots, c.moved, c.table, c.rows, c.cursor, c.more, shell.pill]
-    tab.select(open_tab, filters, [*shown, c.head, c.package, c.amount, c.result], **quiet)
+    tab.select(open_tab, filters, [*shown, c.head, c.package, c.amount, c.keep, c.result], **quiet)
     for trigger in (c.type.change, c.period.change):
         trigger(show, filters, shown, trigger_mode="always_last", **quiet)
     c.more.click(older, [*filters, c.cursor, c.rows], shown, **quiet)
     c.package.change(choose, [c.package], [c.amount], **quiet)
     c.buy.click(
         buy,
-        [c.package, c.amount, c.nonce, c.origin, *filters],
+        [c.package, c.amount, c.keep, c.nonce, c.origin, *filters],
         [*shown, c.result],
-        js="(a, b, nonce, o, d, e) => [a, b, window.chatKey('buy'), location.origin, d, e]",
+        js="(a, b, k, nonce, o, d, e) => [a, b, k, window.chatKey('buy'), location.origin, d, e]",
         **quiet,
     ).success(None, js=_GO, api_visibility="private").then(
         None, js="() => { window.chatDone('buy'); }", api_visibility="private"
@@ -256,18 +271,8 @@ def _id(user: User) -> int:
 
 def _head(provider: str) -> str:
     """Who takes the money; empty before it is known."""
-    badges = {
-        "": "",
-        "offline": parts.badge("Demonstration shop: no real money moves", "warn"),
-    }
-    shown = badges.get(provider, parts.badge(f"Paid on the page of {provider.capitalize()}"))
+    shown = parts.seller(provider) if provider else ""
     return f'<div class="sheet-head"><h2>Buy credits</h2>{shown}</div>'
-
-
-def _base(origin: str) -> str:
-    """Where the payment page leads back to: the page that the buyer came from."""
-    parsed = urlsplit((origin or "")[:300])
-    return origin if parsed.scheme in ("http", "https") and parsed.netloc else ""
 
 
 def _offer(offer: packages.Package) -> str:

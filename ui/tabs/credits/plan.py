@@ -10,10 +10,13 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import from_micros
 from chat_app.credits import ledger, plans
+from chat_app.credits.payments.orders import Payment
+from chat_app.credits.payments.provider import Card, ProviderRefused, ProviderUnreachable
 from chat_app.credits.plans import Plan as Offer
 from chat_app.credits.plans import Subscription
+from chat_app.flows import collect
 from chat_app.flows import plans as flow
-from chat_app.money import show_credits
+from chat_app.money import Money, show_credits
 from ui import parts
 from ui.guard import guard
 from ui.shell import Shell
@@ -23,15 +26,21 @@ _CLICKS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (button) trigger('click', { act: button.dataset.act, id: button.dataset.id || '',
-    key: window.chatKey('plan') });
+    origin: location.origin, key: window.chatKey('plan') });
 });
 """
+_DONE = """() => {
+  window.chatDone('plan');
+  const link = document.querySelector('#credits-plan-body a[data-go]');
+  if (link) setTimeout(() => location.assign(link.href), 150);
+}"""
 _STATES = {
     "active": ("active", "good"),
     "pending": ("waits for its payment", "warn"),
     "past_due": ("payment due", "bad"),
     "paused": ("paused", "warn"),
 }
+_ENDING = {"cancel": flow.cancel, "pause": flow.pause}
 _SURE = {
     "cancel": ("End the plan with this period? Its credits stay until their end.", "Yes, end it"),
     "pause": ("Pause the plan? No new credits come until you resume it.", "Yes, pause it"),
@@ -49,10 +58,6 @@ class Plan:
 def build() -> Plan:
     """The layout, without any data."""
     with gr.Tab("Plan", id="credits-plan") as tab, gr.Column(elem_classes="sheet"):
-        gr.HTML(
-            '<div class="sheet-head"><h2>Monthly plan</h2>'
-            f"{parts.badge('Demonstration shop: no real money moves', 'warn')}</div>"
-        )
         body = gr.HTML(parts.loading(), elem_id="credits-plan-body", js_on_load=_CLICKS)
     return Plan(tab, body)
 
@@ -60,48 +65,86 @@ def build() -> Plan:
 def bind(c: Plan, app: App, shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section."""
 
-    def look(user: User, ask: str = "", id: str = "") -> dict[Any, Any]:
+    def look(user: User, ask: str = "", id: str = "", link: str = "") -> dict[Any, Any]:
         with app.db.read() as session:
             held = plans.current(session, user_id=_id(user), zone=app.settings.business.zone)
             offers = plans.list_plans(session)
             balance = ledger.balance(session, user_id=_id(user))
-        return {c.body: _page(held, offers, ask, id), shell.pill: parts.pill(balance)}
+        order = flow.waiting(app, user_id=_id(user)) if app.payments.hosted else None
+        head = (
+            f'<div class="sheet-head"><h2>Monthly plan</h2>{parts.seller(app.payments.name)}</div>'
+        )
+        page = _page(held, offers, ask, id, order, link)
+        return {c.body: head + page, shell.pill: parts.pill(balance)}
+
+    async def cards(user: User) -> str:
+        """The line about the kept card."""
+        try:
+            found = await collect.cards(app, user_id=_id(user))
+        except (ProviderUnreachable, ProviderRefused):
+            return '<p class="hint">The kept card cannot be shown right now.</p>'
+        return _kept_card(found[0]) if found else ""
 
     @guard(app, "user")
     async def plan_show(user: User) -> dict[Any, Any]:
         """The plan and the offers."""
-        return await asyncio.to_thread(look, user)
+        shown = await asyncio.to_thread(look, user)
+        if app.payments.hosted:
+            shown[c.body] += await cards(user)
+        return shown
 
     @guard(app, "user")
     async def plan_act(user: User, event: gr.EventData) -> dict[Any, Any]:
         """Do what the pressed button says; what costs or ends something is asked for first."""
         pressed = getattr(event, "_data", None) or {}
         act, id = str(pressed.get("act", "")), str(pressed.get("id", ""))[:64]
-        key = str(pressed.get("key", ""))[:64]
+        key, link = str(pressed.get("key", ""))[:64], ""
         if act in ("ask-choose", "ask-cancel", "ask-pause"):
             return await asyncio.to_thread(look, user, act.removeprefix("ask-"), id)
         if act == "choose":
             held = await flow.choose(app, user_id=_id(user), plan_code=id, key=key)
-            gr.Info(_done(held), duration=5)
-        elif act == "cancel":
-            await flow.cancel(app, user_id=_id(user), key=key)
-        elif act == "pause":
-            await flow.pause(app, user_id=_id(user), key=key)
+            link = await page_of(user, pressed)
+            if not link:
+                gr.Info(_done(held), duration=5)
         elif act == "resume":
             await flow.resume(app, user_id=_id(user), key=key)
-        return await asyncio.to_thread(look, user)
+        elif act in _ENDING:
+            await _ENDING[act](app, user_id=_id(user), key=key)
+        elif act == "forget":
+            await collect.forget(app, user_id=_id(user))
+        if act in ("pay", "resume"):
+            link = await page_of(user, pressed)
+        return await asyncio.to_thread(look, user, link=link)
+
+    async def page_of(user: User, pressed: dict[str, Any]) -> str:
+        """Where the order that waits is paid; empty when there is none, or no page for it."""
+        order = await asyncio.to_thread(flow.waiting, app, user_id=_id(user))
+        if order is None or not app.payments.hosted:
+            return ""
+        opened = await collect.checkout(
+            app,
+            user_id=_id(user),
+            payment_id=order.id,
+            base=parts.base(str(pressed.get("origin", ""))),
+        )
+        return opened.checkout_url or ""
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [c.body, shell.pill]
     c.tab.select(plan_show, None, shown, **quiet)
-    c.body.click(plan_act, None, shown, **quiet).then(
-        None, js="() => { window.chatDone('plan'); }", api_visibility="private"
-    )
+    c.body.click(plan_act, None, shown, **quiet).then(None, js=_DONE, api_visibility="private")
 
 
-def _page(held: Subscription | None, offers: list[Offer], ask: str, id: str) -> str:
+def _page(
+    held: Subscription | None,
+    offers: list[Offer],
+    ask: str,
+    id: str,
+    order: Payment | None,
+    link: str,
+) -> str:
     """What somebody has, the question that is open, and what is on offer."""
-    top = "" if held is None else _held(held, ask)
+    top = "" if held is None else _held(held, ask) + ("" if order is None else _due(order, link))
     if not offers and held is None:
         return parts.empty("No plans yet", "Nothing is on offer right now. Buy credits instead.")
     cells = "".join(_offer(offer, held, ask == "choose" and id == offer.code) for offer in offers)
@@ -135,6 +178,28 @@ def _held(held: Subscription, ask: str) -> str:
         f'<div class="hit"><div><h3>{parts.esc(period.plan_name)} {parts.badge(name, kind)}</h3>'
         f"<p>{_amount(period.credits)} a month for {parts.esc(period.price)}. {when}</p></div>"
         f'<div class="actions">{buttons}</div></div>'
+    )
+
+
+def _due(order: Payment, link: str) -> str:
+    """What is to be paid, and where."""
+    price = parts.esc(Money(order.amount_minor, order.currency))
+    action = _button("pay", f"Pay {price}", kind="primary")
+    if link:
+        action = (
+            f'<a class="go" data-go href="{parts.esc(link)}">Pay {price} on the payment page</a>'
+        )
+    return (
+        f'<div class="hit"><p>{price} is to be paid. The card is kept for the next months, until '
+        f'you say otherwise here.</p><div class="actions">{action}</div></div>'
+    )
+
+
+def _kept_card(card: Card) -> str:
+    return (
+        f'<p class="hint">{parts.esc(card.brand.capitalize())} ending in {parts.esc(card.last4)} '
+        f"is kept, good until {card.month:02d}/{card.year}. "
+        f"{_button('forget', 'Stop keeping it')}</p>"
     )
 
 

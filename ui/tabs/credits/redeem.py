@@ -51,10 +51,7 @@ def build() -> Redeem:
                 )
             result = gr.HTML(elem_id="credits-redeemed")
         with gr.Column(elem_classes="sheet"):
-            gr.HTML(
-                '<div class="sheet-head"><h2>Automatic top-up</h2>'
-                f"{parts.badge('Demonstration shop: no real money moves', 'warn')}</div>"
-            )
+            gr.HTML('<div class="sheet-head"><h2>Automatic top-up</h2></div>')
             state = gr.HTML(parts.loading(1), elem_id="credits-topup-state")
             with gr.Row(elem_classes="filters"):
                 threshold = gr.Textbox(
@@ -92,7 +89,8 @@ def bind(c: Redeem, app: App, shell: Shell, _tab: gr.Tab) -> None:
         if rule is not None and rule.package_code in sold:
             chosen = rule.package_code
         shown: dict[Any, Any] = {
-            c.state: _state(rule, {offer.code: offer.name for offer in offers}, app.clock.micros()),
+            c.state: _state(rule, {offer.code: offer.name for offer in offers}, app.clock.micros())
+            + parts.seller(app.payments.name),
             c.package: gr.update(choices=choices, value=chosen),
             c.stop: gr.update(interactive=bool(rule and rule.active)),
             shell.pill: parts.pill(balance),
