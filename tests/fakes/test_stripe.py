@@ -52,6 +52,10 @@ DISPUTE_FIELDS = [
     "id", "object", "amount", "currency", "status", "payment_intent", "reason", "charge",
     "is_charge_refundable",
 ]  # fmt: skip
+INTENT_FIELDS = [
+    "id", "object", "amount", "amount_received", "currency", "customer", "payment_method",
+    "status", "metadata",
+]  # fmt: skip
 TSC = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
 # Keys that Stripe documents as optional and its examples leave out.
 OPTIONAL = {"failure_reason", "failure_balance_transaction", "pending_reason"}
@@ -252,7 +256,10 @@ def test_the_official_node_client_goes_all_the_way(node: str, fake: Fake) -> Non
 def test_the_objects_have_the_types_of_the_official_sdk(node: str, fake: Fake) -> None:
     """What we send and what the stand-in answers passes `tsc`; a wrong name or kind does not."""
     account = fake.account
-    session = account.pay(account.open_session(_form(ORDER))["id"])
+    session = account.pay(account.open_session(_form(ORDER | KEEPING))["id"])
+    card = account.methods(session["customer"])[0]
+    charge = absent(session["customer"], card["id"])
+    intent = account.charge_absent(_form(charge))
     refund = account.refund({"payment_intent": session["payment_intent"], "amount": "10"})
     dispute = account.dispute(session["payment_intent"])
 
@@ -261,10 +268,13 @@ def test_the_objects_have_the_types_of_the_official_sdk(node: str, fake: Fake) -
             "Checkout.Session": (session, SESSION_FIELDS),
             "Refund": (refund, REFUND_FIELDS),
             "Dispute": (dispute, DISPUTE_FIELDS),
+            "PaymentIntent": (intent, INTENT_FIELDS),
+            "PaymentMethod": (card, ["id", "object", "customer", "type", "card"]),
         }
         lines = [
             "import Stripe from 'stripe';",
             f"export const order: Stripe.Checkout.SessionCreateParams = {json.dumps(order)};",
+            f"export const charge: Stripe.PaymentIntentCreateParams = {json.dumps(charge)};",
         ]
         for number, (kind, (thing, fields)) in enumerate(shown.items()):
             part = json.dumps({field: thing[field] for field in fields})
@@ -282,7 +292,7 @@ def test_the_objects_have_the_types_of_the_official_sdk(node: str, fake: Fake) -
         finally:
             path.unlink()
 
-    assert check("right", ORDER, session) == 0
+    assert check("right", ORDER | KEEPING, session) == 0
     assert check("misspelt", ORDER | {"sucess_url": "x"}, session) != 0
     assert check("wrong", ORDER, session | {"amount_total": "500"}) != 0
 
