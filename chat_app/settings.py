@@ -234,6 +234,8 @@ class Remote(Section):
     connect_seconds: Seconds = 5
     first_token_seconds: Seconds = 120
     idle_seconds: Seconds = 60
+    failures_to_open: Annotated[int, Field(ge=1)] = 3
+    open_seconds: Seconds = 15
     answers_per_server: Annotated[int, Field(ge=1)] = 64
     share_prefixes: bool = False
 

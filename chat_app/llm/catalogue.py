@@ -47,6 +47,9 @@ class File:
 
 Source = Hub | Package | File
 
+SEEING = ("native", "remote", "script")
+"""The ways to run a model that take images, where its entry says `sees_images`."""
+
 
 _SAMPLING = Sampling()
 

@@ -109,7 +109,9 @@ class Usage:
 
     `prompt_tokens` are all tokens the model was given, template included, whole or from the
     cache; 0 when the model never began. `completion_tokens` is the sum of all `Delta.tokens`.
-    `engine_ms` is the answer's share of the model's busy time, see `meter.py`.
+    `engine_ms` is the answer's share of the model's busy time, see `meter.py`. `counted_here`: a
+    server elsewhere said nothing of the answer's tokens, or nothing that can be true, so its
+    pieces were counted.
     """
 
     prompt_tokens: int = 0
@@ -119,6 +121,7 @@ class Usage:
     ttft_ms: float = 0.0
     duration_ms: float = 0.0
     engine_ms: float = 0.0
+    counted_here: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from chat_app.errors import AppError
-from chat_app.llm import catalogue, choice, loader
+from chat_app.llm import catalogue, loader
 from chat_app.llm.backends.base import Spec
-from chat_app.llm.catalogue import Entry
 from chat_app.llm.engine import (
     ChatMessage,
     Delta,
@@ -33,6 +32,7 @@ from chat_app.llm.engine import (
     Started,
     Usage,
 )
+from chat_app.llm.places import Places
 from chat_app.llm.process import Process
 from chat_app.llm.writer import Refused, Writer
 from chat_app.settings import Settings
@@ -50,7 +50,10 @@ BROKEN_SECONDS = 300.0
 # Of a model that was never loaded: enough that the first answers begin together.
 GUESSED_SLOTS = 4
 _CHECK_SECONDS = 1.0
+_DRAIN_SECONDS = 0.1
 _LOAD_CODES = ("not_enough_memory", "load_failed", "model_not_available")
+# Of these nothing was delivered and another place may do better.
+_ELSEWHERE = ("model_not_available", "engine_crashed", "engine_stalled", "engine_error")
 _CRASHED = "The model's process ended unexpectedly. It is restarted: send the message again."
 _CLOSED = "The server is stopping. Send the message again in a moment."
 
@@ -67,8 +70,14 @@ class _Answer:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    counted_here: bool = False
     ended: bool = False
     cancelled_at: float | None = None
+    process: Writer | None = None
+    """Who was given the request."""
+    bring: "asyncio.Task[None] | None" = None
+    moved: bool = False
+    """It was given to somebody else, after servers elsewhere could not take it."""
 
     def put(self, event: Event) -> None:
         """Note what happened and pass it on; nothing passes after the terminal event."""
@@ -83,6 +92,7 @@ class _Answer:
             self.completion_tokens += event.tokens
         elif isinstance(event, (Done, Failed)):
             self.ended = True
+            self.counted_here = event.usage.counted_here
             if 0 < event.usage.prompt_tokens < self.prompt_tokens:
                 self.prompt_tokens = event.usage.prompt_tokens  # it was a bound until now
             event = replace(event, usage=self.usage())
@@ -98,6 +108,7 @@ class _Answer:
             queue_ms=((self.started or now) - self.began) * 1000,
             ttft_ms=((self.first or now) - self.began) * 1000,
             duration_ms=(now - self.began) * 1000,
+            counted_here=self.counted_here,
         )
 
 
@@ -111,6 +122,10 @@ class _Model:
     progress: Loading = field(default_factory=lambda: Loading("Starting the model…"))
     answers: dict[str, _Answer] = field(default_factory=dict)
     counting: int = 0
+    counts: list[Writer] = field(default_factory=list)
+    """Who counts prompts right now, once for each."""
+    retired: list[Writer] = field(default_factory=list)
+    """Who takes no new answers because another place is better, and ends with its last one."""
     used: float = field(default_factory=time.monotonic)
     loaded: float = 0.0
     load_seconds: float = 0.0
@@ -133,9 +148,11 @@ class Supervisor:
         self._models: dict[str, _Model] = {}
         self._answers: dict[str, _Answer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._why: dict[str, str] = {}
+        # By model: whether servers elsewhere write it, and the sentence.
+        self._why: dict[str, tuple[bool, str]] = {}
         self._closed = False
         self._servers = _servers(settings)
+        self._places = Places(settings, self._servers)
 
     async def start(self) -> None:
         """See Engine.start."""
@@ -159,6 +176,8 @@ class Supervisor:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await model.load
             await self._end(model)
+            for process in list(model.retired):
+                await process.end()
         if self._servers is not None:
             await self._servers.close()
 
@@ -173,7 +192,7 @@ class Supervisor:
         model = self._model(request.model)
         self._answers[request.id] = answer
         model.answers[request.id] = answer
-        bring = asyncio.ensure_future(self._bring(model, answer))
+        answer.bring = asyncio.ensure_future(self._bring(model, answer))
         try:
             while True:
                 event = await answer.events.get()
@@ -181,12 +200,12 @@ class Supervisor:
                 if isinstance(event, (Done, Failed)):
                     return
         finally:
-            bring.cancel()
+            answer.bring.cancel()
             self._answers.pop(request.id, None)
             model.answers.pop(request.id, None)
             model.used = time.monotonic()
-            if not answer.ended and model.process is not None:
-                model.process.send({"op": "cancel", "id": request.id})
+            if not answer.ended and answer.process is not None:
+                answer.process.send({"op": "cancel", "id": request.id})
 
     async def _bring(self, model: _Model, answer: _Answer) -> None:
         """Load the model if need be, then hand the request over."""
@@ -200,10 +219,13 @@ class Supervisor:
             answer.put(Failed("load_failed", sentence, Usage()))
         else:
             if not answer.ended:
+                answer.process = process
                 process.submit(answer.request)
 
     async def _ready(self, model: _Model, answer: _Answer | None = None) -> Writer:
         """The model's running process; one load for all who wait. Raises ModelNotReady."""
+        if self._misplaced(model):
+            self._retire(model)
         if model.process is not None:
             return model.process
         if model.load is None or model.load.done():
@@ -239,7 +261,7 @@ class Supervisor:
         model.problem = ""
         model.loaded = model.used = time.monotonic()
         model.load_seconds = model.loaded - began
-        self._why[model.id] = process.why
+        self._why[model.id] = (_elsewhere(process), process.why)
         _log.info("%s is loaded in %.1f s. %s", model.id, model.load_seconds, process.why)
         self._spawn(self._follow(model, process))
         return process
@@ -252,11 +274,32 @@ class Supervisor:
         found = await asyncio.to_thread(self._at_rest, model)
         if not found.usable:
             raise ModelNotReady(found.reason, model=model.id)
-        if servers := self._serving(entry):
+        if servers := self._places.servers_for(entry):
             return servers.spec(entry)
-        return await asyncio.to_thread(
-            choice.choose, entry, self._settings.models_dir, self._settings.llm
+        return await asyncio.to_thread(self._places.here, entry)
+
+    def _misplaced(self, model: _Model) -> bool:
+        """Who writes with the model now is not who should take the next answer."""
+        process = model.process
+        return process is not None and self._places.wrong(
+            catalogue.get(model.id), elsewhere=_elsewhere(process)
         )
+
+    def _retire(self, model: _Model) -> None:
+        """What comes next goes elsewhere; what is being written is finished where it is."""
+        old, model.process, model.load = model.process, None, None
+        assert old is not None, "somebody is there to retire"
+        _log.info("%s is no longer written by: %s", model.id, old.why)
+        model.retired.append(old)
+        self._spawn(self._drain(model, old))
+
+    async def _drain(self, model: _Model, old: Writer) -> None:
+        while old in model.counts or any(
+            answer.process is old and not answer.ended for answer in model.answers.values()
+        ):
+            await asyncio.sleep(_DRAIN_SECONDS)
+        await old.end()
+        model.retired.remove(old)
 
     async def _start(self, model: _Model, spec: Spec) -> Writer:
         limit = self._settings.llm.load_seconds
@@ -318,20 +361,44 @@ class Supervisor:
         """Pass on what the process says until it is gone, then end what it leaves behind."""
         try:
             async for request_id, event in process.events():
-                if answer := self._answers.get(request_id):
-                    answer.put(event)
-                    if isinstance(event, (Done, Failed)):
-                        model.crashes = 0
+                answer = self._answers.get(request_id)
+                if answer is None or answer.process is not process:
+                    continue
+                if isinstance(event, Failed) and self._moves(model, answer, event):
+                    continue
+                answer.put(event)
+                if isinstance(event, (Done, Failed)):
+                    model.crashes = 0
         except Exception:
             _log.exception("the line to %s broke", model.id)
-        if model.process is not process:
+        left = [answer for answer in model.answers.values() if answer.process is process]
+        if model.process is process:
+            model.process = None
+            self._crashed(model)
+            _log.error("the process of %s ended unexpectedly", model.id)
+            left += [answer for answer in model.answers.values() if answer.process is None]
+        elif process not in model.retired:
             return
-        model.process = None
-        self._crashed(model)
-        _log.error("the process of %s ended unexpectedly", model.id)
-        for answer in list(model.answers.values()):
+        for answer in left:
             answer.put(Failed("engine_crashed", _CRASHED, Usage()))
         await process.end()
+
+    def _moves(self, model: _Model, answer: _Answer, failed: Failed) -> bool:
+        """Give an answer that servers elsewhere could not begin to this machine, once."""
+        if answer.moved or answer.started is not None or answer.cancelled_at is not None:
+            return False
+        if failed.code not in _ELSEWHERE or self._settings.llm.engine != "auto":
+            return False
+        process = answer.process
+        if process is None or not _elsewhere(process):
+            return False
+        entry = catalogue.get(model.id)
+        if self._servers is None or self._servers.can(entry) or not self._places.local(entry):
+            return False
+        _log.warning("answer %s goes to this machine: %s", answer.request.id, failed.code)
+        answer.moved, answer.process = True, None
+        answer.bring = asyncio.ensure_future(self._bring(model, answer))
+        return True
 
     def _crashed(self, model: _Model) -> None:
         model.crashes += 1
@@ -344,7 +411,7 @@ class Supervisor:
         if answer is None or answer.ended or answer.cancelled_at is not None:
             return
         answer.cancelled_at = time.monotonic()
-        process = self._models[answer.request.model].process
+        process = answer.process
         if process is None or not process.has(request_id):
             answer.put(Done("cancelled", Usage()))
         else:
@@ -356,7 +423,11 @@ class Supervisor:
         found.counting += 1
         try:
             process = await self._ready(found)
-            return await process.count(messages)
+            found.counts.append(process)
+            try:
+                return await process.count(messages)
+            finally:
+                found.counts.remove(process)
         finally:
             found.counting -= 1
             found.used = time.monotonic()
@@ -382,7 +453,9 @@ class Supervisor:
         """See Engine.stats."""
         now = time.monotonic()
         started = sum(answer.started is not None for answer in self._answers.values())
+        servers = {} if self._servers is None else {"servers": self._servers.view()}
         return {
+            **servers,
             "running": started,
             "waiting": len(self._answers) - started,
             "models": {
@@ -405,7 +478,7 @@ class Supervisor:
     def state(self, model: str) -> ModelState:
         """See Engine.state."""
         found = self._model(model)
-        if found.process is not None:
+        if found.process is not None and not self._misplaced(found):
             spec = found.process.spec
             if found.process.problem:
                 return ModelState("broken", found.process.problem, backend=spec.backend)
@@ -419,48 +492,47 @@ class Supervisor:
         if model.problem and time.monotonic() < model.problem_until:
             return ModelState("broken", model.problem)
         entry = catalogue.get(model.id)
-        if servers := self._serving(entry):
+        if servers := self._places.servers_for(entry):
             return servers.state(entry)
         return loader.state(entry, self._settings.models_dir)
-
-    def _serving(self, entry: Entry) -> "Servers | None":
-        """The servers elsewhere, when they are to write this model's answers."""
-        if self._servers is None:
-            return None
-        asked = self._settings.llm.engine == "remote" or self._servers.serve(entry)
-        return self._servers if asked else None
 
     def slots(self, model: str) -> int:
         """See Engine.slots."""
         found = self._model(model)
-        return found.slots if found.process is None else found.process.slots
+        if found.process is None:
+            return found.slots
+        return GUESSED_SLOTS if self._misplaced(found) else found.process.slots
 
     def sees(self, model: str) -> bool:
-        """See Engine.sees. Only our own engine takes images."""
+        """See Engine.sees."""
         entry = catalogue.get(model)
-        if not entry.sees_images or self._serving(entry):
+        if not entry.sees_images:
             return False
+        if servers := self._places.servers_for(entry):
+            return servers.sees(entry)
         found = self._model(model)
-        if found.process is not None:
-            return found.process.spec.backend == "native"
+        if found.process is not None and not _elsewhere(found.process):
+            return found.process.spec.backend in catalogue.SEEING
         try:
-            spec = choice.choose(entry, self._settings.models_dir, self._settings.llm)
+            spec = self._places.here(entry)
         except ModelNotReady:
             return True  # once it is ready; until then that is what it says
-        return spec.backend == "native"
+        return spec.backend in catalogue.SEEING
 
     def why(self, model: str) -> str:
         """See Engine.why."""
         entry = catalogue.get(model)
-        if model in self._why:
-            return self._why[model]
+        servers = self._places.servers_for(entry)
+        remote, sentence = self._why.get(model, (False, ""))
+        if sentence and remote == (servers is not None):
+            return sentence
         found = self._at_rest(self._model(model))
         if not found.usable:
             return found.reason
-        if servers := self._serving(entry):
+        if servers is not None:
             return servers.spec(entry).why
         try:
-            return choice.choose(entry, self._settings.models_dir, self._settings.llm).why
+            return self._places.here(entry).why
         except ModelNotReady as error:
             return str(error)
 
@@ -480,19 +552,33 @@ class Supervisor:
             await asyncio.sleep(_CHECK_SECONDS)
             now = time.monotonic()
             for model in list(self._models.values()):
-                process = model.process
-                if process is None:
+                for process in (model.process, *model.retired):
+                    if process is not None and _stuck(model, process, now):
+                        _log.error("%s does not answer any more and is ended", model.id)
+                        process.kill()
+                if model.process is None or model.busy:
                     continue
-                if now - process.heard > BEAT_LIMIT_SECONDS or any(
-                    answer.cancelled_at is not None
-                    and now - answer.cancelled_at > CANCEL_LIMIT_SECONDS
-                    for answer in model.answers.values()
-                ):
-                    _log.error("%s does not answer any more and is ended", model.id)
-                    process.kill()
-                elif idle_seconds and not model.busy and now - model.used > idle_seconds:
+                if self._misplaced(model):
+                    _log.info("%s has a better place and leaves this one", model.id)
+                    await self._end(model)
+                elif idle_seconds and now - model.used > idle_seconds:
                     _log.info("%s was unused and leaves memory", model.id)
                     await self._end(model)
+
+
+def _stuck(model: _Model, process: Writer, now: float) -> bool:
+    """It gave no sign of life, or does not stop an answer that it was told to."""
+    return now - process.heard > BEAT_LIMIT_SECONDS or any(
+        answer.process is process
+        and answer.cancelled_at is not None
+        and now - answer.cancelled_at > CANCEL_LIMIT_SECONDS
+        for answer in model.answers.values()
+    )
+
+
+def _elsewhere(process: Writer) -> bool:
+    """Servers elsewhere write, and no process of ours."""
+    return process.spec.backend == "remote"
 
 
 def _servers(settings: Settings) -> "Servers | None":

@@ -1,6 +1,7 @@
 """Which backend runs a model, and why."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chat_app import settings
-from chat_app.llm import catalogue, choice, supervisor
+from chat_app.llm import catalogue, choice, loader, supervisor
 from chat_app.llm.catalogue import File
 from chat_app.llm.engine import ModelNotReady
 from chat_app.settings import Llm
@@ -173,10 +174,8 @@ def test_the_web_process_imports_no_library_that_runs_models() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("engine", "sees"), [("auto", True), ("native", True), ("transformers", False)]
-)
-def test_images_are_for_our_own_engine(tmp_path: Path, engine: str, *, sees: bool) -> None:
+@pytest.mark.parametrize(("engine", "sees"), [("auto", True), ("native", True)])
+def test_images_are_for_ways_that_see(tmp_path: Path, engine: str, *, sees: bool) -> None:
     """A model that is not here yet says that, and not that it cannot see."""
     folder = tmp_path / "gemma-3-4b-it"
     made = supervisor.Supervisor(
@@ -189,12 +188,81 @@ def test_images_are_for_our_own_engine(tmp_path: Path, engine: str, *, sees: boo
     assert made.sees("gemma-3-4b-it") == sees
 
 
-def test_a_model_that_sees_does_not_on_servers_elsewhere(tmp_path: Path) -> None:
-    made = supervisor.Supervisor(
+def test_converted_files_do_not_see(tmp_path: Path) -> None:
+    folder = tmp_path / "gemma-3-4b-it" / "openvino"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "openvino_model.xml").write_text("", encoding="utf-8")
+    made = supervisor.Supervisor(settings.load(data_dir=tmp_path, models_dir=tmp_path))
+    assert not made.sees("gemma-3-4b-it")
+
+
+def servers(tmp_path: Path, engine: str) -> supervisor.Supervisor:
+    """An engine with two addresses that nobody has asked yet."""
+    return supervisor.Supervisor(
         settings.load(
             data_dir=tmp_path,
             models_dir=tmp_path,
-            llm={"engine": "remote", "remote_url": "http://127.0.0.1:9"},
+            llm={"engine": engine, "remote_url": "http://127.0.0.1:9 http://127.0.0.1:19"},
         )
     )
+
+
+def test_of_servers_those_see_that_do_not_deny_it(tmp_path: Path) -> None:
+    made = servers(tmp_path, "remote")
+    assert made.sees("gemma-3-4b-it")
+    assert not made.sees("gemma-3-1b-it")
+    known = made._servers
+    assert known is not None
+    first, second = known.servers
+    for server in known.servers:
+        server.up, server.models = True, {"gemma-3-4b-it": 0}
+    known.blind(first, "gemma-3-4b-it")
+    entry = catalogue.get("gemma-3-4b-it")
+    assert made.sees("gemma-3-4b-it")
+    assert known.pick(entry, "", images=True) is second
+    known.blind(second, "gemma-3-4b-it")
     assert not made.sees("gemma-3-4b-it")
+    assert known.pick(entry, "", images=True) is None
+
+
+def known(tmp_path: Path, engine: str) -> supervisor.Supervisor:
+    """The same, with one server that is up and the weights of a model on this machine."""
+    folder = tmp_path / "gemma-3-1b-it"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    manifest = {"source": loader._identity(catalogue.get("gemma-3-1b-it")), "files": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    made = servers(tmp_path, engine)
+    assert made._servers is not None
+    server = made._servers.servers[0]
+    server.up, server.models = True, {"gemma-3-1b-it": 0, "gemma-3-12b-it": 0}
+    made._servers._checked = 1.0
+    return made
+
+
+def test_auto_takes_what_can_answer_now_and_says_why(tmp_path: Path) -> None:
+    made = known(tmp_path, "auto")
+    assert made._servers is not None
+    server = made._servers.servers[0]
+    here, there = "gemma-3-1b-it", "gemma-3-12b-it"
+    assert made.state(here).backend == "remote"
+    assert "because a configured server serves it" in made.why(here)
+    server.up = False
+    assert made.state(here).usable
+    assert "with our own engine on the CPU" in made.why(here)
+    assert "no configured server of it can be used right now" in made.why(here)
+    # Nobody has this one here, so it says what is wrong with the servers.
+    assert made.state(there).state == "broken"
+    assert "No server for this model can be reached" in made.why(there)
+    server.up = True
+    assert made.state(here).backend == made.state(there).backend == "remote"
+
+
+def test_remote_by_force_never_falls_back(tmp_path: Path) -> None:
+    made = known(tmp_path, "remote")
+    assert made._servers is not None
+    made._servers.servers[0].up = False
+    assert made.state("gemma-3-1b-it").state == "broken"
+    assert made.state("gemma-3-1b-it").backend == "remote"
+    assert "Try again" in made.why("gemma-3-1b-it")

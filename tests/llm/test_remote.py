@@ -1,5 +1,6 @@
 """Servers that misbehave: every fault has its code, and only what was delivered is counted."""
 
+import asyncio
 import json
 import logging
 import threading
@@ -112,7 +113,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def odd_stage(*servers: Odd, **remote: Any) -> Iterator[Stage]:
-    values = {"connect_seconds": 1, "first_token_seconds": 0.5, "idle_seconds": 0.5} | remote
+    values = {
+        "connect_seconds": 1,
+        "first_token_seconds": 0.5,
+        "idle_seconds": 0.5,
+        "open_seconds": 0.1,
+    } | remote
     llm = {
         "engine": "remote",
         "remote_url": " ".join(server.url for server in servers),
@@ -233,10 +239,14 @@ def test_a_fault_before_the_first_token_has_its_code_and_costs_nothing(
 
 
 async def ready(here: Stage) -> None:
-    """The server is checked again, as happens every few seconds."""
+    """The servers are checked again, as happens every few seconds, until one is well."""
     servers = here.engine.engine._servers  # type: ignore[attr-defined]
-    servers._checked = 0.0
-    await servers.refresh()
+    while True:
+        servers._checked = 0.0
+        await servers.refresh()
+        if servers.can(catalogue.get(here.model)):
+            return
+        await asyncio.sleep(0.05)
 
 
 def breaks(handler: _Handler) -> None:
@@ -277,13 +287,13 @@ def test_a_fault_in_the_middle_keeps_what_came_and_asks_nobody_else(
 
 def test_another_server_is_asked_before_the_first_token(odd: Odd, other: Odd) -> None:
     odd.behave = status(500)
-    with odd_stage(odd, other) as here:
-        for number in range(8):
+    with odd_stage(odd, other, open_seconds=60) as here:
+        for number in range(24):
             events = here.answer(user_scope=f"u{number}")
             check_protocol(events)
             assert text_of(events) == "a b c "
-    assert len(odd.asked) == 1  # then it is left out
-    assert len(other.asked) == 8
+    assert len(odd.asked) == 3  # then it is left out
+    assert len(other.asked) == 24
 
 
 def test_no_server_at_all_is_said_clearly(odd: Odd) -> None:
@@ -329,15 +339,169 @@ def test_auto_asks_a_server_for_what_it_serves_and_for_nothing_else(odd: Odd) ->
 
 
 @pytest.mark.parametrize(
-    ("claimed", "counted"), [(None, 3), (3, 3), (7, 7), (1, 3), (10**9, 12), (-5, 3)]
+    ("claimed", "counted", "believed"),
+    [
+        (None, 3, False),
+        (3, 3, True),
+        (7, 7, True),
+        (1, 3, False),
+        (10**9, 12, False),
+        (-5, 3, False),
+        ("many", 3, False),
+        (True, 3, False),
+        (float("nan"), 3, False),
+    ],
 )
-def test_usage_is_the_servers_but_never_beyond_the_limit(
-    odd: Odd, here: Stage, claimed: int | None, counted: int
+def test_usage_is_the_servers_where_it_can_be_true(
+    odd: Odd,
+    here: Stage,
+    caplog: pytest.LogCaptureFixture,
+    claimed: Any,
+    counted: int,
+    *,
+    believed: bool,
 ) -> None:
+    """Never beyond the limit, never below what came; what is not believed is noted."""
     odd.behave = lambda handler: handler.answer("a b c", claimed)
     events = here.answer(max_tokens=12)
     check_protocol(events)
     assert done(events).usage.completion_tokens == counted
+    assert done(events).usage.counted_here is not believed
+    (server,) = here.engine.stats()["servers"]
+    odd_claim = claimed is not None and not believed
+    assert server["odd_usage_total"] == odd_claim
+    said = type(claimed) is int and claimed >= 0
+    assert server["answers_counted_here_total"] == (not said)
+    assert ("is not believed" in caplog.text) is odd_claim
+
+
+@pytest.mark.parametrize("claimed", [10**9, -1, "much", float("inf")])
+def test_a_prompt_is_never_longer_than_it_was_counted_here(
+    odd: Odd, here: Stage, claimed: Any
+) -> None:
+    """T3: the hold was made for what was counted."""
+
+    def lies(handler: _Handler) -> None:
+        handler.stream()
+        handler.say({"choices": [], "usage": {"prompt_tokens": claimed, "completion_tokens": 0}})
+        handler.pieces("a")
+        handler.close(1)
+
+    odd.behave = lies
+    events = here.answer("Hello!")
+    check_protocol(events)
+    assert started(events).prompt_tokens == len("Hello!") + 8
+    assert done(events).usage.counted_here
+
+
+def state_of(here: Stage, number: int = 0) -> str:
+    return str(here.engine.stats()["servers"][number]["state"])
+
+
+def test_after_three_failures_nobody_is_sent_there_until_one_token_came(
+    odd: Odd, here: Stage
+) -> None:
+    """Half open: the token is asked for by us; nobody's answer is the experiment."""
+    assert state_of(here) in ("unknown", "down", "up")
+    odd.behave = status(500)
+    for number in range(3):
+        assert failed(here.answer()).code == "engine_crashed"
+        assert state_of(here) == ("open" if number == 2 else "up")
+    (seen,) = here.engine.stats()["servers"]
+    assert (seen["left_out"], seen["failures_total"]) == ([DEMO], 3)
+    assert seen["last_failure"] == "engine_crashed"
+    assert here.engine.state(DEMO).state == "broken"
+
+    async def asked_again() -> None:
+        while len(odd.asked) < 4:
+            await asyncio.sleep(0.05)
+
+    here.run(asked_again())
+    assert all(body["max_tokens"] == 1 for body in odd.asked[3:])
+    assert state_of(here) in ("open", "half_open")
+    before = len(odd.asked)
+    assert failed(here.answer()).code == "model_not_available"
+    assert len([body for body in odd.asked[before:] if body["max_tokens"] != 1]) == 0
+    odd.behave = lambda handler: handler.answer("fine")
+    here.run(ready(here))
+    assert text_of(here.answer()) == "fine "
+    (seen,) = here.engine.stats()["servers"]
+    assert (seen["state"], seen["left_out"], seen["failures_in_row"]) == ("up", [], 0)
+
+
+def test_a_server_that_hangs_costs_one_person_the_wait(odd: Odd, other: Odd) -> None:
+    odd.behave = hangs
+    with odd_stage(odd, other, open_seconds=60) as here:
+        for number in range(24):
+            assert text_of(here.answer(user_scope=f"u{number}")) == "a b c "
+        assert sorted(server["state"] for server in here.engine.stats()["servers"]) == [
+            "open",
+            "up",
+        ]
+    assert len(odd.asked) == 1
+
+
+def test_a_circuit_is_one_models(odd: Odd, here: Stage) -> None:
+    """What one model of a server cannot, says nothing about its others."""
+    servers = Servers(Llm(remote_url=odd.url))
+    server = servers.servers[0]
+    demo, gemma = catalogue.get(DEMO), catalogue.get("gemma-3-1b-it")
+    server.up, server.models = True, {DEMO: 0, gemma.id: 0}
+    for _ in range(3):
+        servers.failed(server, DEMO, "engine_crashed", "counts", "status 500")
+    assert not servers.can(demo)
+    assert servers.can(gemma)
+    assert servers.view()[0]["left_out"] == [DEMO]
+
+
+def test_a_server_that_died_is_another_one_when_it_is_back(odd: Odd, here: Stage) -> None:
+    """All its answers broke off at once, which is no reason to leave the new process out."""
+    servers = here.engine.engine._servers  # type: ignore[attr-defined]
+    here.run(ready(here))
+    server = servers.servers[0]
+    for _ in range(5):
+        servers.failed(server, DEMO, "engine_crashed", "counts", "it broke off")
+    assert state_of(here) == "open"
+    server.circuits[DEMO].open_until += 1000
+    server.up, server.vanished = False, True
+    here.run(ready(here))
+    assert state_of(here) == "up"
+
+
+def test_a_slow_server_does_not_hold_up_a_start(
+    odd: Odd, other: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = _Handler.do_GET
+
+    def slow(handler: _Handler) -> None:
+        if handler.server is odd:
+            time.sleep(6)
+        look(handler)
+
+    monkeypatch.setattr(_Handler, "do_GET", slow)
+    began = time.monotonic()
+    with odd_stage(odd, other) as here:
+        assert text_of(here.answer()) == "a b c "
+        assert time.monotonic() - began < 5, "nobody waits for the slow one"
+
+
+def test_a_conversation_stays_at_its_server_and_a_persons_are_spread(odd: Odd, other: Odd) -> None:
+    def turns(number: int, count: int) -> tuple[ChatMessage, ...]:
+        told = [ChatMessage("system", "Be brief."), ChatMessage("user", f"Topic {number}")]
+        for turn in range(count):
+            told += [ChatMessage("assistant", "Yes."), ChatMessage("user", f"And {turn}?")]
+        return tuple(told)
+
+    with odd_stage(odd, other) as here:
+        used = []
+        for number in range(12):
+            for count in range(2):
+                before = len(odd.asked)
+                request = here.request(messages=turns(number, count), user_scope="one")
+                here.run(here.events(request))
+                used.append(len(odd.asked) - before)
+    assert used[::2] == used[1::2]
+    assert set(used) == {0, 1}
 
 
 def test_a_bound_of_the_prompt_gives_way_to_the_servers_count(odd: Odd, here: Stage) -> None:
@@ -482,8 +646,6 @@ def test_a_person_stays_at_one_server_unless_it_is_much_busier() -> None:
 
 
 def test_more_answers_than_places_wait_their_turn(odd: Odd) -> None:
-    import asyncio
-
     running: list[int] = []
     at_once: list[int] = []
 
