@@ -184,12 +184,16 @@ class PriceVersionOut(Shown):
 
 
 class ShelfOut(Shown):
-    """A model as administrators see it, with every version of its price, newest first."""
+    """A model as administrators see it, with every version of its price, newest first.
+
+    `why` says which backend runs it, and why this one.
+    """
 
     id: str
     name: str
     state: str
     reason: str
+    why: str
     offered: bool
     price: PriceOut | None
     versions: list[PriceVersionOut]
@@ -297,6 +301,7 @@ def _shelf(app: App, model: str) -> ShelfOut:
         name=entry.name,
         state=state.state,
         reason=state.reason,
+        why=app.engine.why(model),
         offered=offered,
         price=next((item.price for item in versions if item.state == "current"), None),
         versions=versions,

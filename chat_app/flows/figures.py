@@ -10,6 +10,7 @@ from typing import Any, Literal
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import holds
+from chat_app.flows import server_figures
 from chat_app.monitor import prometheus
 from chat_app.monitor.health import MIN_FREE_BYTES
 from chat_app.monitor.prometheus import Metric
@@ -56,6 +57,7 @@ def troubles(app: App, machine: SystemStats, engine: dict[str, Any]) -> list[Tro
         found.append(Trouble("warn", f"{places} of {limit} places are taken. It is getting full."))
     for model, figures in engine.get("recent", {}).items():
         found += _of_model(model, figures)
+    found += [Trouble(*each) for each in server_figures.troubles(engine.get("servers", ()))]
     found += _of_messages(app)
     return sorted(found, key=lambda item: item.level != "bad")
 
@@ -101,7 +103,10 @@ def _of_model(model: str, figures: dict[str, Any]) -> list[Trouble]:
 def page(app: App) -> str:
     """All metrics in Prometheus' text format."""
     engine = app.engine.stats()
-    return prometheus.text([*_of_program(app), *_of_workers(engine), *_of_answers(engine)])
+    elsewhere = server_figures.metrics(engine.get("servers", ()))
+    return prometheus.text(
+        [*_of_program(app), *_of_workers(engine), *_of_answers(engine), *elsewhere]
+    )
 
 
 def _gauge(name: str, words: str) -> Metric:

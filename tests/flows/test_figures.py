@@ -84,6 +84,45 @@ def test_a_workers_own_figures_are_on_the_page(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def server(state: str, **more: Any) -> dict[str, Any]:
+    return {
+        "url": "http://10.0.0.7:8000",
+        "kind": "vllm",
+        "state": state,
+        "models": ["m"],
+        "left_out": ["m"] if state == "open" else [],
+        "running": 2,
+        "answers_total": 5,
+        "failures_total": 3,
+        "failures_in_row": 3,
+        "answers_counted_here_total": 1,
+        "odd_usage_total": 0,
+        "last_failure": "engine_crashed",
+        "last_failure_seconds": 4.0,
+        "asked_again_seconds": 11.0 if state == "open" else None,
+    } | more
+
+
+def test_servers_elsewhere_are_on_the_page_and_in_the_verdict(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running_app(tmp_path) as app:
+            both = [server("open"), server("up", url="http://b:1/x", last_failure="")]
+            engine = {**QUIET, "servers": both}
+            app.engine.stats = lambda: engine  # type: ignore
+            found = samples(figures.page(app))
+            assert found['chat_app_remote_state{server="10.0.0.7:8000",state="open"}'] == 1
+            assert found['chat_app_remote_state{server="b:1/x",state="up"}'] == 1
+            assert found['chat_app_remote_failures_total{server="b:1/x"}'] == 3
+            (trouble,) = figures.troubles(app, FINE, engine)
+            assert trouble.level == "warn"
+            assert "10.0.0.7:8000 gets no answers of m (engine_crashed)" in trouble.sentence
+            both[1]["state"] = "down"
+            levels = [item.level for item in figures.troubles(app, FINE, engine)]
+            assert levels == ["bad", "bad"]
+
+    asyncio.run(story())
+
+
 def test_labels_and_help_cannot_break_a_line() -> None:
     metric = Metric("a_total", "counter", "two\nlines \\").add(1e15, model='x"} 9\ny\\')
     page = text([metric, Metric("empty", "gauge", "nothing")])

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.flows.test_figures import server
 from tests.ui.conftest import Site
 
 LOADED = {
@@ -55,6 +56,25 @@ def test_a_quiet_site_is_well(site: Site) -> None:
     seen = opened(site)
     assert "All is well." in seen["admin-verdict"]
     assert "is answered by the script engine" in seen["admin-models"]
+
+
+def test_model_servers_are_in_a_table(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = server("open", models=["a", "<i>b"], left_out=["a"])
+    stats = {**site.app.engine.stats(), "servers": [there]}
+    monkeypatch.setattr(site.app.engine, "stats", lambda: stats)
+    seen = opened(site)
+    for words in (
+        "Model servers",
+        "10.0.0.7:8000",
+        "vLLM",
+        "left out",
+        "asked again in 11 s",
+        "<s><code>a</code></s>",
+        "&lt;i&gt;b",
+        "1 counted here",
+        "engine crashed, 4 s ago",
+    ):
+        assert words in seen["admin-models"], words
 
 
 def test_what_each_model_does_is_readable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

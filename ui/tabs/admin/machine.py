@@ -19,6 +19,7 @@ from ui import parts
 from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell
+from ui.tabs.admin import servers
 from ui.tabs.chat.words import price_words
 
 TICK_SECONDS = 10
@@ -70,7 +71,7 @@ def bind(c: Machine, app: App, shell: Shell, tab: gr.Tab) -> None:
             c.verdict: _verdict(figures.troubles(app, stats, engine), app.clock.micros()),
             c.cards: _cards(app, stats, people, engine),
             c.work: _work(app, engine, names),
-            c.models: _models(app, views),
+            c.models: _models(app, views) + servers.shown(engine.get("servers", ())),
         }
 
     @guard(app, "machine.read")
