@@ -48,6 +48,8 @@ def models_list(_options: argparse.Namespace, settings: Settings) -> int:
     for entry in catalogue.offered():
         state = loader.state(entry, settings.models_dir)
         words = state.reason or engine.why(entry.id)
+        if entry.sees_images and state.usable:
+            words += " It sees images." if engine.sees(entry.id) else " Run so, it sees no images."
         print(f"{entry.id:<24} {state.state:<15} {entry.name}; {entry.license}. {words}")
     return OK
 

@@ -47,7 +47,7 @@ class File:
 
 Source = Hub | Package | File
 
-SEEING = ("native", "remote", "script")
+SEEING = ("native", "transformers", "remote", "script")
 """The ways to run a model that take images, where its entry says `sees_images`."""
 
 

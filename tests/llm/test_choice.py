@@ -174,7 +174,9 @@ def test_the_web_process_imports_no_library_that_runs_models() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("engine", "sees"), [("auto", True), ("native", True)])
+@pytest.mark.parametrize(
+    ("engine", "sees"), [("auto", True), ("native", True), ("transformers", True)]
+)
 def test_images_are_for_ways_that_see(tmp_path: Path, engine: str, *, sees: bool) -> None:
     """A model that is not here yet says that, and not that it cannot see."""
     folder = tmp_path / "gemma-3-4b-it"

@@ -1,6 +1,8 @@
 """Servers that misbehave: every fault has its code, and only what was delivered is counted."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import logging
 import threading
@@ -8,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chat_app import settings
-from chat_app.llm import build, catalogue
-from chat_app.llm.engine import ChatMessage, Delta, Event, Sampling
+from chat_app.llm import build, cards, catalogue
+from chat_app.llm.engine import ChatMessage, Delta, Event, Image, Sampling
 from chat_app.llm.servers import Servers
 from chat_app.settings import Llm, SettingsError
 from tests.llm.conftest import (
@@ -672,3 +675,97 @@ def test_more_answers_than_places_wait_their_turn(odd: Odd) -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="remote_url"):
         settings.load(llm={"remote_url": url})
+
+
+SEEING = "gemma-3-4b-it"
+
+
+@pytest.fixture
+def painting(tmp_path: Path) -> Image:
+    """A file; what is in it does not matter to who sends it."""
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(bytes(range(256)) * 40)
+    return Image(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@contextmanager
+def seeing(*servers: Odd, **remote: Any) -> Iterator[Stage]:
+    for server in servers:
+        server.model = SEEING
+    with odd_stage(*servers, **remote) as here:
+        here.model = SEEING
+        yield here
+
+
+def test_an_image_arrives_byte_for_byte(odd: Odd, painting: Image) -> None:
+    with seeing(odd) as here:
+        told = (ChatMessage("user", "What is <start_of_image> it?", (painting,)),)
+        events = here.run(here.events(here.request(messages=told)))
+        check_protocol(events)
+        assert started(events).prompt_tokens > 260
+        assert here.engine.sees(SEEING)
+    picture, text = odd.asked[0]["messages"][0]["content"]
+    assert picture["type"] == "image_url"
+    kind, _, data = picture["image_url"]["url"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert base64.b64decode(data) == Path(painting.path).read_bytes()
+    assert text == {"type": "text", "text": "What is < start_of_image> it?"}
+
+
+def test_an_image_that_is_gone_is_nobodys_fault(odd: Odd, painting: Image) -> None:
+    Path(painting.path).unlink()
+    with seeing(odd) as here:
+        events = here.answer(messages=(ChatMessage("user", "What?", (painting,)),))
+        assert failed(events).code == "engine_error"
+        assert here.engine.stats()["servers"][0]["failures_total"] == 0
+    assert not odd.asked
+
+
+def test_who_refuses_an_image_gets_no_other_one(odd: Odd, other: Odd, painting: Image) -> None:
+    """A server that was started without the part that sees; texts still go there."""
+    said = {"error": {"message": "image input is not supported"}}
+    odd.behave = lambda handler: handler.json(said, 500)
+    told = (ChatMessage("user", "What is it?", (painting,)),)
+    with seeing(odd, other) as here:
+        for number in range(16):
+            events = here.answer(messages=told, user_scope=f"u{number}")
+            assert text_of(events) == "a b c "
+        assert len(odd.asked) == 1
+        odd.behave = lambda handler: handler.answer("text")
+        texts = {text_of(here.answer(user_scope=f"u{number}")) for number in range(16)}
+        assert texts == {"text ", "a b c "}
+        assert here.engine.sees(SEEING)
+        other.behave = lambda handler: handler.json(said, 400)
+        events = here.answer(messages=told)
+        check_protocol(events)
+        assert failed(events).code == "model_cannot_see"
+        assert not here.engine.sees(SEEING)
+        assert all(server["state"] == "up" for server in here.engine.stats()["servers"])
+
+
+@pytest.mark.parametrize(
+    ("card", "sees"),
+    [
+        ({"sees_images": False}, False),
+        ({"sees_images": True}, True),
+        ({"architecture": {"input_modalities": ["text"]}}, False),
+        ({"architecture": {"input_modalities": ["text", "image"]}}, True),
+        ({}, True),
+    ],
+)
+def test_what_a_card_says_of_sight_is_believed(card: dict[str, Any], *, sees: bool) -> None:
+    servers = Servers(Llm(remote_url="http://a:1"))
+    entry = catalogue.get(SEEING)
+    listed = {"data": [{"id": SEEING, **card}, {"id": "gone", "available": False}]}
+    kind, models, seen = cards.read(listed)
+    servers.servers[0].models, servers.servers[0].sees = models, seen
+    assert (kind, list(models)) == ("", [SEEING])
+    assert servers.sees(entry) is sees
+
+
+def test_llamacpp_says_elsewhere_whether_it_sees() -> None:
+    ability = [{"name": SEEING, "capabilities": ["completion"]}]
+    kind, _, seen = cards.read(
+        {"models": ability, "data": [{"id": SEEING, "owned_by": "llamacpp"}]}
+    )
+    assert (kind, seen) == ("llamacpp", {SEEING: False})

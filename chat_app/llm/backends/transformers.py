@@ -4,10 +4,11 @@ Runs safetensors on the CPU, or on a CUDA GPU whole, in 8 bits or in 4. Each ans
 cache; running answers take turns, one token or one piece of a prompt each.
 """
 
+import itertools
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chat_app.llm import prompt as prompts
 from chat_app.llm.backends import base
 from chat_app.llm.backends.base import LoadRefused, Progress, RanOutOfMemory, Spec, Step
 from chat_app.llm.engine import ChatMessage, Sampling
+from chat_app.llm.native import shape
 
 SLOTS = {"cpu": 4, "cuda": 16}
 CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
@@ -24,13 +26,17 @@ _GIB = 1024**3
 _GREEDY_BELOW = 1e-3
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _SPARE_BYTES = 600 * 1024**2
+_BEGINS = "<start_of_image>"
 # Share of the bfloat16 size that the quantized linear layers and the whole rest take.
 _SHARES = {"none": 1.0, "int8": 0.6, "nf4": 0.38}
 
 
 @dataclass
 class _Running:
-    """One answer: what the model has read, what it still has to, how to pick the next token."""
+    """One answer: what the model has read, what it still has to, how to pick the next token.
+
+    In `todo` a number below zero stands for each token of an image, see `prompt.number`.
+    """
 
     todo: list[int]
     sampling: Sampling
@@ -38,11 +44,12 @@ class _Running:
     generator: Any
     cache: Any
     seen: Any
+    images: Mapping[int, str] = field(default_factory=dict)
     made: int = 0
 
 
 class Transformers:
-    """See Backend."""
+    """See Backend, and Seeing: with the library's own processor and vision tower."""
 
     def __init__(self, spec: Spec, progress: Progress) -> None:
         """Load the folder of the spec. Raises LoadRefused when it does not fit."""
@@ -64,12 +71,16 @@ class Transformers:
         )
         self.slots = SLOTS[self.device]
         self._chunk = CHUNK_TOKENS[self.device]
+        self._sight = shape.sight(path) if _has_tower(path) else None
+        self.sees = self._sight is not None
+        self._images: Mapping[int, str] = {}
         kind = self._fit(size, _cache_bytes(text, self.context_tokens), spec.quantization)
         progress("Loading the weights…", None)
         self._model = self._load(path, config, kind)
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(path)
+        self._pixels = _processor(path, self._sight.side) if self._sight else None
         self._family = spec.family
         self._ends = self._end_tokens()
         self._running: dict[str, _Running] = {}
@@ -115,8 +126,18 @@ class Transformers:
             )
         elif kind == "int8":
             options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        if self.sees:
+            from transformers import Gemma3ForConditionalGeneration
+
+            if kind != "none":  # the tower is small, and what it sees suffers most
+                options["quantization_config"].llm_int8_skip_modules = [
+                    "vision_tower",
+                    "multi_modal_projector",
+                    "lm_head",
+                ]
+            return Gemma3ForConditionalGeneration.from_pretrained(path, **options).eval()
         if config.get("model_type") == "gemma3":
-            # The larger ones are made for images too: of those, only the text part is read.
+            # Made for images, but in a way that is not known here: only its text part is read.
             from transformers import Gemma3ForCausalLM
 
             options["config"] = AutoConfig.from_pretrained(path).get_text_config()
@@ -135,19 +156,32 @@ class Transformers:
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         """See Backend.encode."""
-        return self._ids(self._rendered(messages))
+        ids = self._ids(self._rendered(messages))
+        images = [image for message in messages for image in message.images]
+        if not images or self._sight is None:
+            return ids
+        numbers = [prompts.number(image) for image in images for _ in range(self._sight.tokens)]
+        places = [at for at, token in enumerate(ids) if token == self._sight.token]
+        for at, number in zip(places, numbers, strict=True):
+            ids[at] = number
+        return ids
 
     def _rendered(self, messages: Sequence[ChatMessage]) -> str:
         if self._family == "gemma3":
             messages = prompts.fold_system(messages)
-        if self._tokenizer.chat_template:
-            turns = [{"role": message.role, "content": message.content} for message in messages]
-            return str(
-                self._tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=True
-                )
+        tokens = self._sight.tokens if self._sight else 0
+        if not self._tokenizer.chat_template:
+            return prompts.render(messages, self._family, image_tokens=tokens)
+        text = str(
+            self._tokenizer.apply_chat_template(
+                [_turn(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=True,
             )
-        return prompts.render(messages, self._family)
+        )
+        # As their processor does; people's texts have no such mark by now.
+        picture = f"\n\n{_BEGINS}{'<image_soft_token>' * tokens}<end_of_image>\n\n"
+        return text.replace(_BEGINS, picture) if prompts.shown(messages) else text
 
     def count_text(self, text: str) -> int:
         """See Backend.count_text."""
@@ -174,19 +208,23 @@ class Transformers:
         generator = torch.Generator(device=self.device)
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         generator.manual_seed(seed % 2**63)
-        seen = torch.zeros(
-            self._model.config.vocab_size, dtype=torch.bool, device=self._model.device
-        )
-        seen[torch.tensor(prompt, device=seen.device)] = True
+        config = self._model.config.get_text_config()
+        seen = torch.zeros(config.vocab_size, dtype=torch.bool, device=self._model.device)
+        seen[torch.tensor([token for token in prompt if token >= 0], device=seen.device)] = True
         self._running[id] = _Running(
             todo=list(prompt),
             sampling=sampling,
             max_tokens=max_tokens,
             generator=generator,
-            cache=DynamicCache(config=self._model.config),
+            cache=DynamicCache(config=config),
             seen=seen,
+            images=self._images,
         )
         return 0
+
+    def show(self, images: Mapping[int, str]) -> None:
+        """See Seeing.show."""
+        self._images = images
 
     def drop(self, id: str) -> None:
         """See Backend.drop."""
@@ -215,9 +253,12 @@ class Transformers:
 
     def _advance(self, id: str, answer: _Running) -> Step:
         torch = self._torch
-        chunk, answer.todo = answer.todo[: self._chunk], answer.todo[self._chunk :]
+        # All images are read at once: their tokens see each other in both directions.
+        shown = [at + 1 for at, token in enumerate(answer.todo) if token < 0]
+        end = max(self._chunk, shown[-1] if shown else 0)
+        chunk, answer.todo = answer.todo[:end], answer.todo[end:]
         out = self._model(
-            input_ids=torch.tensor([chunk], device=self._model.device),
+            **self._inputs(chunk, answer.images),
             past_key_values=answer.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -231,6 +272,51 @@ class Transformers:
         answer.seen[token] = True
         answer.todo = [token]
         return Step(id, [token], "length" if answer.made >= answer.max_tokens else None)
+
+    def _inputs(self, chunk: list[int], images: Mapping[int, str]) -> dict[str, Any]:
+        """A piece of a prompt as the model takes it, its images as pixels. Raises OSError."""
+        torch = self._torch
+        ids = torch.tensor([chunk], device=self._model.device)
+        if self._sight is None or self._pixels is None or not (ids < 0).any():
+            return {"input_ids": ids}
+        from PIL import Image
+
+        runs = [number for number, _ in itertools.groupby(chunk) if number < 0]
+        opened = [Image.open(images[number]).convert("RGB") for number in runs]
+        pixels = self._pixels(images=opened, return_tensors="pt")["pixel_values"]
+        return {
+            "input_ids": torch.where(ids < 0, self._sight.token, ids),
+            "token_type_ids": (ids < 0).int(),
+            "pixel_values": pixels.to(self._model.device, self._model.dtype),
+        }
+
+
+def _has_tower(path: Path) -> bool:
+    """The files hold the part that sees, which is read from their beginnings alone."""
+    from safetensors import safe_open
+
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            if any("vision_tower." in name for name in opened.keys()):  # noqa: SIM118
+                return True
+    return False
+
+
+def _processor(path: Path, side: int) -> Any:
+    """What makes pixels of images, as the model's files say. Needs no torchvision."""
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    if (path / "preprocessor_config.json").exists():
+        return Gemma3ImageProcessorPil.from_pretrained(path)
+    return Gemma3ImageProcessorPil(size={"height": side, "width": side})
+
+
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates take it: images stand before the text."""
+    if not message.images:
+        return {"role": message.role, "content": message.content}
+    pictures = [{"type": "image"} for _ in message.images]
+    return {"role": message.role, "content": [*pictures, {"type": "text", "text": message.content}]}
 
 
 def pick(torch: Any, logits: Any, sampling: Sampling, answer: _Running) -> int:
