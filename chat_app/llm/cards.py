@@ -7,7 +7,8 @@ from typing import Any
 
 from chat_app.llm.sse import Unreachable
 
-KINDS = ("vllm", "sglang", "llamacpp")
+NAMES = {"": "OpenAI's protocol", "vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp"}
+KINDS = tuple(kind for kind in NAMES if kind)
 _MOST_MODELS = 5000
 
 

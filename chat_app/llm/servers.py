@@ -259,7 +259,7 @@ class Servers:
         again = [circuits[model].open_until - now for model in left_out]
         return {
             "url": server.url,
-            "kind": server.kind or "openai",
+            "kind": server.kind,
             "state": state,
             "models": sorted(names),
             "left_out": sorted(left_out),
@@ -351,13 +351,14 @@ class Servers:
     def spec(self, entry: Entry) -> Spec:
         """How the model runs: elsewhere."""
         places = [server for server in self.servers if self.name(entry, server)]
-        kinds = sorted({server.kind or "OpenAI's protocol" for server in places})
+        kinds = sorted({cards.NAMES[server.kind] for server in places})
         names = [(server, self.name(entry, server) or "") for server in places]
         context = [limit for server, name in names if (limit := server.models.get(name))]
         reason = "because the settings ask for it"
         if self._llm.engine == "auto":
             reason = "because a configured server serves it"
-        where = f"{len(places)} model server(s) ({', '.join(kinds)})"
+        count = "a model server" if len(places) == 1 else f"{len(places)} model servers"
+        where = f"{count} ({', '.join(kinds)})" if places else "model servers"
         return Spec(
             model=entry.id,
             family=entry.family,

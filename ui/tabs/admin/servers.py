@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from chat_app.flows import server_figures
+from chat_app.llm import cards
 from ui import parts
 
 _KINDS = {"up": "good", "down": "bad", "open": "bad", "half_open": "warn", "unknown": ""}
 _WORDS = {"half_open": "being asked", "open": "left out", "unknown": "not asked yet"}
-_NAMES = {
-    "openai": "OpenAI's protocol",
-    "llamacpp": "llama.cpp",
-    "vllm": "vLLM",
-    "sglang": "SGLang",
-}
 _HEADS = ["Server", "State", "Models", "Now>", "Answers>", "Failures>"]
 
 
@@ -33,7 +28,7 @@ def _row(server: dict[str, Any]) -> list[str]:
         badge += f"<br><small>asked again in {server['asked_again_seconds']:.0f} s</small>"
     return [
         f"<b>{parts.esc(server_figures.place(server['url']))}</b>"
-        f"<br><small>{parts.esc(_NAMES.get(server['kind'], server['kind']))}</small>",
+        f"<br><small>{parts.esc(cards.NAMES.get(server['kind'], ''))}</small>",
         badge,
         _models(server),
         f"{server['running']} running",
@@ -46,7 +41,8 @@ def _models(server: dict[str, Any]) -> str:
     """What it serves of the catalogue; what it is left out for is struck through."""
     codes = {name: f"<code>{parts.esc(name)}</code>" for name in server["models"]}
     codes |= {name: f"<s>{codes[name]}</s>" for name in server["left_out"] if name in codes}
-    return "<br>".join(codes.values()) or "none of ours"
+    nothing = "none of ours" if server["state"] == "up" else "–"
+    return "<br>".join(codes.values()) or nothing
 
 
 def _counted(server: dict[str, Any]) -> str:
