@@ -41,6 +41,8 @@ class Stage:
         self.crash: Callable[[], None] | None = None
         """Ends what writes the answers, as a power cut would; None: nothing of the kind."""
         self.repair: Callable[[], None] = lambda: None
+        self.instant = False
+        """It reads a long prompt before anybody could say stop."""
         self._runner = asyncio.Runner()
         self._number = 0
         self.run(engine.start())

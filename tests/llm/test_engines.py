@@ -22,6 +22,8 @@ from chat_app.llm.engine import (
     Sampling,
     Started,
 )
+from tests.effort import effort
+from tests.llm import small
 from tests.llm.conftest import (
     DEMO,
     GEMMA,
@@ -49,23 +51,37 @@ WEIGHTS = {
 }
 
 
+# By a small model of random weights, so that it is done in seconds.
+SMALL = "transformers-small"
+
+
 def marks_of(name: str) -> list[pytest.MarkDecorator]:
-    """Every run plays with our own engine and over HTTP; `--full` with all."""
-    seldom = [] if name in ("native", "remote") else [pytest.mark.full]
+    """Every run plays with all but two: one needs an extra, one is slow and has a small twin."""
+    seldom = [pytest.mark.full] if name in ("transformers", "llamacpp") else []
     return [pytest.mark.weights, *seldom]
 
 
 @pytest.fixture(
     scope="module",
-    params=["script", *(pytest.param(name, marks=marks_of(name)) for name in WEIGHTS)],
+    params=["script", SMALL, *(pytest.param(name, marks=marks_of(name)) for name in WEIGHTS)],
 )
-def here(request: pytest.FixtureRequest) -> Iterator[Stage]:
+def here(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
     """A stage for each engine, its model loaded."""
     name = request.param
+    if name == SMALL:
+        folder = small.put(tmp_path_factory.mktemp("small"), GEMMA)
+        with stage(GEMMA, engine="transformers", threads=1, models_dir=folder) as made:
+            made.crash, made.instant = crash_of(made, GEMMA), True
+            made.run(made.engine.load(GEMMA))
+            yield made
+        return
     if name == "script":
         with stage(
             DEMO, engine="script", script={"first_token_ms": 1, "tokens_per_second": 300}
         ) as made:
+            made.instant = True
             yield made
         return
     model = WEIGHTS[name]
@@ -83,8 +99,15 @@ def on(name: str, model: str) -> Iterator[Stage]:
             yield made
         return
     with stage(model, engine=name, threads=1) as made:
-        made.crash = lambda: os.kill(made.engine.stats()["models"][model]["pid"], signal.SIGKILL)
+        made.crash = crash_of(made, model, name)
         yield made
+
+
+def crash_of(made: Stage, model: str, name: str = "") -> Callable[[], None] | None:
+    """Kills the worker. Every run does that to our own engine alone: they load anew after it."""
+    if not (name == "native" or effort(full=True, quick=False)):
+        return None
+    return lambda: os.kill(made.engine.stats()["models"][model]["pid"], signal.SIGKILL)
 
 
 @contextmanager
@@ -342,7 +365,7 @@ def test_cancel_while_the_prompt_is_read(here: Stage) -> None:
     events = here.run(story())
     check_protocol(events)
     assert done(events).reason == "cancelled"
-    assert scripted(here) or tokens_of(events) == 0
+    assert here.instant or tokens_of(events) == 0
     assert time.monotonic() - began < 3
     assert done(here.answer(max_tokens=2)).reason == "length"
 
@@ -383,8 +406,7 @@ def test_after_a_crash_in_the_middle_all_is_well_again(here: Stage) -> None:
         return seen
 
     if (crash := here.crash) is None:
-        assert scripted(here)  # it is the web process itself
-        return
+        return  # it is the web process itself, or one that is loaded anew in `--full` alone
 
     def third(seen: list[Event]) -> bool:
         return tokens_of(seen) == 3 and isinstance(seen[-1], Delta)
