@@ -332,9 +332,7 @@ def list_versions(app: deps.App, who: Looking, kind: Kind | None = None) -> Vers
 @router.post("/ml/versions", status_code=202, responses=errors_in(401, 403, 409, 422, 503))
 def train_versions(app: deps.App, who: Changing, body: TrainIn) -> TrainingsOut:
     """Begin a training in a process of its own; see how it went by `GET admin/ml/versions`."""
-    runs = learn.begin(
-        app, kinds=body.kinds or learn.trainable(), actor=f"user:{deps.user_id(who)}"
-    )
+    runs = learn.begin(app, kinds=body.kinds, actor=f"user:{deps.user_id(who)}")
     return TrainingsOut(items=[TrainingOut.of(run) for run in runs])
 
 

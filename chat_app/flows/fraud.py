@@ -74,7 +74,8 @@ def check_order(app: App, session: Session, *, user_id: int, credits: int, now: 
         return
     app.fraud.restore(session)
     event = _event(app, session, type="topup", user_id=user_id, key=f"look:{now}", now=now)
-    found = app.fraud.engine.peek(app.fraud.cover(event | {"credits": credits / MICRO}))
+    event |= {"credits": credits / MICRO}
+    found = app.fraud.engine.peek(app.fraud.cover(event))
     if found.action == "hold" and app.fraud.acts:
         judged = Judged(app.fraud.cover(event | {"peek": True}), found, refused=True)
         session.info.setdefault(AFTER_ROLLBACK, []).append(

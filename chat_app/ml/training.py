@@ -26,7 +26,7 @@ class Trained:
     """What a training has come to. `model` is None where there was nothing to learn from.
 
     `backtest`: rows `candidate, origin, chosen` and scores; `predictions`: rows as the columns of
-    `ml_prediction`; `drift`: rows of `drift.table`; `good`: no worse than the naive baseline.
+    `ml_prediction`; `drift`: rows of `drift.table`; `good`: may become champion, `why` says it.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Trained:
     drift: list[dict[str, Any]] = field(default_factory=list)
     good: bool = True
     currency: str = "USD"
+    why: str = ""
 
 
 Train = Callable[[Session, int, People], Trained]
@@ -103,7 +104,7 @@ def churn(session: Session, as_of: int, whose: People) -> Trained:
             )  # fmt: skip
     return Trained(
         "churn", len(visits), model.champion, model.basis, model.forget(), metrics, rows,
-        predictions, _moved(visits, as_of), _no_worse(metrics, model.champion, "rule", "log_loss"),
+        predictions, moved(visits, as_of), _no_worse(metrics, model.champion, "rule", "log_loss"),
     )  # fmt: skip
 
 
@@ -149,7 +150,7 @@ def _at(as_of: int) -> pd.Timestamp:
     return pd.Timestamp(as_of, unit="us", tz="UTC")
 
 
-def _moved(visits: pd.DataFrame, as_of: int) -> list[dict[str, Any]]:
+def moved(visits: pd.DataFrame, as_of: int) -> list[dict[str, Any]]:
     """How far people's habits are from those of four weeks ago."""
     from chat_app.ml import cadence, drift
 

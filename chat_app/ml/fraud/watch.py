@@ -293,6 +293,9 @@ def record(session: Session, judged: Judged, *, now: int, tx_id: int | None = No
             cached=found.cached,
             latency_us=min(found.latency_us, 2**31 - 1),
             fallback_reason=found.fallback_reason,
+            bucket="" if found.bucket is None else str(int(found.bucket * 10**6)),
+            shadow_version=found.shadow_version,
+            shadow_score=None if found.shadow_score is None else round(found.shadow_score * 10),
             created_at=now,
         )
     )
