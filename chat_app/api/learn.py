@@ -71,6 +71,7 @@ class LtvOut(Shown):
     p_active: float
     horizon_days: int
     basis: str
+    reasons: list[str]
 
 
 class ChurnOut(Shown):
@@ -180,6 +181,24 @@ class TrainingOut(Shown):
         )
 
 
+class MovedOut(Shown):
+    """A column's population stability index beside the level that is more than chance."""
+
+    feature: str
+    psi: float | None
+    threshold: float
+    alarm: bool
+    version: str
+    looked_at: str
+
+
+class DriftOut(Shown):
+    """The newest look; `train_again` when something moved since the newest training."""
+
+    items: list[MovedOut]
+    train_again: bool
+
+
 class RolloutOut(Shown):
     """Who gets which version, the newcomer first."""
 
@@ -255,6 +274,7 @@ def predict_ltv(
             lo80=MoneyOut(amount=round(one.lo or 0), currency=currency),
             hi80=MoneyOut(amount=round(one.hi or 0), currency=currency),
             basis=one.basis,
+            reasons=one.reasons,
             **one.facts,
         )
         for one in found
@@ -327,6 +347,25 @@ def list_versions(app: deps.App, who: Looking, kind: Kind | None = None) -> Vers
         rollouts=[RolloutOut.of(state) for state in states if state is not None],
         trainings=[TrainingOut.of(run) for run in trainings],
     )
+
+
+@router.get("/ml/drift", responses=errors_in(401, 403, 422))
+def show_drift(app: deps.App, who: Looking, kind: Kind) -> DriftOut:
+    """How far a model's figures have moved in four weeks, the furthest first."""
+    with app.db.read() as session:
+        rows, again = learn.drift(session, kind), learn.moved_since(session, kind)
+    items = [
+        MovedOut(
+            feature=row.feature,
+            psi=row.psi,
+            threshold=row.threshold,
+            alarm=row.alarm,
+            version=row.version,
+            looked_at=rfc3339(row.looked_at),
+        )
+        for row in rows
+    ]
+    return DriftOut(items=items, train_again=again)
 
 
 @router.post("/ml/versions", status_code=202, responses=errors_in(401, 403, 409, 422, 503))

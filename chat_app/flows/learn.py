@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,23 @@ class TrainingRuns(Conflict):
     message = "This model is being trained right now. Wait until it is done."
 
 
+class NoReason(Invalid):
+    """Who answers is changed without saying why."""
+
+    code = "rollout_reason"
+    message = "Say in a few words why, for those who come after you. Write 3 to 300 characters."
+
+
+class NotShared(Conflict):
+    """Only what judges one by one can be shared among versions."""
+
+    code = "rollout_not_shared"
+    message = (
+        "This model predicts for everybody at once, so it has no shadow and no share. "
+        "Give it to everybody, or leave it."
+    )
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a model says of a subject. `as_of` in µs."""
@@ -103,6 +120,18 @@ class Run:
     error: str | None
     started_at: int
     ended_at: int | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a column is from training: PSI beside the level that is more than chance."""
+
+    feature: str
+    psi: float | None
+    threshold: float
+    alarm: bool
+    version: str
+    looked_at: int
 
 
 def registry(data_dir: Path, link_key: bytes) -> Registry:
@@ -338,7 +367,7 @@ def _keep_drift(
             session, key=f"drift:{kind}:{now // (7 * DAY)}", now=now,
             title=f"The {kind} model's world has moved",
             text=f"More than by chance: {', '.join(names[:5])}{more}. It was learnt from other "
-            "times and may be wrong by now. Train it again under Admin, Models.",
+            "times and may be wrong by now. Train it again under Admin, Model versions.",
         )  # fmt: skip
 
 
@@ -516,12 +545,34 @@ def runs(session: Session, *, kind: str | None = None, limit: int = 20) -> list[
 
 
 def current(session: Session, kind: str) -> Run | None:
-    """The training whose predictions are shown; None before the first."""
-    id = session.exec(
-        select(func.max(PredictionRow.run_id)).where(PredictionRow.kind == kind)
-    ).one()
-    row = session.get(TrainingRunRow, id) if id is not None else None
+    """The training whose predictions are shown; None before the first.
+
+    That of the champion, also after a way back; else the newest that has predictions.
+    """
+    there = select(PredictionRow.run_id).where(PredictionRow.kind == kind).distinct()
+    rows = session.exec(
+        select(TrainingRunRow)
+        .where(col(TrainingRunRow.id).in_(there))
+        .order_by(col(TrainingRunRow.id).desc())
+    ).all()
+    state = session.get(RolloutRow, kind)
+    wanted = Rollout.from_params(json.loads(state.state)).incumbent if state else None
+    row = next((row for row in rows if row.version == wanted), rows[0] if rows else None)
     return None if row is None else _run(row)
+
+
+def drift(session: Session, kind: str) -> list[Moved]:
+    """The newest look at how far a kind's figures have moved, the furthest first."""
+    newest = session.exec(select(func.max(DriftRow.looked_at)).where(DriftRow.kind == kind)).one()
+    rows = session.exec(
+        select(DriftRow)
+        .where(DriftRow.kind == kind, DriftRow.looked_at == newest)
+        .order_by(col(DriftRow.alarm).desc(), col(DriftRow.psi).desc(), col(DriftRow.feature))
+    )
+    return [
+        Moved(row.feature, row.psi, row.threshold, row.alarm, row.version, row.looked_at)
+        for row in rows
+    ]
 
 
 def currency(run: Run | None) -> str:
@@ -657,6 +708,37 @@ def set_rollout(
     return state
 
 
+ACTS = ("promote", "canary", "shadow", "out")
+
+
+def change(app: App, *, kind: str, version: str, act: str, reason: str, actor: str) -> Rollout:
+    """Give a version to everybody or to a tenth, let it score in the shadow, or take it out.
+
+    Raises NoReason, NotShared, UnknownKind, UnknownModelVersion, BadModel or BadRollout.
+    """
+    check_kinds([kind])
+    reason = " ".join(reason.split())
+    if not 3 <= len(reason) <= 300:
+        raise NoReason(param="reason")
+    if act != "promote" and kind != "fraud":
+        raise NotShared(kind=kind)
+    with app.db.read() as session:
+        before = rollout(session, of(app), kind)
+    if before is None or version not in {one.version for one in of(app).list(kind)}:
+        raise UnknownModelVersion(kind=kind, version=version)
+    after = Rollout(kind, {version: 1.0}, before.pins, reason=reason)
+    if act == "canary":
+        after = before.introduce(version, promotion.CANARY)
+    elif act == "shadow":
+        after = replace(before, shadow=version)
+    elif act == "out":
+        after = before.kill(version, reason)
+    return set_rollout(
+        app, kind=kind, weights=after.weights, pins=after.pins, shadow=after.shadow,
+        killed=sorted(after.killed), reason=reason, actor=actor,
+    )  # fmt: skip
+
+
 def follow(app: App) -> bool:
     """Take over what another process decided: champions, and who judges; whether it changed.
 
@@ -692,7 +774,8 @@ def _steer(app: App, before: Rollout, after: Rollout, session: Session) -> None:
     out = after.killed - before.killed
     said = "was taken out" if out else "judges everybody now"
     _warn(
-        session, key=f"rollout:{before.newcomer}:{bool(out)}:{now}", now=now, title=f"A fraud model {said}",
+        session, key=f"rollout:{before.newcomer}:{bool(out)}:{now}", now=now,
+        title=f"A fraud model {said}",
         text=f"Version {before.newcomer} {said}: {after.reason}",
     )  # fmt: skip
 
