@@ -83,6 +83,7 @@ class ChurnOut(Shown):
     confidence: str
     risk_factors: list[str]
     protective_factors: list[str]
+    seen_days_ago: int | None
     horizon_days: int
     basis: str
 
@@ -298,6 +299,7 @@ def predict_churn(
             confidence=one.facts["confidence"],
             risk_factors=one.reasons,
             protective_factors=one.facts["protective"],
+            seen_days_ago=one.facts.get("seen_days_ago"),
             horizon_days=one.facts["horizon_days"],
             basis=one.basis,
         )

@@ -31,7 +31,7 @@ from chat_app.ml import promotion
 from chat_app.ml import registry as shelf
 from chat_app.ml.fraud.tables import FraudLabel
 from chat_app.ml.registry import BadModel, ModelVersion, Registry, UnknownModelVersion
-from chat_app.ml.rollout import Rollout
+from chat_app.ml.rollout import BadRollout, Rollout
 from chat_app.ml.tables import (
     BacktestRow,
     DriftRow,
@@ -720,6 +720,8 @@ def change(app: App, *, kind: str, version: str, act: str, reason: str, actor: s
     reason = " ".join(reason.split())
     if not 3 <= len(reason) <= 300:
         raise NoReason(param="reason")
+    if act not in ACTS:
+        raise BadRollout("Choose what to do with the version: promote, canary, shadow or out.")
     if act != "promote" and kind != "fraud":
         raise NotShared(kind=kind)
     with app.db.read() as session:

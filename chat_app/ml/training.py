@@ -111,10 +111,12 @@ def churn(session: Session, as_of: int, whose: People) -> Trained:
     metrics = {row["candidate"]: row["scores"] for row in rows}
     predictions = []
     if len(visits):
+        seen = visits.groupby("user_id")["ts"].max()
         for row in model.predict_events(_at(as_of)).to_dict("records"):
             facts = {
                 "confidence": row["confidence"], "protective": row["protective_factors"],
                 "horizon_days": CHURN_DAYS,
+                "seen_days_ago": (_at(as_of) - seen[row["user_id"]]).days,
             }  # fmt: skip
             predictions.append(
                 {

@@ -17,7 +17,7 @@ from chat_app.clock import ManualClock, from_micros
 from chat_app.flows import fraud, learn, purchase, transfer
 from chat_app.flows.fraud import HeldForReview
 from chat_app.ml import frames, training
-from chat_app.ml.fraud import FraudModel, replay, watch
+from chat_app.ml.fraud import Costs, FraudModel, replay, watch
 from chat_app.ml.fraud import training as fraud_training
 from chat_app.ml.fraud.engine import Engine
 from chat_app.ml.fraud.tables import FraudAssessment, FraudLabel
@@ -145,7 +145,14 @@ def test_it_learns_from_judgements_and_judges_from_then_on(
         tried = {row["candidate"] for row in learn.backtest(session, run.id)}
         early = fraud_training.learnt(session, as_of=now - 10 * DAY, whose="real")
         late = fraud_training.learnt(session, as_of=now, whose="real")
+        lines = watch.thresholds(session, points=[0, 50, 101], costs=Costs(1, 20, 30), since=0)
     assert tried == {"model", "rate", "rules"}
+    cases = sum(row["label"] for row in events)
+    none, some, never = lines
+    assert (none.caught, none.missed, none.cost) == (cases, 0, 0.0)
+    assert (never.caught, never.missed, never.cost) == (0, cases, 20.0 * cases)
+    assert 0 < some.caught < cases
+    assert some.cost == 20.0 * some.missed + 30.0 * some.blocked
     # As of a moment: what came later changes no bit.
     cut = len(early.truth)
     assert 0 < cut < len(late.truth)

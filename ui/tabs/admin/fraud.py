@@ -190,6 +190,8 @@ def _title(case: Case, names: dict[int, str]) -> str:
 def _cards(app: App, found: list[Case], which: str) -> str:
     engine = app.fraud.engine
     review, hold = engine.costs.thresholds
+    shadowed = engine.rollout is not None and engine.rollout.shadow
+    shadow = f"model {shadowed} in the shadow" if shadowed else "no model yet"
     asked = engine.cache.hits + engine.cache.misses
     more = "+" if len(found) == MOST else ""
     modes = {"act": "held events are refused", "watch": "nothing is refused", "off": "off"}
@@ -199,7 +201,7 @@ def _cards(app: App, found: list[Case], which: str) -> str:
         Card(
             "Judged by",
             engine.version,
-            "and the rules" if engine.version != "rules" else "no model yet",
+            "and the rules" if engine.version != "rules" else shadow,
         ),
         Card("Mode", app.fraud.mode, modes[app.fraud.mode]),
         Card("A review pays from", f"{review:.0%}", f"chance of fraud; a hold from {hold:.0%}"),

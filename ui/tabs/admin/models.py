@@ -19,7 +19,7 @@ from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell
 
-MOST_DRIFT, MOST_RUNS = 12, 8
+MOST_DRIFT, MOST_RUNS = 8, 8
 KINDS = [("Churn", "churn"), ("Lifetime value", "ltv"), ("Forecast", "forecast"),
          ("Fraud", "fraud")]  # fmt: skip
 ACTS = [("Give it to everybody", "promote"), ("Give it a tenth of the users", "canary"),
@@ -139,7 +139,7 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     @guard(app, "machine.write")
     async def models_train(admin: User, kind: str, version: str | None) -> dict[Any, Any]:
         """Begin a training in a process of its own."""
-        await asyncio.to_thread(learn.begin, app, kinds=[kind], actor=f"user:{admin.id}")
+        await asyncio.to_thread(learn.begin, app, kinds=[str(kind)], actor=f"user:{admin.id}")
         gr.Info("It learns in the background. Open this section again in a minute.", duration=6)
         return await asyncio.to_thread(show, kind, version)
 
@@ -148,7 +148,7 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         _admin: User, kind: str, version: str | None, act: str, reason: str
     ) -> dict[Any, Any]:
         """The second step: what would happen, in a sentence."""
-        if len(" ".join((reason or "").split())) < 3:
+        if len(" ".join(str(reason or "").split())) < 3:
             raise learn.NoReason(param="reason")
         if not version:
             gr.Info("There is no version yet. Train one first.", duration=4)
@@ -160,7 +160,7 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
 
         state = await asyncio.to_thread(read)
         old = state.incumbent if state is not None else "the rules"
-        sentence = _DOES.get(act, _DOES["promote"]).format(version=version, old=old)
+        sentence = _DOES.get(str(act), _DOES["promote"]).format(version=version, old=old)
         return {
             c.told: f'<p role="alert">{parts.esc(sentence)}</p>',
             c.confirm: gr.update(visible=True),
@@ -172,20 +172,22 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     ) -> dict[Any, Any]:
         """Do it; it is written into the audit log with the reason."""
         await asyncio.to_thread(
-            learn.change, app, kind=kind, version=version or "", act=act, reason=reason or "",
-            actor=f"user:{admin.id}",
+            learn.change, app, kind=str(kind), version=str(version or ""), act=str(act),
+            reason=str(reason or ""), actor=f"user:{admin.id}",
         )  # fmt: skip
         gr.Info("Changed.", duration=4)
         return {**await asyncio.to_thread(show, kind, version), c.reason: ""}
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # The choices hang on the kind; the flow checks what is given, whatever the page showed.
+    loose = {**quiet, "preprocess": False, "postprocess": False}
     shown = [c.body, c.version, c.act, c.confirm]
-    c.tab.select(models_show, [c.kind, c.version], shown, **quiet)
-    c.kind.input(models_show, [c.kind, c.version], shown, **quiet)
-    c.train.click(models_train, [c.kind, c.version], shown, **quiet)
+    c.tab.select(models_show, [c.kind, c.version], shown, **loose)
+    c.kind.input(models_show, [c.kind, c.version], shown, **loose)
+    c.train.click(models_train, [c.kind, c.version], shown, **loose)
     asked = [c.kind, c.version, c.act, c.reason]
-    c.ask.click(models_ask, asked, [c.told, c.confirm], **quiet)
-    c.yes.click(models_change, asked, [*shown, c.reason], **quiet)
+    c.ask.click(models_ask, asked, [c.told, c.confirm], **loose)
+    c.yes.click(models_change, asked, [*shown, c.reason], **loose)
 
 
 def _cards(
@@ -222,6 +224,7 @@ def _cards(
     if kind == "fraud":
         tried = newcomer if newcomer and state and newcomer not in state.killed else None
         words = f"{state.weights[tried]:.0%} of the users" if tried and state else "nobody"
+        del cards[2]  # how many there are stands below
         cards.insert(1, Card("On trial", tried or "–", words))
         cards.insert(2, Card("In the shadow", shadow or "–", "scores and decides nothing"))
     why = (
@@ -281,9 +284,9 @@ def _standing(one: ModelVersion, state: Rollout | None) -> str:
     found = []
     if state is not None:
         share = state.weights.get(one.version, 0)
-        if one.version in state.killed:
+        if one.version in state.killed and one.version != state.shadow:
             found.append(parts.badge("out", "bad"))
-        elif share:
+        elif share and one.version not in state.killed:
             found.append(parts.badge("champion" if share == 1 else f"{share:.0%}", "good"))
         if one.version == state.shadow:
             found.append(parts.badge("shadow", "warn"))

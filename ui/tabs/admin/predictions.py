@@ -23,7 +23,7 @@ from ui.parts import Card
 from ui.plots import Band, Series
 from ui.shell import Shell
 
-MOST = 50
+MOST, EVERYBODY = 50, 100_000
 LIKELY = 0.5
 LEAVE, VALUE, AHEAD = "Who may leave", "What they will bring", "The weeks ahead"
 _KINDS = {LEAVE: "churn", VALUE: "ltv", AHEAD: "forecast"}
@@ -101,11 +101,12 @@ def page(app: App, which: str) -> str:
             }
             inner = _ahead(paths, learn.currency(run))
         else:
-            found, more = learn.predictions(session, kind=kind, limit=MOST)
-            names = _names(session, found)
+            every, _ = learn.predictions(session, kind=kind, limit=EVERYBODY)
             values = _worth(session)
+            here = [one for one in every if not _gone(one)] if kind == "churn" else every
+            names = _names(session, here[:MOST])
             show = _leaving if kind == "churn" else _values
-            inner = show(run, found, names, values, more=more is not None)
+            inner = show(run, here, names, values, gone=len(every) - len(here))
     return inner + _based(run) + _tests(kind, tests)
 
 
@@ -121,6 +122,12 @@ def _nothing() -> str:
     )
 
 
+def _gone(one: Prediction) -> bool:
+    """Whether somebody has stayed away for as long as the model looks ahead: that is known."""
+    ago = one.facts.get("seen_days_ago")
+    return ago is not None and ago >= one.facts["horizon_days"]
+
+
 def _names(session: Session, found: list[Prediction]) -> dict[str, str]:
     ids = [int(one.subject) for one in found]
     rows = session.exec(select(User.id, User.username).where(col(User.id).in_(ids)))
@@ -130,7 +137,7 @@ def _names(session: Session, found: list[Prediction]) -> dict[str, str]:
 def _worth(session: Session) -> dict[str, tuple[float, str]]:
     """What each customer is expected to bring, and the currency of it."""
     currency = learn.currency(learn.current(session, "ltv"))
-    found, _ = learn.predictions(session, kind="ltv", limit=100_000)
+    found, _ = learn.predictions(session, kind="ltv", limit=EVERYBODY)
     return {one.subject: (one.value, currency) for one in found}
 
 
@@ -140,18 +147,17 @@ def _leaving(
     names: dict[str, str],
     values: dict[str, tuple[float, str]],
     *,
-    more: bool,
+    gone: int,
 ) -> str:
     likely = [one for one in found if one.value >= LIKELY]
     theirs = sum(values.get(one.subject, (0.0, ""))[0] for one in likely)
     currency = next(iter(values.values()), (0.0, "USD"))[1]
-    plus = "+" if more and len(likely) == len(found) else ""
     days = found[0].facts["horizon_days"] if found else 30
     cards = parts.cards(
         [
-            Card("More likely than not", f"{len(likely)}{plus}", f"stay away for {days} days"),
+            Card("More likely than not", f"{len(likely):,}", f"stay away for {days} days"),
             Card("Expected to leave", f"{sum(one.value for one in found):.1f}",
-                 f"of the {len(found)} below, by their probabilities"),
+                 f"of the {len(found):,} who are here"),
             Card("They may still bring", _money(theirs, currency),
                  "the chance that they leave is in it already"),
             _knew(run),
@@ -166,18 +172,27 @@ def _leaving(
             _money(*values[one.subject]) if one.subject in values else "–",
             _why(one.reasons, one.facts.get("protective", [])),
         ]
-        for one in found
+        for one in found[:MOST]
     ]
     table = parts.table(
         ["Account", "Leaves>", "Confidence", "Value>", "Why"],
         rows,
         caption="Who is likely to leave",
     )
+    away = (
+        f'<p class="hint">{gone:,} more have stayed away for {days} days already and are not '
+        "shown.</p>"
+        if gone
+        else ""
+    )
+    if not found:
+        table = parts.empty("Nobody is here to lose", "Whoever used anything stands here.")
     hint = (
         "A reason says what moved the estimate, not what would keep somebody. To offer something, "
         "make a code under Packages & codes"
     )
-    return cards + _sheet(f"Likeliest to stay away for {days} days", hint, table)
+    title = f"Who is here and may stay away for {days} days"
+    return cards + _sheet(title, hint, table + away)
 
 
 def _values(
@@ -186,7 +201,7 @@ def _values(
     names: dict[str, str],
     values: dict[str, tuple[float, str]],
     *,
-    more: bool,
+    gone: int,
 ) -> str:
     currency = learn.currency(run)
     days = found[0].facts["horizon_days"] if found else 90
@@ -199,7 +214,7 @@ def _values(
             Card("The ten best", f"{top / total:.0%}" if total else "–", "of that"),
             Card("Orders expected",
                  f"{sum(one.facts['expected_purchases'] for one in found):,.1f}",
-                 f"by the {len(found)}{' most valuable' if more else ''}"),
+                 f"by {len(found):,} customers"),
             _knew(run),
         ]
     )  # fmt: skip
@@ -212,7 +227,7 @@ def _values(
             f"{one.facts['p_active']:.0%}",
             _why(one.reasons, []),
         ]
-        for one in found
+        for one in found[:MOST]
     ]
     table = parts.table(
         ["Account", "Value>", "80 of 100 lie in", "Orders>", "Buys again>", "What it rests on"],
@@ -327,11 +342,12 @@ def _why(against: list[str], protective: list[str]) -> str:
     """The reasons, one click away."""
     if not against and not protective:
         return "<div>–</div>"
+    count = len(against) + len(protective)
     lines = "".join(f"<li>{parts.esc(reason)}</li>" for reason in against)
     kept = "".join(f"<li>{parts.esc(reason)}</li>" for reason in protective)
     rest = f"<p><b>What speaks for staying</b></p><ul>{kept}</ul>" if kept else ""
     return (
-        f'<details class="why"><summary>{len(against) + len(protective)} reasons</summary>'
+        f'<details class="why"><summary>{count} reason{"" if count == 1 else "s"}</summary>'
         f"<ul>{lines}</ul>{rest}</details>"
     )
 
