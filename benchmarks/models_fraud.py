@@ -28,6 +28,7 @@ KEEL = (
 )  # fmt: skip
 SETS = ("hypothyroid", "stroke", *KEEL)
 FALSE_POSITIVES = 0.01
+UNSEEN = 0.7  # of the cases of a kind never seen, on average over the kinds
 
 
 def load(name: str) -> tuple[pd.DataFrame, Any]:
@@ -108,9 +109,12 @@ def compare(name: str, repeats: int) -> list[tuple[Any, ...]]:
     return rows
 
 
-def scenarios() -> None:
-    """Each kind of fraud found by rules, model and novelty though no model has seen its like."""
-    rows = stream(users=150, days=60, cases=8)
+def scenarios(*, users: int = 90, days: int = 45, cases: int = 6) -> pd.DataFrame:
+    """Each kind of fraud found by rules, model and novelty though no model has seen its like.
+
+    By scenario the recall at 1 % false positives of all layers together, and of the model alone.
+    """
+    rows = stream(users=users, days=days, cases=cases)
     figures = replay(rows)
     labels = np.array([row["label"] for row in rows])
     kinds = np.array([row["scenario"] for row in rows])
@@ -133,18 +137,20 @@ def scenarios() -> None:
     table = pd.DataFrame(found, columns=["left out", "union", "model alone"]).set_index("left out")
     print(f"recall at 1 % false positives of kinds never seen\n{table.round(3)}")
     print(f"mean {table.mean().round(3).to_dict()}", flush=True)
+    return table
 
 
 def main() -> int:
-    """Print the tables; 1 if LightGBM's defaults have the better mean AP or Brier."""
+    """Print the tables; 1 if LightGBM's defaults are better on average, or UNSEEN is missed."""
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument("--repeats", type=int, default=3)
     reader.add_argument("--sets", default=",".join(SETS))
     reader.add_argument("--scenarios", action="store_true")
     options = reader.parse_args()
     if options.scenarios:
-        scenarios()
-        return 0
+        met = bool(scenarios()["union"].mean() >= UNSEEN)
+        print("goals met" if met else "a goal was missed")
+        return 0 if met else 1
     rows: list[tuple[Any, ...]] = []
     for name in options.sets.split(","):
         rows += compare(name, options.repeats)

@@ -22,6 +22,7 @@ from chat_app.llm import catalogue
 from chat_app.llm.build import create
 from chat_app.llm.cache import Cache
 from chat_app.llm.engine import Engine
+from chat_app.ml import registry
 from chat_app.ml.fraud import Costs, Rules
 from chat_app.ml.fraud.watch import Watch
 from chat_app.money import MICRO
@@ -135,7 +136,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
 
 def _watch(settings: Settings, keys: Secrets, clock: Clock) -> Watch:
     chosen = settings.fraud
-    return Watch(
+    made = Watch(
         clock,
         key=secrets.subkey(keys.link_key, "fraud watch"),
         mode=chosen.mode,
@@ -145,6 +146,9 @@ def _watch(settings: Settings, keys: Secrets, clock: Clock) -> Watch:
         ),
         costs=Costs(chosen.review_cost, chosen.loss_cost, chosen.false_block_cost),
     )
+    # Known, and not read yet: a model is loaded by a job (`learn.follow`), never at the start.
+    made.engine.registry = registry.of(settings.data_dir, keys.link_key)
+    return made
 
 
 def stock(db: Database, settings: Settings, *, now: int) -> None:

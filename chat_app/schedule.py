@@ -74,6 +74,7 @@ def jobs(app: App) -> list[Job]:
         Job("remember what was judged", 60, lambda: fraud.remember(app)),
         Job("forget old judgements", 24 * 3600, lambda: fraud.forget_old(app)),
         Job("forget answers to programs", 600, lambda: erase.forget_programs_texts(app)),
+        Job("see which models judge", 30, lambda: learn.follow(app)),
         Job("train the models", 24 * 3600, lambda: learn.nightly(app)),
         Job("forget words of wiped messages", 60, lambda: erase.forget_words(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),

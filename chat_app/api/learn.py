@@ -71,6 +71,7 @@ class LtvOut(Shown):
     p_active: float
     horizon_days: int
     basis: str
+    reasons: list[str]
 
 
 class ChurnOut(Shown):
@@ -82,6 +83,7 @@ class ChurnOut(Shown):
     confidence: str
     risk_factors: list[str]
     protective_factors: list[str]
+    seen_days_ago: int | None
     horizon_days: int
     basis: str
 
@@ -180,6 +182,24 @@ class TrainingOut(Shown):
         )
 
 
+class MovedOut(Shown):
+    """A column's population stability index beside the level that is more than chance."""
+
+    feature: str
+    psi: float | None
+    threshold: float
+    alarm: bool
+    version: str
+    looked_at: str
+
+
+class DriftOut(Shown):
+    """The newest look; `train_again` when something moved since the newest training."""
+
+    items: list[MovedOut]
+    train_again: bool
+
+
 class RolloutOut(Shown):
     """Who gets which version, the newcomer first."""
 
@@ -255,6 +275,7 @@ def predict_ltv(
             lo80=MoneyOut(amount=round(one.lo or 0), currency=currency),
             hi80=MoneyOut(amount=round(one.hi or 0), currency=currency),
             basis=one.basis,
+            reasons=one.reasons,
             **one.facts,
         )
         for one in found
@@ -278,6 +299,7 @@ def predict_churn(
             confidence=one.facts["confidence"],
             risk_factors=one.reasons,
             protective_factors=one.facts["protective"],
+            seen_days_ago=one.facts.get("seen_days_ago"),
             horizon_days=one.facts["horizon_days"],
             basis=one.basis,
         )
@@ -329,12 +351,29 @@ def list_versions(app: deps.App, who: Looking, kind: Kind | None = None) -> Vers
     )
 
 
+@router.get("/ml/drift", responses=errors_in(401, 403, 422))
+def show_drift(app: deps.App, who: Looking, kind: Kind) -> DriftOut:
+    """How far a model's figures have moved in four weeks, the furthest first."""
+    with app.db.read() as session:
+        rows, again = learn.drift(session, kind), learn.moved_since(session, kind)
+    items = [
+        MovedOut(
+            feature=row.feature,
+            psi=row.psi,
+            threshold=row.threshold,
+            alarm=row.alarm,
+            version=row.version,
+            looked_at=rfc3339(row.looked_at),
+        )
+        for row in rows
+    ]
+    return DriftOut(items=items, train_again=again)
+
+
 @router.post("/ml/versions", status_code=202, responses=errors_in(401, 403, 409, 422, 503))
 def train_versions(app: deps.App, who: Changing, body: TrainIn) -> TrainingsOut:
     """Begin a training in a process of its own; see how it went by `GET admin/ml/versions`."""
-    runs = learn.begin(
-        app, kinds=body.kinds or learn.trainable(), actor=f"user:{deps.user_id(who)}"
-    )
+    runs = learn.begin(app, kinds=body.kinds, actor=f"user:{deps.user_id(who)}")
     return TrainingsOut(items=[TrainingOut.of(run) for run in runs])
 
 

@@ -21,9 +21,7 @@ def add(commands: Any) -> None:
     learnt = add_command(
         commands, "train", train, "train and register models; prints their metrics as JSON"
     )
-    learnt.add_argument(
-        "kind", nargs="*", help="ltv, churn, forecast, fraud (default: all that can be trained)"
-    )
+    learnt.add_argument("kind", nargs="*", help="ltv, churn, forecast, fraud (default: all)")
 
 
 def simulate(options: argparse.Namespace, settings: Settings) -> int:
@@ -70,7 +68,6 @@ def train(options: argparse.Namespace, settings: Settings) -> int:
         kinds = learn.check_kinds(options.kind)
     except learn.UnknownKind as error:
         raise WrongUse(str(error)) from error
-    kinds = kinds if options.kind else learn.trainable()
     now = Clock().micros()
     with existing_database(settings) as db:
         models = learn.registry(

@@ -6,6 +6,7 @@ out; answers, refunds and payments by a provider are judged after they are done 
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from chat_app.credits.payments.orders import Payment
 from chat_app.db import AFTER_ROLLBACK
 from chat_app.errors import NotAllowed
 from chat_app.ml.fraud import watch
-from chat_app.ml.fraud.watch import Case, Judged
+from chat_app.ml.fraud.watch import Case, Judged, Threshold
 from chat_app.money import MICRO
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def check_order(app: App, session: Session, *, user_id: int, credits: int, now: 
         return
     app.fraud.restore(session)
     event = _event(app, session, type="topup", user_id=user_id, key=f"look:{now}", now=now)
-    found = app.fraud.engine.peek(app.fraud.cover(event | {"credits": credits / MICRO}))
+    event |= {"credits": credits / MICRO}
+    found = app.fraud.engine.peek(app.fraud.cover(event))
     if found.action == "hold" and app.fraud.acts:
         judged = Judged(app.fraud.cover(event | {"peek": True}), found, refused=True)
         session.info.setdefault(AFTER_ROLLBACK, []).append(
@@ -171,6 +173,19 @@ async def story(
         with app.db.read() as session:
             users.get(session, user_id)
             return watch.queue(session, limit=limit, cursor=cursor, user_id=user_id)
+
+    return await asyncio.to_thread(read)
+
+
+async def thresholds(app: App, *, points: Sequence[int]) -> list[Threshold]:
+    """What holding from each of these points on would have cost with the labels of 90 days."""
+
+    def read() -> list[Threshold]:
+        with app.db.read() as session:
+            return watch.thresholds(
+                session, points=points, costs=app.fraud.engine.costs,
+                since=app.clock.micros() - watch.KEPT_DAYS * watch.DAY,
+            )  # fmt: skip
 
     return await asyncio.to_thread(read)
 

@@ -1,17 +1,17 @@
 """Learning from the books: trained apart, registered, promoted if good enough, predictions kept.
 
 Nothing trains in a request or in the process that serves: `begin` starts a process of its own at
-the lowest priority. Pages and the API read what it left in `ml_prediction`.
+the lowest priority. Pages and the API read what it left in `ml_prediction`. Who is champion is
+decided by the commit in the database; the registry's choice follows it, also after a crash.
 """
 
-import importlib
-import importlib.util
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,19 @@ from typing import Any
 from sqlalchemy import delete, func, insert, text, update
 from sqlmodel import Session, col, select
 
-from chat_app import secrets
+from chat_app.accounts import permissions
 from chat_app.app import App
 from chat_app.audit import log as audit
-from chat_app.clock import MICROS_PER_SECOND, Clock, rfc3339
+from chat_app.clock import MICROS_PER_SECOND, Clock, rfc3339, to_micros
 from chat_app.credits.ledger import BadCursor
 from chat_app.db import Database
-from chat_app.errors import Conflict, Invalid
-from chat_app.ml.registry import ModelVersion, Registry, UnknownModelVersion
-from chat_app.ml.rollout import Rollout
+from chat_app.errors import AppError, Conflict, Invalid
+from chat_app.flows import notices
+from chat_app.ml import promotion
+from chat_app.ml import registry as shelf
+from chat_app.ml.fraud.tables import FraudLabel
+from chat_app.ml.registry import BadModel, ModelVersion, Registry, UnknownModelVersion
+from chat_app.ml.rollout import BadRollout, Rollout
 from chat_app.ml.tables import (
     BacktestRow,
     DriftRow,
@@ -40,12 +44,12 @@ from chat_app.ml.tables import (
 log = logging.getLogger(__name__)
 
 KINDS = ("ltv", "churn", "forecast", "fraud")
-FOLDER = "models"
-FRAUD = "chat_app.ml.fraud.training"  # its `train(session, as_of, whose)` gives a Trained
 HOUR = 3600 * MICROS_PER_SECOND
 DAY = 24 * HOUR
 STALE = 3 * HOUR  # a training that has run so long has died
-EVERY = {"forecast": DAY, "ltv": 7 * DAY, "churn": 7 * DAY}
+EVERY = {"forecast": DAY, "ltv": 7 * DAY, "churn": 7 * DAY, "fraud": 7 * DAY}
+NEW_LABELS = 50  # after which the fraud model is trained before its week is over
+WATCHED = ("churn", "fraud")  # whose drift is looked at on days without a training
 LEAST_CUSTOMERS = 10  # below, a nightly training would say nothing
 KEPT_RUNS = 2
 DRIFTS_KEPT = 90 * DAY
@@ -65,11 +69,21 @@ class TrainingRuns(Conflict):
     message = "This model is being trained right now. Wait until it is done."
 
 
-class CannotTrain(Conflict):
-    """There is nothing that could train this kind here."""
+class NoReason(Invalid):
+    """Who answers is changed without saying why."""
 
-    code = "cannot_train"
-    message = "This kind of model is not trained by this installation. Choose another kind."
+    code = "rollout_reason"
+    message = "Say in a few words why, for those who come after you. Write 3 to 300 characters."
+
+
+class NotShared(Conflict):
+    """Only what judges one by one can be shared among versions."""
+
+    code = "rollout_not_shared"
+    message = (
+        "This model predicts for everybody at once, so it has no shadow and no share. "
+        "Give it to everybody, or leave it."
+    )
 
 
 @dataclass(frozen=True)
@@ -108,9 +122,21 @@ class Run:
     ended_at: int | None
 
 
+@dataclass(frozen=True)
+class Moved:
+    """How far a column is from training: PSI beside the level that is more than chance."""
+
+    feature: str
+    psi: float | None
+    threshold: float
+    alarm: bool
+    version: str
+    looked_at: int
+
+
 def registry(data_dir: Path, link_key: bytes) -> Registry:
     """The models of this installation."""
-    return Registry(data_dir / FOLDER, secrets.subkey(link_key, "models"))
+    return shelf.of(data_dir, link_key)
 
 
 def of(app: App) -> Registry:
@@ -123,18 +149,6 @@ def check_kinds(kinds: Sequence[str]) -> list[str]:
     if any(kind not in KINDS for kind in kinds):
         raise UnknownKind(known=list(KINDS))
     return list(dict.fromkeys(kinds)) or list(KINDS)
-
-
-def trainable() -> list[str]:
-    """The kinds that this installation can train."""
-    return [kind for kind in KINDS if kind != "fraud" or _has_fraud()]
-
-
-def _has_fraud() -> bool:
-    try:
-        return importlib.util.find_spec(FRAUD) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -163,6 +177,7 @@ def train(
                 session, models, run_id, found=found, version=version, is_demo=is_demo, actor=actor
             )
         )
+        settle(db, models)
     with db.read() as session:
         return _run(session.get_one(TrainingRunRow, run_id))
 
@@ -170,29 +185,36 @@ def train(
 def _train(db: Database, models: Registry, kind: str, now: int) -> tuple[Any, str | None, bool]:
     from chat_app.ml import frames
 
-    trainer = _trainer(kind)
     with db.read() as session:
         whose = frames.people(session, as_of=now)
-        found = trainer(session, now, whose)
+        found = _trained(session, models, kind, now, whose)
     if found.model is None or not found.rows:
         return found, None, whose == "demo"
     meta = {
         "algorithm": found.algorithm, "basis": found.basis, "rows": found.rows,
-        "metrics": found.metrics, "is_demo": whose == "demo",
+        "metrics": found.metrics, "is_demo": whose == "demo", "why": found.why,
     }  # fmt: skip
-    version = models.save(kind, found.model, meta=meta, as_of=rfc3339(now))
+    version = models.save(kind, found.model, meta=meta, as_of=rfc3339(now), first=False)
     return found, version, whose == "demo"
 
 
-def _trainer(kind: str) -> Callable[..., Any]:
+def _trained(session: Session, models: Registry, kind: str, now: int, whose: Any) -> Any:
     from chat_app.ml import training
 
-    if kind in training.TRAINERS:
-        return training.TRAINERS[kind]
-    if not _has_fraud():  # a room of its own, which need not be there
-        raise CannotTrain(kind=kind)
-    found: Callable[..., Any] = importlib.import_module(FRAUD).train
-    return found
+    if kind != "fraud":
+        return training.TRAINERS[kind](session, now, whose)
+    from chat_app.ml.fraud import training as fraud_training
+
+    return fraud_training.train(session, now, whose, _judging(models))
+
+
+def _judging(models: Registry) -> tuple[Any, int] | None:
+    """The fraud model that judges now, and up to when it knew."""
+    current = _current(models, "fraud")
+    if current is None or current.problem is not None or current.as_of is None:
+        return None
+    knew = to_micros(datetime.fromisoformat(current.as_of))
+    return models.load("fraud", current.version), knew
 
 
 def _begin(session: Session, *, kind: str, actor: str, now: int) -> int:
@@ -239,15 +261,19 @@ def _keep(
     """The run's rows; the version becomes champion if it is good enough."""
     row = session.get_one(TrainingRunRow, run_id)
     now = Clock().micros()
-    champion = version is not None and _deserves(models, found, version, is_demo)
-    if champion and version is not None:
-        models.promote(found.kind, version)
-        _set_rollout(session, Rollout(found.kind, {version: 1.0}), actor=actor, now=now)
+    champion = False
+    if version is not None:
+        before = rollout(session, models, found.kind)
+        after = _after(models, before, found, version, is_demo)
+        champion = after.incumbent == version
+        if after != before:
+            _set_rollout(session, after, actor=actor, now=now)
     row.state, row.ended_at, row.rows, row.is_demo = "done", now, found.rows, is_demo
     row.version, row.champion = version, champion
     report = {
         "algorithm": found.algorithm, "basis": found.basis, "metrics": found.metrics,
         "good": found.good, "predictions": len(found.predictions), "currency": found.currency,
+        "why": found.why,
     }  # fmt: skip
     row.report = json.dumps(report)
     if version is not None:
@@ -264,14 +290,7 @@ def _keep(
                 chosen=one["chosen"], scores=json.dumps(one["scores"]),
             )
         )  # fmt: skip
-    for one in found.drift:
-        session.add(
-            DriftRow(
-                kind=found.kind, version=version or "", feature=one["column"], psi=one["psi"],
-                threshold=one["threshold"], alarm=bool(one["alarm"]), looked_at=now,
-            )
-        )  # fmt: skip
-    session.flush()
+    _keep_drift(session, found.kind, version or "", found.drift, now=now)
     if champion:
         _predicted(session, run_id, found, version or "", row.as_of)
     _tidy(session, found.kind, now=now)
@@ -281,14 +300,83 @@ def _keep(
     )  # fmt: skip
 
 
-def _deserves(models: Registry, found: Any, version: str, is_demo: bool) -> bool:
-    """No worse than the baseline; and what was learnt from demo data gives way to the real."""
-    current = next((one for one in models.list(found.kind) if one.champion), None)
-    if current is None or current.version == version:
-        return True
-    if current.problem is not None or (current.meta.get("is_demo") and not is_demo):
-        return True
-    return bool(found.good)
+def _after(
+    models: Registry, before: Rollout | None, found: Any, version: str, is_demo: bool
+) -> Rollout:
+    """Who judges or predicts after a training.
+
+    A kind whose predictions are only read changes at once when the new version is no worse than
+    the baseline, and what was learnt from demo data gives way to the real. Fraud stops people, so
+    it goes by `promotion.step`.
+    """
+    current = _current(models, found.kind)
+    sound = current is not None and current.problem is None
+    sound = sound and (is_demo or not (current and current.meta.get("is_demo")))
+    if found.kind == "fraud":
+        verdict = promotion.Verdict(found.good, found.why)
+        return promotion.step(before, version, verdict=verdict, trusted=not is_demo, sound=sound)
+    if before is None or not sound or found.good:
+        return Rollout(found.kind, {version: 1.0})
+    return before
+
+
+def _current(models: Registry, kind: str) -> ModelVersion | None:
+    return next((one for one in models.list(kind) if one.champion), None)
+
+
+def settle(db: Database, models: Registry) -> list[str]:
+    """Make the registry's champions those of the database; the kinds that were changed.
+
+    A process may die between the commit and the registry's file; this finishes what it began.
+    """
+    changed = []
+    with db.read() as session:
+        rows = {row.kind: row for row in session.exec(select(RolloutRow))}
+    for kind, row in rows.items():
+        wanted = Rollout.from_params(json.loads(row.state)).incumbent
+        try:
+            if models.champion(kind) == wanted:
+                continue
+        except BadModel:
+            log.warning("the choice of the %s champion is unreadable and made anew", kind)
+        try:
+            models.promote(kind, wanted)
+        except AppError as error:
+            log.error("the champion of %s is not available: %s", kind, error)
+        else:
+            changed.append(kind)
+    return changed
+
+
+def _keep_drift(
+    session: Session, kind: str, version: str, rows: Sequence[Mapping[str, Any]], *, now: int
+) -> None:
+    """The rows, and word to those who look after the models where something moved."""
+    for one in rows:
+        session.add(
+            DriftRow(
+                kind=kind, version=version, feature=one["column"], psi=one["psi"],
+                threshold=one["threshold"], alarm=bool(one["alarm"]), looked_at=now,
+            )
+        )  # fmt: skip
+    session.flush()
+    names = [str(one["column"]).replace("_", " ") for one in rows if one["alarm"]]
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        _warn(
+            session, key=f"drift:{kind}:{now // (7 * DAY)}", now=now,
+            title=f"The {kind} model's world has moved",
+            text=f"More than by chance: {', '.join(names[:5])}{more}. It was learnt from other "
+            "times and may be wrong by now. Train it again under Admin, Model versions.",
+        )  # fmt: skip
+
+
+def _warn(session: Session, *, key: str, title: str, text: str, now: int) -> None:
+    for id in permissions.holders(session, "machine.write"):
+        notices.tell(
+            session, user_id=id, kind="staff_model", key=key,
+            data={"title": title, "text": text}, now=now,
+        )  # fmt: skip
 
 
 def _predicted(session: Session, run_id: int, found: Any, version: str, as_of: int) -> None:
@@ -326,14 +414,12 @@ def _tidy(session: Session, kind: str, *, now: int) -> None:
 # -- a process of its own -----------------------------------------------------------------------
 
 
-def begin(app: App, *, kinds: Sequence[str], actor: str) -> list[Run]:
+def begin(app: App, *, kinds: Sequence[str], actor: str, watched: Sequence[str] = ()) -> list[Run]:
     """Start a training in a process of its own and return at once, with a run for each kind.
 
-    Raises UnknownKind, TrainingRuns or CannotTrain.
+    Raises UnknownKind or TrainingRuns.
     """
     wanted = check_kinds(kinds)
-    if "fraud" in wanted:
-        _trainer("fraud")
     now = app.clock.micros()
 
     def story(session: Session) -> list[int]:
@@ -349,6 +435,7 @@ def begin(app: App, *, kinds: Sequence[str], actor: str) -> list[Run]:
             "runs": list(zip(wanted, ids, strict=True)),
             "now": now,
             "actor": actor,
+            "watched": list(watched),
         },
         name="training",
         daemon=True,
@@ -366,8 +453,9 @@ def apart(
     runs: Sequence[tuple[str, int]],
     now: int,
     actor: str,
+    watched: Sequence[str] = (),
 ) -> None:
-    """What the process does: one kind after the other, behind everybody else."""
+    """What the process does: one kind after the other, behind everybody else; then drift."""
     import psutil
 
     with suppress(psutil.Error, OSError):
@@ -376,25 +464,67 @@ def apart(
     try:
         for kind, id in runs:
             train(db, registry(data_dir, link_key), kind, now=now, actor=actor, run_id=id)
+        for kind in watched:
+            with suppress(AppError):  # a model that cannot be read is told of elsewhere
+                look_for_drift(db, registry(data_dir, link_key), kind, now=now)
     finally:
         db.close()
+
+
+def look_for_drift(db: Database, models: Registry, kind: str, *, now: int) -> int:
+    """Compare the last four weeks with before, without a training; how many columns moved."""
+    from chat_app.ml import frames, training
+    from chat_app.ml.fraud import training as fraud_training
+
+    version = models.champion(kind)
+    if version is None:
+        return 0
+    with db.read() as session:
+        whose = frames.people(session, as_of=now)
+        if kind == "fraud":
+            learnt = fraud_training.learnt(session, as_of=now, whose=whose)
+            rows = fraud_training.moved(learnt, now, models.load(kind, version))
+        else:
+            rows = training.moved(frames.visits(session, as_of=now, whose=whose), now)
+    db.write(lambda session: _keep_drift(session, kind, version, rows, now=now))
+    return sum(bool(row["alarm"]) for row in rows)
 
 
 def nightly(app: App) -> int:
     """Train what is due, if there is anybody to learn from; returns how many were begun."""
     now = app.clock.micros()
     with app.db.read() as session:
-        due = [kind for kind, every in EVERY.items() if _due(session, kind, now - every)]
+        due = [kind for kind in EVERY if _due(session, kind, now)]
         if not due or _customers(session) < LEAST_CUSTOMERS:
             return 0
     with suppress(TrainingRuns):
-        return len(begin(app, kinds=due, actor="schedule"))
+        watched = [kind for kind in WATCHED if kind not in due]
+        return len(begin(app, kinds=due, actor="schedule", watched=watched))
     return 0
 
 
-def _due(session: Session, kind: str, since: int) -> bool:
+def _due(session: Session, kind: str, now: int) -> bool:
+    """By the calendar; sooner where its world has moved, or many labels have come since."""
     newest = select(func.max(TrainingRunRow.started_at)).where(TrainingRunRow.kind == kind)
-    return (session.exec(newest).one() or 0) <= since + HOUR
+    last = session.exec(newest).one() or 0
+    if last <= now - EVERY[kind] + HOUR:
+        return True
+    if kind == "fraud":
+        fresh = select(func.count()).where(col(FraudLabel.created_at) > last)
+        if session.exec(fresh).one() >= NEW_LABELS:
+            return True
+    return moved_since(session, kind)
+
+
+def moved_since(session: Session, kind: str) -> bool:
+    """Whether drift was found by a look after the newest training of a kind: train it again."""
+    ended = session.exec(
+        select(func.max(TrainingRunRow.ended_at)).where(TrainingRunRow.kind == kind)
+    ).one()
+    alarm = select(DriftRow.id).where(
+        DriftRow.kind == kind, col(DriftRow.alarm), col(DriftRow.looked_at) > (ended or 0)
+    )
+    return session.exec(alarm.limit(1)).first() is not None
 
 
 def _customers(session: Session) -> int:
@@ -415,12 +545,34 @@ def runs(session: Session, *, kind: str | None = None, limit: int = 20) -> list[
 
 
 def current(session: Session, kind: str) -> Run | None:
-    """The training whose predictions are shown; None before the first."""
-    id = session.exec(
-        select(func.max(PredictionRow.run_id)).where(PredictionRow.kind == kind)
-    ).one()
-    row = session.get(TrainingRunRow, id) if id is not None else None
+    """The training whose predictions are shown; None before the first.
+
+    That of the champion, also after a way back; else the newest that has predictions.
+    """
+    there = select(PredictionRow.run_id).where(PredictionRow.kind == kind).distinct()
+    rows = session.exec(
+        select(TrainingRunRow)
+        .where(col(TrainingRunRow.id).in_(there))
+        .order_by(col(TrainingRunRow.id).desc())
+    ).all()
+    state = session.get(RolloutRow, kind)
+    wanted = Rollout.from_params(json.loads(state.state)).incumbent if state else None
+    row = next((row for row in rows if row.version == wanted), rows[0] if rows else None)
     return None if row is None else _run(row)
+
+
+def drift(session: Session, kind: str) -> list[Moved]:
+    """The newest look at how far a kind's figures have moved, the furthest first."""
+    newest = session.exec(select(func.max(DriftRow.looked_at)).where(DriftRow.kind == kind)).one()
+    rows = session.exec(
+        select(DriftRow)
+        .where(DriftRow.kind == kind, DriftRow.looked_at == newest)
+        .order_by(col(DriftRow.alarm).desc(), col(DriftRow.psi).desc(), col(DriftRow.feature))
+    )
+    return [
+        Moved(row.feature, row.psi, row.threshold, row.alarm, row.version, row.looked_at)
+        for row in rows
+    ]
 
 
 def currency(run: Run | None) -> str:
@@ -550,10 +702,84 @@ def set_rollout(
         audit.record(
             session, type="rollout_changed", actor=actor, now=now, **state.to_params(),
         )  # fmt: skip
-        models.promote(kind, state.incumbent)
 
     app.db.write(story)
+    follow(app)
     return state
+
+
+ACTS = ("promote", "canary", "shadow", "out")
+
+
+def change(app: App, *, kind: str, version: str, act: str, reason: str, actor: str) -> Rollout:
+    """Give a version to everybody or to a tenth, let it score in the shadow, or take it out.
+
+    Raises NoReason, NotShared, UnknownKind, UnknownModelVersion, BadModel or BadRollout.
+    """
+    check_kinds([kind])
+    reason = " ".join(reason.split())
+    if not 3 <= len(reason) <= 300:
+        raise NoReason(param="reason")
+    if act not in ACTS:
+        raise BadRollout("Choose what to do with the version: promote, canary, shadow or out.")
+    if act != "promote" and kind != "fraud":
+        raise NotShared(kind=kind)
+    with app.db.read() as session:
+        before = rollout(session, of(app), kind)
+    if before is None or version not in {one.version for one in of(app).list(kind)}:
+        raise UnknownModelVersion(kind=kind, version=version)
+    after = Rollout(kind, {version: 1.0}, before.pins, reason=reason)
+    if act == "canary":
+        after = before.introduce(version, promotion.CANARY)
+    elif act == "shadow":
+        after = replace(before, shadow=version)
+    elif act == "out":
+        after = before.kill(version, reason)
+    return set_rollout(
+        app, kind=kind, weights=after.weights, pins=after.pins, shadow=after.shadow,
+        killed=sorted(after.killed), reason=reason, actor=actor,
+    )  # fmt: skip
+
+
+def follow(app: App) -> bool:
+    """Take over what another process decided: champions, and who judges; whether it changed.
+
+    A newcomer of the fraud model that does harm is taken out, one that did well takes over.
+    """
+    models = of(app)
+    settle(app.db, models)
+    with app.db.read() as session:
+        row = session.get(RolloutRow, "fraud")
+    state = Rollout.from_params(json.loads(row.state)) if row is not None else None
+    engine = app.fraud.engine
+    changed = engine.follow(state)
+    if state is None:
+        return changed
+    after = promotion.watch(state, engine.health, engine.refused)
+    if after == state:
+        return changed
+    app.db.write(partial(_steer, app, state, after))
+    engine.follow(after)
+    settle(app.db, models)
+    return True
+
+
+def _steer(app: App, before: Rollout, after: Rollout, session: Session) -> None:
+    row = session.get(RolloutRow, "fraud")
+    if row is None or Rollout.from_params(json.loads(row.state)) != before:
+        return  # somebody else has decided meanwhile
+    now = app.clock.micros()
+    _set_rollout(session, after, actor="system", now=now)
+    audit.record(
+        session, type="rollout_changed", actor="system", now=now, **after.to_params(),
+    )  # fmt: skip
+    out = after.killed - before.killed
+    said = "was taken out" if out else "judges everybody now"
+    _warn(
+        session, key=f"rollout:{before.newcomer}:{bool(out)}:{now}", now=now,
+        title=f"A fraud model {said}",
+        text=f"Version {before.newcomer} {said}: {after.reason}",
+    )  # fmt: skip
 
 
 def _set_rollout(session: Session, state: Rollout, *, actor: str, now: int) -> None:

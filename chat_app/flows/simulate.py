@@ -4,6 +4,8 @@ People of `ml/world.py` sign up, buy, chat, are refunded and cheat, a week in a 
 Every one of them is marked in `demo_user`, has no password and an address that no mail reaches.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +42,9 @@ from chat_app.credits.refunds import NothingToRefund
 from chat_app.db import Database
 from chat_app.errors import Conflict, Invalid, OutOfCredits
 from chat_app.ml import world
+from chat_app.ml.fraud import Engine, events
+from chat_app.ml.fraud.tables import FraudAssessment, FraudLabel
+from chat_app.ml.fraud.watch import KEPT_DAYS
 from chat_app.ml.tables import DemoUser
 from chat_app.ml.world import DAY, SECOND, WEEK, Deed, Person, World
 from chat_app.money import MICRO, Money
@@ -116,7 +121,7 @@ def run(
         ]
         prices = _prices(session)
     drawn = world.draw(users=users, end=end, months=months, seed=seed, packs=packs, fraud=fraud)
-    story = _Story(settings, drawn, seed, prices, nobody)
+    story = _Story(settings, drawn, seed, prices, nobody, _Judged(drawn) if fraud else None)
     db.write(story.open)
     done = 0
     for _, week in groupby(drawn.deeds, key=lambda deed: (deed.at - drawn.start) // WEEK):
@@ -176,6 +181,78 @@ class _Alive:
     session: tuple[int, str] = (-1, "")
 
 
+class _Judged:
+    """What the rules would have said, event by event; only what a server would still have is kept.
+
+    The staff of this history look at what was flagged after a week.
+    """
+
+    def __init__(self, drawn: World) -> None:
+        self.engine = Engine()
+        self.since = drawn.end - KEPT_DAYS * DAY
+        self.until = drawn.end - WEEK
+        self.rows: list[dict[str, Any]] = []
+        self.labels: list[tuple[str, str, int]] = []
+
+    def add(
+        self, deed: Deed, one: _Alive, type: str, key: str, *, micro: int = 0, **facts: Any
+    ) -> None:
+        """Judge a deed that was done."""
+        ip = deed.facts.get("ip", one.person.ip)
+        event = {
+            "event_id": f"{type}:{key}"[:120], "ts": deed.at, "type": type, "user_id": str(one.id),
+            "credits": micro / MICRO, "ip": _hash(ip), "ip_net": _hash(events.network(ip)),
+            "device_id": _hash(deed.facts.get("device", one.person.device)),
+            "account_created_at": one.person.joined_at, "email_domain": "demo.invalid",
+            "email_verified": True, **facts,
+        }  # fmt: skip
+        found = self.engine.score(event)
+        if deed.at < self.since:
+            return
+        self.rows.append(
+            {
+                "event_id": event["event_id"], "user_id": one.id, "type": type,
+                "event": json.dumps(event), "score": round(found.score * 10),
+                "action": found.action, "reasons": json.dumps(list(found.reasons)),
+                "model_version": found.model_version, "features_hash": found.features_hash,
+                "fallback_reason": found.fallback_reason, "created_at": deed.at,
+            }
+        )  # fmt: skip
+        if found.action != "allow" and deed.at < self.until:
+            strange = one.person.scenario != "token_burn" or "ip" in deed.facts
+            label = "fraud" if one.person.scenario and strange else "legit"
+            self.labels.append((event["event_id"], label, deed.at + 3 * DAY))
+
+    def flush(self, session: Session) -> int:
+        """Write what was judged since; how much it was."""
+        count = len(self.rows)
+        if self.rows:
+            session.execute(insert(FraudAssessment), self.rows)
+            self.rows.clear()
+        return count
+
+    def close(self, session: Session) -> None:
+        """What the staff found, once a judgement had lain there for three days."""
+        ids = dict(
+            session.execute(
+                select(FraudAssessment.event_id, FraudAssessment.id).where(
+                    FraudAssessment.action != "allow"
+                )
+            ).all()
+        )
+        rows = [
+            {"assessment_id": ids[event], "label": label, "labelled_by": 0, "created_at": at}
+            for event, label, at in sorted(self.labels, key=lambda label: label[2])
+        ]
+        if rows:
+            session.execute(insert(FraudLabel), rows)
+
+
+def _hash(value: str) -> str:
+    """As the watch hides what leads to people; these were made up."""
+    return hashlib.sha256(f"made up {value}".encode()).hexdigest()[:20] if value else ""
+
+
 @dataclass
 class _Story:
     settings: Settings
@@ -183,6 +260,7 @@ class _Story:
     seed: int
     prices: list[list[Price]]
     alone: bool
+    judged: _Judged | None = None
     counts: Counter[str] = field(default_factory=Counter)
     alive: dict[int, _Alive] = field(default_factory=dict)
     pools: dict[int, int] = field(default_factory=dict)
@@ -206,6 +284,8 @@ class _Story:
     def close(self, session: Session) -> None:
         """What is due at the end; nobody is told of balances that changed long ago."""
         self._due(session, self.drawn.end)
+        if self.judged is not None:
+            self.judged.close(session)
         ids = {one.id for one in self.alive.values()}
         after = 0
         while page := changes.take(session, after=after):
@@ -225,6 +305,12 @@ class _Story:
                 self._due(session, deed.at)
             getattr(self, f"_{deed.kind}")(session, deed, self.alive.get(deed.who))
         self._flush(session)
+        if self.judged is not None:
+            self.counts["judged_events"] += self.judged.flush(session)
+
+    def _saw(self, deed: Deed, one: _Alive, type: str, key: object, **facts: Any) -> None:
+        if self.judged is not None:
+            self.judged.add(deed, one, type, str(key), **facts)
 
     def _due(self, session: Session, now: int) -> None:
         """What the schedule would have done by now."""
@@ -281,6 +367,7 @@ class _Story:
                 scope="welcome", key=str(user.id), actor="system", description="Welcome credits",
                 **ledger.terms(self.settings.credits, "welcome", now=deed.at),
             )  # fmt: skip
+            self._saw(deed, one, "signup_bonus", user.id, micro=welcome * MICRO)
         self.counts["people"] += 1
         self.counts["cheats"] += bool(person.scenario)
         if person.org is not None and person.org in self.pools and not person.founder:
@@ -310,7 +397,10 @@ class _Story:
 
     def _fail(self, session: Session, deed: Deed, one: _Alive | None) -> None:
         assert one is not None
-        orders.fail(session, payment_id=self._order(session, deed, one), now=deed.at)
+        id = self._order(session, deed, one)
+        orders.fail(session, payment_id=id, now=deed.at)
+        micro = orders.find(session, id).credits
+        self._saw(deed, one, "topup_failed", f"failed:{id}", micro=micro)
         self.counts["failed_payments"] += 1
 
     def _buy(self, session: Session, deed: Deed, one: _Alive | None) -> None:
@@ -319,6 +409,10 @@ class _Story:
         paid = orders.fulfil(session, payment_id=id, now=deed.at)
         one.orders.append(id)
         one.dry = False
+        self._saw(
+            deed, one, "topup", f"paid:{id}", micro=paid.credits + paid.bonus_credits,
+            amount_minor=paid.amount_minor,
+        )  # fmt: skip
         self.counts["purchases"] += 1
         audit.record(session, type="payment_fulfilled", actor=f"user:{one.id}", now=deed.at, id=id)
         pool = self.pools.get(one.person.org) if one.person.org is not None else None
@@ -348,6 +442,7 @@ class _Story:
             return
         standing = RefundStanding(f"offline_{made.id}", made.id, "succeeded")
         returns.stand(session, standing, now=deed.at)
+        self._saw(deed, one, "refund", made.id, micro=made.credits)
         self.counts["refunds"] += 1
 
     def _dispute(self, session: Session, deed: Deed, one: _Alive | None) -> None:
@@ -369,16 +464,19 @@ class _Story:
         assert one is not None
         target = next(other for other in reversed(self.alive.values()) if other is not one)
         balance = ledger.balance(session, user_id=one.id)
+        micro = int(balance.available * deed.facts["share"]) // MICRO * MICRO or MICRO
         self.number += 1
         try:
             moves.move(
                 session, source=Owner("user", one.id), target=Owner("user", target.id),
-                micro=int(balance.available * deed.facts["share"]) // MICRO * MICRO or MICRO,
-                code=moves.SENT, now=deed.at, scope=f"simulation:{self.seed}",
+                micro=micro, code=moves.SENT, now=deed.at, scope=f"simulation:{self.seed}",
                 key=str(self.number), actor=f"user:{one.id}",
             )  # fmt: skip
         except OutOfCredits:
             return
+        self._saw(
+            deed, one, "transfer_out", self.number, micro=micro, counterparty_id=str(target.id)
+        )
         self.counts["transfers"] += 1
 
     def _subscribe(self, session: Session, deed: Deed, one: _Alive | None) -> None:
@@ -429,6 +527,7 @@ class _Story:
             micro=pricing.cost(price, prompt_tokens=asked, completion_tokens=said),
         )  # fmt: skip
         self.counts["failed_messages" if dark else "messages"] += 1
+        self._saw(deed, one, "message", id, micro=settled.charged, tokens=said, channel="ui")
         self._write(
             deed, one, hold_id=hold.id, maximum=maximum, settled=settled, usage=usage, took=took
         )

@@ -4,7 +4,8 @@ A table holds either real people or those whom the simulator made up, never both
 minor units of the currency that is used most, credits are credits.
 """
 
-from typing import Any, Literal
+import json
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from sqlalchemy import text
@@ -40,6 +41,56 @@ _VISITS = """SELECT DISTINCT user_id, at / 3600000000 * 3600000000 AS ts FROM us
 _CREDITS = """SELECT at / 86400000000 * 86400000000 AS ds, SUM(cost) AS y FROM usage
  WHERE at <= :as_of AND {whose} GROUP BY 1 ORDER BY 1"""
 _CUSTOMERS = """SELECT COUNT(DISTINCT user_id) FROM usage WHERE at <= :as_of AND {whose}"""
+_JUDGED = """SELECT id, created_at, event, action, refused, score FROM fraud_assessment
+ WHERE created_at <= :as_of AND {whose} ORDER BY created_at, id"""
+_SAID = """SELECT l.id, l.created_at, l.assessment_id, l.label FROM fraud_label l
+ JOIN fraud_assessment a ON a.id = l.assessment_id
+ WHERE l.created_at <= :as_of AND {whose} ORDER BY l.id"""
+# What the bank took back as fraud, unless it has been won by then.
+_TAKEN_BACK = """SELECT payment_id FROM dispute WHERE reason = 'fraudulent'
+ AND state <> 'inquiry' AND opened_at <= :as_of
+ AND (state <> 'won' OR closed_at IS NULL OR closed_at > :as_of)"""
+
+
+class JudgedRow(NamedTuple):
+    """A judged event; `score` in tenths of a point, `at` in µs."""
+
+    id: int
+    at: int
+    event: dict[str, Any]
+    action: str
+    refused: bool
+    score: int
+
+
+class SaidRow(NamedTuple):
+    """What a person found a judged event to be."""
+
+    id: int
+    at: int
+    assessment: int
+    fraud: bool
+
+
+def judged(session: Session, *, as_of: int, whose: People) -> list[JudgedRow]:
+    """The judged events in the order in which the state took them in."""
+    rows = session.execute(text(_for(_JUDGED, whose)), {"as_of": as_of})
+    return [
+        JudgedRow(id, at, json.loads(event), action, bool(refused), score)
+        for id, at, event, action, refused, score in rows
+    ]
+
+
+def said(session: Session, *, as_of: int, whose: People) -> list[SaidRow]:
+    """The labels of people, oldest first."""
+    rows = session.execute(text(_for(_SAID, whose, table="a.")), {"as_of": as_of})
+    return [SaidRow(id, at, about, label == "fraud") for id, at, about, label in rows]
+
+
+def taken_back(session: Session, *, as_of: int) -> set[str]:
+    """The ids of the events of payments that a bank took back as fraud."""
+    rows = session.execute(text(_TAKEN_BACK), {"as_of": as_of})
+    return {f"topup:paid:{payment}" for (payment,) in rows}
 
 
 def moment(as_of: Any) -> int:
@@ -107,8 +158,11 @@ def daily(session: Session, *, as_of: int, whose: People) -> pd.DataFrame:
 def _for(query: str, whose: People, table: str = "") -> str:
     """The query for these people. Only constants of this file go into it."""
     whole = query.split("UNION ALL")
+    alone = len(whole) == 1
     made = [
-        part.replace("{whose}", _WHOSE[whose].format(user=f"{table if place else ''}user_id"))
+        part.replace(
+            "{whose}", _WHOSE[whose].format(user=f"{table if place or alone else ''}user_id")
+        )
         for place, part in enumerate(whole)
     ]
     return "UNION ALL".join(made)

@@ -23,10 +23,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from chat_app import secrets
 from chat_app.errors import Conflict, Invalid, NotFound
 
 log = logging.getLogger(__name__)
 
+FOLDER = "models"
 CHAMPION = "champion"
 META, POINTER = "meta.json", "champion.json"
 FORMAT = 1
@@ -138,8 +140,11 @@ class Registry:
         version: str | None = None,
         meta: Mapping[str, Any] | None = None,
         as_of: Any = None,
+        first: bool = True,
     ) -> str:
         """Keep a fitted model; returns its version, the next one where none is given.
+
+        The first version of a kind becomes its champion, unless `first` is false.
 
         `meta` is JSON that is kept and signed with it (metrics, features, what the data were);
         `as_of` is the moment up to which it has learnt. Raises BadModelName, VersionExists, and
@@ -167,7 +172,7 @@ class Registry:
                 raise VersionExists(kind=kind, version=version)
         else:
             raise VersionExists(kind=kind)
-        if not (folder / POINTER).exists():
+        if first and not (folder / POINTER).exists():
             self.promote(kind, named)
         return named
 
@@ -449,6 +454,11 @@ class Registry:
             _sync(folder)
         finally:
             Path(draft).unlink(missing_ok=True)
+
+
+def of(data_dir: Path, link_key: bytes) -> Registry:
+    """The models of an installation."""
+    return Registry(data_dir / FOLDER, secrets.subkey(link_key, "models"))
 
 
 def _check(pattern: re.Pattern[str], name: Any) -> None:

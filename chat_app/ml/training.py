@@ -14,6 +14,7 @@ from sqlmodel import Session
 
 from chat_app.ml import frames
 from chat_app.ml.frames import People
+from chat_app.money import Money
 
 LTV_DAYS, CHURN_DAYS, FORECAST_DAYS = 90, 30, 28
 BACKTEST_DAYS, BACKTEST_ORIGINS = 14, 3
@@ -26,7 +27,7 @@ class Trained:
     """What a training has come to. `model` is None where there was nothing to learn from.
 
     `backtest`: rows `candidate, origin, chosen` and scores; `predictions`: rows as the columns of
-    `ml_prediction`; `drift`: rows of `drift.table`; `good`: no worse than the naive baseline.
+    `ml_prediction`; `drift`: rows of `drift.table`; `good`: may become champion, `why` says it.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Trained:
     drift: list[dict[str, Any]] = field(default_factory=list)
     good: bool = True
     currency: str = "USD"
+    why: str = ""
 
 
 Train = Callable[[Session, int, People], Trained]
@@ -60,10 +62,12 @@ def ltv(session: Session, as_of: int, whose: People) -> Trained:
     means = table.groupby("algorithm")[["mae_ltv", "mae_purchases", "total_ratio"]].mean()
     metrics = {str(name): _plain(scores) for name, scores in means.to_dict("index").items()}
     good = _no_worse(metrics, chosen, "naive", "mae_ltv")
+    currency = frames.currency(session, as_of=as_of)
+    drivers = _drivers(tx, as_of, currency)
     predictions = [
         {
             "subject": str(row["user_id"]), "value": row["ltv"], "lo": row["lo80"],
-            "hi": row["hi80"], "basis": row["basis"], "reasons": [],
+            "hi": row["hi80"], "basis": row["basis"], "reasons": drivers.get(row["user_id"], []),
             "facts": {
                 "expected_purchases": row["expected_purchases"], "p_active": row["p_active"],
                 "horizon_days": LTV_DAYS,
@@ -73,8 +77,25 @@ def ltv(session: Session, as_of: int, whose: People) -> Trained:
     ]  # fmt: skip
     return Trained(
         "ltv", len(tx), chosen, model.basis or "", model.forget(), metrics, rows, predictions,
-        good=good, currency=frames.currency(session, as_of=as_of),
+        good=good, currency=currency,
     )  # fmt: skip
+
+
+def _drivers(tx: pd.DataFrame, as_of: int, currency: str) -> dict[Any, list[str]]:
+    """What a customer's value rests on: how often, how lately and how much."""
+    back = tx[tx["amount"] < 0].groupby("user_id")["amount"].sum()
+    found = {}
+    for user, rows in tx[tx["amount"] > 0].groupby("user_id"):
+        days = rows["ts"].dt.floor("D").nunique()
+        ago = (_at(as_of) - rows["ts"].max()).days
+        each = Money(round(rows["amount"].sum() / days), currency)
+        given = f", {Money(round(-back[user]), currency)} given back" if user in back else ""
+        found[user] = [
+            f"Bought on {days} day{'' if days == 1 else 's'}",
+            f"The last time {ago} day{'' if ago == 1 else 's'} ago",
+            f"{each} on such a day{given}",
+        ]
+    return found
 
 
 def churn(session: Session, as_of: int, whose: People) -> Trained:
@@ -90,10 +111,12 @@ def churn(session: Session, as_of: int, whose: People) -> Trained:
     metrics = {row["candidate"]: row["scores"] for row in rows}
     predictions = []
     if len(visits):
+        seen = visits.groupby("user_id")["ts"].max()
         for row in model.predict_events(_at(as_of)).to_dict("records"):
             facts = {
                 "confidence": row["confidence"], "protective": row["protective_factors"],
                 "horizon_days": CHURN_DAYS,
+                "seen_days_ago": (_at(as_of) - seen[row["user_id"]]).days,
             }  # fmt: skip
             predictions.append(
                 {
@@ -103,7 +126,7 @@ def churn(session: Session, as_of: int, whose: People) -> Trained:
             )  # fmt: skip
     return Trained(
         "churn", len(visits), model.champion, model.basis, model.forget(), metrics, rows,
-        predictions, _moved(visits, as_of), _no_worse(metrics, model.champion, "rule", "log_loss"),
+        predictions, moved(visits, as_of), _no_worse(metrics, model.champion, "rule", "log_loss"),
     )  # fmt: skip
 
 
@@ -149,7 +172,7 @@ def _at(as_of: int) -> pd.Timestamp:
     return pd.Timestamp(as_of, unit="us", tz="UTC")
 
 
-def _moved(visits: pd.DataFrame, as_of: int) -> list[dict[str, Any]]:
+def moved(visits: pd.DataFrame, as_of: int) -> list[dict[str, Any]]:
     """How far people's habits are from those of four weeks ago."""
     from chat_app.ml import cadence, drift
 

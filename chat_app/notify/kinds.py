@@ -232,6 +232,7 @@ KINDS = {
     "payment_refunded": Kind("purchases", _refunded, "payment.refunded"),
     "payment_disputed": Kind("security", _disputed, "payment.disputed"),
     "staff_dispute": Kind("security", _dispute_of),
+    "staff_model": Kind("security", _plain),
     "debt_forgiven": Kind("purchases", _forgiven),
     "usage_weekly": Kind("weekly", _summary, "usage.weekly"),
     "usage_monthly": Kind("monthly", _summary, "usage.monthly"),

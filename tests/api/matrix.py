@@ -271,6 +271,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/predictions/churn": finance(OK),
     "GET /api/admin/revenue/forecast": finance(OK),
     "GET /api/admin/ml/versions": staff(OK),
+    "GET /api/admin/ml/drift": staff(OK, query={"kind": "churn"}),
     "POST /api/admin/ml/versions": admins(REFUSED, body={"kinds": ["weather"]}),
     "PUT /api/admin/ml/rollout": admins(HIDDEN, body={"kind": "churn", "weights": {"1.0": 1.0}}),
     "GET /api/admin/feedback": staff(OK),

@@ -185,7 +185,7 @@ def test_one_training_of_a_kind_at_a_time(app: App, monkeypatch: pytest.MonkeyPa
         assert learn.runs(session, kind="churn")[0].state == "done"
     # At night what is due is begun, once.
     clock.advance(days=8)
-    assert learn.nightly(app) == 3
+    assert learn.nightly(app) == 4
     assert learn.nightly(app) == 0
     app.db.write(lambda s: s.execute(text("UPDATE ml_training_run SET state = 'done', ended_at = 1"
                                           " WHERE state = 'running'")))  # fmt: skip

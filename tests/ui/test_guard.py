@@ -84,8 +84,14 @@ MATRIX = {
     "revenue_show": "books.read",
     "revenue_ask": "books.write",
     "revenue_close": "books.write",
+    "predictions_show": "books.read",
+    "models_show": "machine.read",
+    "models_train": "machine.write",
+    "models_ask": "machine.write",
+    "models_change": "machine.write",
     "fraud_show": "fraud.read",
     "fraud_choose": "fraud.read",
+    "fraud_points": "fraud.read",
     "fraud_bad": "fraud.write",
     "fraud_good": "fraud.write",
     "books_show": "books.read",
@@ -254,11 +260,12 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
 @pytest.mark.parametrize(
     ("role", "tabs"),
     [
-        ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud"}),
+        ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud", "Model versions"}),
         ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                     "Revenue", "Fraud", "Audit & books"}),
+                     "Revenue", "Predictions", "Fraud", "Model versions", "Audit & books"}),
         ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                   "Revenue", "Messages", "Fraud", "Audit & books"}),
+                   "Revenue", "Predictions", "Messages", "Fraud", "Model versions",
+                   "Audit & books"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:

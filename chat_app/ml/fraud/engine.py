@@ -15,21 +15,25 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import log10
-from typing import Any
+from typing import Any, NamedTuple
 
 from chat_app.clock import MICROS_PER_SECOND, Clock
 from chat_app.errors import AppError, Invalid
 from chat_app.ml.fraud import events, features
 from chat_app.ml.fraud.cache import Cache
 from chat_app.ml.fraud.events import BadEvent, Event
-from chat_app.ml.fraud.rules import HOLD, REVIEW, Finding, Rules, judge, odd_hour
+from chat_app.ml.fraud.rules import HOLD, REVIEW, Finding, Rules, odd_hour
+from chat_app.ml.fraud.rules import judge as judge_rules
 from chat_app.ml.fraud.state import State, places
+from chat_app.ml.rollout import Health, Rollout
 
 log = logging.getLogger(__name__)
 
 KIND = "fraud"
 RULES_ONLY = "rules"
+KILLED = "killed"
 BUDGET_MICROS = 5000
+RETRY_SECONDS = 600  # before a version that was refused is read again
 FAILURES, FAILURE_SECONDS, OPEN_SECONDS = 5, 60, 60
 RECENT = 16_384
 NOVELTY_ROWS = 500  # rows that a forest has to know before its word counts
@@ -72,7 +76,8 @@ class Decision:
 
     `score` is from 0 to 100: from 50 it is reviewed, from 80 held. `reasons` begin with the name
     of a rule, `model` or `novelty`. `model_version` is `rules` when no model had a say, and then
-    `fallback_reason` says why.
+    `fallback_reason` says why. `bucket` is the user's place in a rollout; what a shadow would have
+    said stands beside the decision and changes nothing.
     """
 
     score: float
@@ -86,6 +91,9 @@ class Decision:
     novelty: float | None = None
     latency_us: int = 0
     features: tuple[float, ...] = field(default=(), repr=False)
+    bucket: float | None = None
+    shadow_version: str | None = None
+    shadow_score: float | None = None
 
 
 class Breaker:
@@ -117,10 +125,34 @@ class Breaker:
         self._open_until = 0
 
 
-class Engine:
-    """Scores events with the champion of a registry, or with the rules alone.
+class Judge:
+    """A version that is asked: what reads its rows, or why there is none, and how it does."""
 
-    `registry` may be None or empty. The champion is loaded at once, and again by `refresh`.
+    def __init__(
+        self, version: str, clock: Clock, *, reader: Reader | None, why: str | None, rows: int = 0
+    ) -> None:
+        self.version = version
+        self.reader = reader
+        self.why = why
+        self.novelty = rows >= NOVELTY_ROWS
+        self.breaker = Breaker(clock)
+        self.health = Health()
+        self.read_at = clock.micros()
+
+
+class _Panel(NamedTuple):
+    """Who judges now, replaced as a whole."""
+
+    main: Judge
+    judges: Mapping[str, Judge]
+    rollout: Rollout | None
+
+
+class Engine:
+    """Scores events with the versions of a registry, or with the rules alone.
+
+    `registry` may be None or empty. The champion is loaded at once, and again by `refresh`;
+    `follow` shares the users among versions instead, and asks a shadow that decides nothing.
     """
 
     def __init__(
@@ -139,19 +171,40 @@ class Engine:
         self.rules = rules or Rules()
         self.state = state or State()
         self.cache: Cache[Decision] = Cache(self.clock)
-        self.breaker = Breaker(self.clock)
-        self.version = RULES_ONLY
         self.lock = threading.Lock()
         self._costs = costs or Costs()
-        self._why: str | None = "no_model"
-        self._reader: Reader | None = None
-        self._novelty = False
+        self._panel = self._alone(self._nobody("no_model"))
         self._recent: OrderedDict[str, tuple[float, ...]] = OrderedDict()
         self._stopped: OrderedDict[str, None] = OrderedDict()
         if registry is not None:
             self.refresh()
 
     # -- what judges --------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str:
+        """The version that judges where no rollout says otherwise; `rules` without one."""
+        return self._panel.main.version
+
+    @property
+    def breaker(self) -> Breaker:
+        """The breaker of that version."""
+        return self._panel.main.breaker
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """How the users are shared among versions; None where one judges everybody."""
+        return self._panel.rollout
+
+    @property
+    def health(self) -> dict[str, Health]:
+        """How each version did since it was loaded by this process."""
+        return {name: judge.health for name, judge in self._panel.judges.items()}
+
+    @property
+    def refused(self) -> list[str]:
+        """Versions that should judge and cannot be read."""
+        return sorted(name for name, one in self._panel.judges.items() if one.reader is None)
 
     @property
     def costs(self) -> Costs:
@@ -170,19 +223,52 @@ class Engine:
         """
         try:
             version = self._champion()
-            if version is None:
-                self._use(None, RULES_ONLY, "no_model")
-            elif version != self.version:
-                model = self.registry.load(KIND, version)
-                self._use(model, version, None)
         except AppError as error:
             log.error("the fraud model is not used: %s", error)
-            self._use(None, RULES_ONLY, "model_refused")
+            self._sit(self._alone(self._nobody("model_refused")))
+            return self.version
+        if version is None:
+            self._sit(self._alone(self._nobody("no_model")))
+        elif version != self.version:
+            self._sit(self._alone(self._load(version)))
         return self.version
 
     def use(self, model: Any, version: str) -> None:
         """Let this fitted model judge, without a registry; raises BadFrame for foreign columns."""
-        self._use(model, version, None)
+        self._sit(self._alone(self._made(model, version)))
+
+    def follow(self, rollout: Rollout | None) -> bool:
+        """Judge as the rollout says, the champion alone without one; whether anything changed.
+
+        Loads what is not loaded yet; a version that cannot be read leaves its users to the rules.
+        """
+        before = self._panel
+        if rollout is None:
+            self.refresh()
+            return self._panel is not before
+        asked = {version for version, share in rollout.weights.items() if share > 0}
+        asked |= {rollout.incumbent, *rollout.pins.values()}
+        asked -= rollout.killed
+        if rollout.shadow:
+            asked.add(rollout.shadow)
+        old = self._panel.judges if self._panel.rollout is not None else {}
+        judges = {
+            version: old[version] if self._still(old.get(version)) else self._load(version)
+            for version in sorted(asked)
+        }
+        if rollout == before.rollout and all(old.get(one) is judges[one] for one in judges):
+            return False
+        main = None if rollout.incumbent in rollout.killed else judges.get(rollout.incumbent)
+        main = main or self._nobody(KILLED)
+        self._sit(_Panel(main, judges, rollout))
+        return True
+
+    def _still(self, judge: Judge | None) -> bool:
+        """Whether a version that is loaded need not be read again."""
+        if judge is None:
+            return False
+        waited = self.clock.micros() - judge.read_at
+        return judge.reader is not None or waited < RETRY_SECONDS * MICROS_PER_SECOND
 
     def _champion(self) -> str | None:
         if self.registry is None:
@@ -194,16 +280,37 @@ class Engine:
         listed = self.registry.list(KIND)
         return next((str(row.version) for row in listed if getattr(row, "champion", True)), None)
 
-    def _use(self, model: Any, version: str, why: str | None) -> None:
-        reader = None if model is None else model.reader(features.NAMES)
-        if reader is not None:
-            reader(_row(array("d", [0.0] * len(features.NAMES))))  # the first call is slow
-        known = 0 if model is None else int(model.report.get("rows", 0))
-        self._reader, self._why = reader, why
-        self._novelty = known >= NOVELTY_ROWS
-        self.version = version
-        self.breaker.reset()
+    def _load(self, version: str) -> Judge:
+        try:
+            return self._made(self.registry.load(KIND, version), version)
+        except AppError as error:
+            log.error("the fraud model is not used: %s", error)
+            return self._nobody("model_refused")
+
+    def _made(self, model: Any, version: str) -> Judge:
+        reader = model.reader(features.NAMES)
+        reader(_row(array("d", [0.0] * len(features.NAMES))))  # the first call is slow
+        rows = int(model.report.get("rows", 0))
+        return Judge(version, self.clock, reader=reader, why=None, rows=rows)
+
+    def _nobody(self, why: str) -> Judge:
+        return Judge(RULES_ONLY, self.clock, reader=None, why=why)
+
+    @staticmethod
+    def _alone(judge: Judge) -> _Panel:
+        return _Panel(judge, {}, None)
+
+    def _sit(self, panel: _Panel) -> None:
+        self._panel = panel
         self.cache.clear()
+
+    def _chosen(self, panel: _Panel, event: Event) -> tuple[Judge, float | None]:
+        """Who judges this event, and the place of its user among the versions."""
+        if panel.rollout is None:
+            return panel.main, None
+        found = panel.rollout.choose(event.tenant, event.user)
+        judge = None if found.version is None else panel.judges.get(found.version)
+        return judge or self._nobody(KILLED), found.bucket
 
     # -- judging ------------------------------------------------------------------------------
 
@@ -221,16 +328,19 @@ class Engine:
             log.exception("an event could not be taken into the fraud state")
             return Decision(0.0, "allow", (), RULES_ONLY, "", fallback_reason="state_failed")
         packed = array("d", figures)
-        version = self.version
-        key = (version, packed.tobytes())
+        panel = self._panel
+        judge, place = self._chosen(panel, read)
+        key = (judge.version, packed.tobytes())
         kept = self.cache.get(key)
         if kept is not None:
             spent = (time.perf_counter_ns() - began) // 1000
-            return replace(kept, cached=True, latency_us=spent)
-        decision = self._judge(figures, packed, key[1], began)
-        if decision.fallback_reason in (None, self._why) and decision.model_version == version:
+            return replace(kept, cached=True, latency_us=spent, bucket=place)
+        decision = self._judge(judge, figures, packed, key[1], began)
+        decision = self._shadowed(panel, decision, figures, packed)
+        # What was judged while the versions changed is not kept for those who come after.
+        if decision.fallback_reason == judge.why and panel is self._panel:
             self.cache.put(key, decision)
-        return decision
+        return decision if place is None else replace(decision, bucket=place)
 
     def observe(self, event: Event) -> tuple[float, ...]:
         """The figures of an event, which the state takes in, once for each id."""
@@ -275,7 +385,9 @@ class Engine:
                     state.put(kind, key, values)
             state.touched.difference_update(fresh)
         packed = array("d", figures)
-        return self._judge(figures, packed, packed.tobytes(), began)
+        judge, place = self._chosen(self._panel, read)
+        found = self._judge(judge, figures, packed, packed.tobytes(), began)
+        return replace(found, bucket=place)
 
     def confirm(self, event: Mapping[str, Any] | Event, *, fraud: bool) -> None:
         """A label: everything the event touched carries its risk from now on."""
@@ -284,11 +396,38 @@ class Engine:
             self.state.confirm(read, fraud)
 
     def _judge(
-        self, figures: tuple[float, ...], packed: "array[float]", content: bytes, began: int
+        self,
+        judge: Judge,
+        figures: tuple[float, ...],
+        packed: "array[float]",
+        content: bytes,
+        began: int,
     ) -> Decision:
-        found = judge(figures, self.rules)
-        chance, novelty, why = self._ask(packed)
-        layers = list(found)
+        asked = time.perf_counter_ns()
+        chance, novelty, why = self._ask(judge, packed)
+        micros = (time.perf_counter_ns() - asked) // 1000
+        points, layers = self._weigh(figures, chance, novelty)
+        if judge.reader is not None and why != "breaker_open":
+            judge.health.saw(chance, micros=micros, blocked=points >= HOLD)
+        action = "hold" if points >= HOLD else "review" if points >= REVIEW else "allow"
+        return Decision(
+            score=round(points, 1),
+            action=action,
+            reasons=tuple(f"{layer.rule}: {layer.text}" for layer in layers if layer.text),
+            model_version=RULES_ONLY if why else judge.version,
+            features_hash=blake2b(content, digest_size=8).hexdigest(),
+            fallback_reason=why,
+            probability=chance,
+            novelty=novelty,
+            latency_us=(time.perf_counter_ns() - began) // 1000,
+            features=figures,
+        )
+
+    def _weigh(
+        self, figures: tuple[float, ...], chance: float | None, novelty: float | None
+    ) -> tuple[float, list[Finding]]:
+        """The points of the gravest layer, and all layers, the gravest first."""
+        layers = list(judge_rules(figures, self.rules))
         if chance is not None:
             layers += self._model_says(chance)
         if novelty is not None:
@@ -301,38 +440,51 @@ class Engine:
                 # It tips nothing into a hold that was none.
                 points = min(points + odd.points, max(points, HOLD - 1.0))
         layers.sort(key=lambda layer: -layer.points)
-        action = "hold" if points >= HOLD else "review" if points >= REVIEW else "allow"
-        return Decision(
-            score=round(points, 1),
-            action=action,
-            reasons=tuple(f"{layer.rule}: {layer.text}" for layer in layers if layer.text),
-            model_version=RULES_ONLY if why else self.version,
-            features_hash=blake2b(content, digest_size=8).hexdigest(),
-            fallback_reason=why,
-            probability=chance,
-            novelty=novelty,
-            latency_us=(time.perf_counter_ns() - began) // 1000,
-            features=figures,
-        )
+        return points, layers
 
-    def _ask(self, packed: "array[float]") -> tuple[float | None, float | None, str | None]:
+    def _shadowed(
+        self,
+        panel: _Panel,
+        decision: Decision,
+        figures: tuple[float, ...],
+        packed: "array[float]",
+    ) -> Decision:
+        """The decision with what the shadow would have said; it changes nothing else."""
+        name = panel.rollout.shadow if panel.rollout is not None else None
+        shadow = panel.judges.get(name) if name else None
+        if shadow is None or shadow.reader is None or shadow.version == decision.model_version:
+            return decision
+        began = time.perf_counter_ns()
+        chance, novelty, why = self._ask(shadow, packed)
+        micros = (time.perf_counter_ns() - began) // 1000
+        if why == "breaker_open":
+            return decision
+        points, _ = self._weigh(figures, chance, novelty)
+        shadow.health.saw(chance, micros=micros, blocked=points >= HOLD)
+        if chance is None:
+            return decision
+        return replace(decision, shadow_version=shadow.version, shadow_score=round(points, 1))
+
+    def _ask(
+        self, judge: Judge, packed: "array[float]"
+    ) -> tuple[float | None, float | None, str | None]:
         """Probability and novelty by the model, or why there are none."""
-        reader = self._reader
+        reader = judge.reader
         if reader is None:
-            return None, None, self._why or "no_model"
-        if self.breaker.is_open:
+            return None, None, judge.why or "no_model"
+        if judge.breaker.is_open:
             return None, None, "breaker_open"
         began = time.perf_counter_ns()
         try:
             chance, novelty = reader(_row(packed))
         except Exception:
             log.exception("the fraud model failed")
-            self.breaker.failed()
+            judge.breaker.failed()
             return None, None, "model_failed"
         if time.perf_counter_ns() - began > self.budget_us * 1000:
-            self.breaker.failed()
+            judge.breaker.failed()
             return None, None, "model_late"
-        return chance, novelty if self._novelty else None, None
+        return chance, novelty if judge.novelty else None, None
 
     def _model_says(self, chance: float) -> list[Finding]:
         points = points_of(chance, self._costs)

@@ -10,7 +10,8 @@ class FraudAssessment(SQLModel, table=True):
     """A judged event, in the order in which the state took the events in.
 
     `event` is what replay reads, with addresses, devices, cards and codes as keyed hashes.
-    `refused` when the judgement stopped what it was about.
+    `refused` when the judgement stopped what it was about. `bucket` is the user's place in the
+    rollout, in millionths.
     """
 
     __tablename__ = "fraud_assessment"
@@ -40,6 +41,8 @@ class FraudAssessment(SQLModel, table=True):
     cached: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     latency_us: int = 0
     fallback_reason: str | None = Field(default=None, max_length=32)
+    shadow_version: str | None = Field(default=None, max_length=32)
+    shadow_score: int | None = None  # tenths of a point; what the shadow would have said
     created_at: int = Field(sa_type=BigInt)
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -293,6 +293,9 @@ def record(session: Session, judged: Judged, *, now: int, tx_id: int | None = No
             cached=found.cached,
             latency_us=min(found.latency_us, 2**31 - 1),
             fallback_reason=found.fallback_reason,
+            bucket="" if found.bucket is None else str(int(found.bucket * 10**6)),
+            shadow_version=found.shadow_version,
+            shadow_score=None if found.shadow_score is None else round(found.shadow_score * 10),
             created_at=now,
         )
     )
@@ -335,6 +338,37 @@ def queue(
         assert row.id is not None
         said = newest_label(session, row.id)
         found.append(case(row, said.label if said is not None else None))
+    return found
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What holding from so many points on would have done to the judged events with a label."""
+
+    points: int
+    caught: int
+    missed: int
+    blocked: int
+    cost: float
+
+
+def thresholds(
+    session: Session, *, points: Sequence[int], costs: Costs, since: int
+) -> list[Threshold]:
+    """Each of these thresholds on the labelled judgements since then; costs as in `Costs`."""
+    newest = select(func.max(FraudLabel.id)).group_by(col(FraudLabel.assessment_id))
+    rows = session.exec(
+        select(FraudAssessment.score, FraudLabel.label)
+        .join(FraudLabel, col(FraudLabel.assessment_id) == col(FraudAssessment.id))
+        .where(col(FraudLabel.id).in_(newest), col(FraudAssessment.created_at) >= since)
+    ).all()
+    found = []
+    for least in points:
+        held = [label for score, label in rows if score >= least * 10]
+        caught, blocked = held.count("fraud"), held.count("legit")
+        missed = sum(label == "fraud" for _, label in rows) - caught
+        cost = missed * costs.loss + blocked * costs.false_block
+        found.append(Threshold(least, caught, missed, blocked, cost))
     return found
 
 

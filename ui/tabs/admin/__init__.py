@@ -14,8 +14,10 @@ from ui.tabs.admin import (
     invoices,
     machine,
     messages,
+    models,
     payments,
     people,
+    predictions,
     prices,
     revenue,
     shop,
@@ -24,7 +26,7 @@ from ui.tabs.admin import (
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (
-    prices, shop, payments, invoices, revenue, messages, fraud, books
+    prices, shop, payments, invoices, revenue, predictions, messages, fraud, models, books
 )  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.errors import NotFound
 from chat_app.flows import fraud
-from chat_app.ml.fraud.watch import Case
+from chat_app.ml.fraud.watch import Case, Threshold
 from chat_app.money import show_credits
-from ui import parts
+from ui import parts, plots
 from ui.guard import guard
 from ui.parts import Card
 from ui.shell import Shell
@@ -50,6 +50,8 @@ class Fraud:
     bad: gr.Button
     good: gr.Button
     story: gr.HTML
+    points: gr.Slider
+    costs: gr.HTML
 
 
 def build() -> Fraud:
@@ -76,7 +78,16 @@ def build() -> Fraud:
                 bad = gr.Button("It is fraud", variant="stop", elem_id="admin-fraud-bad", scale=0)
                 good = gr.Button("It is legitimate", elem_id="admin-fraud-good", scale=0)
             story = gr.HTML(elem_id="admin-fraud-story")
-    return Fraud(tab, cards, which, cases, choice, bad, good, story)
+        with gr.Column(elem_classes="sheet"):
+            gr.HTML(
+                '<div class="sheet-head"><h2>Where to draw the line</h2><span class="hint">What a '
+                "hold from so many points on would have done to what was labelled</span></div>"
+            )
+            points = gr.Slider(
+                5, 100, value=80, step=5, label="Held from", elem_id="admin-fraud-points"
+            )
+            costs = gr.HTML(elem_id="admin-fraud-costs")
+    return Fraud(tab, cards, which, cases, choice, bad, good, story, points, costs)
 
 
 def needs(c: Fraud) -> dict[Any, Permission]:
@@ -140,7 +151,19 @@ def bind(c: Fraud, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         """It is legitimate."""
         return await say(staff, "legit", which, chosen)
 
+    @guard(app, "fraud.read")
+    async def fraud_points(_staff: User, points: float) -> dict[Any, Any]:
+        """What this line would have cost."""
+        return {c.costs: await lines(points)}
+
+    async def lines(points: float) -> str:
+        chosen = min(max(int(points or 80), 5), 100)
+        found = await fraud.thresholds(app, points=[chosen, *range(10, 101, 10)])
+        return _lines(app, found[0], found[1:])
+
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
+    c.tab.select(fraud_points, [c.points], [c.costs], **quiet)
+    c.points.release(fraud_points, [c.points], [c.costs], **quiet)
     asked, shown = [c.which, c.choice], [c.cards, c.cases, c.choice, c.story]
     c.tab.select(fraud_show, asked, shown, **quiet)
     c.which.input(fraud_show, asked, shown, **quiet)
@@ -167,6 +190,8 @@ def _title(case: Case, names: dict[int, str]) -> str:
 def _cards(app: App, found: list[Case], which: str) -> str:
     engine = app.fraud.engine
     review, hold = engine.costs.thresholds
+    shadowed = engine.rollout is not None and engine.rollout.shadow
+    shadow = f"model {shadowed} in the shadow" if shadowed else "no model yet"
     asked = engine.cache.hits + engine.cache.misses
     more = "+" if len(found) == MOST else ""
     modes = {"act": "held events are refused", "watch": "nothing is refused", "off": "off"}
@@ -176,7 +201,7 @@ def _cards(app: App, found: list[Case], which: str) -> str:
         Card(
             "Judged by",
             engine.version,
-            "and the rules" if engine.version != "rules" else "no model yet",
+            "and the rules" if engine.version != "rules" else shadow,
         ),
         Card("Mode", app.fraud.mode, modes[app.fraud.mode]),
         Card("A review pays from", f"{review:.0%}", f"chance of fraud; a hold from {hold:.0%}"),
@@ -202,6 +227,40 @@ def _cases(found: list[Case], names: dict[int, str], which: str) -> str:
     ]
     heads = ["Case", "Account", "Event", "Why", "Points>", "State"]
     return parts.table(heads, rows, caption="Events that look like fraud")
+
+
+def _lines(app: App, chosen: Threshold, others: list[Threshold]) -> str:
+    costs = app.fraud.engine.costs
+    if not chosen.caught + chosen.missed + chosen.blocked:
+        return parts.empty(
+            "Nothing was labelled in 90 days", "Label a few cases, then a line can be weighed."
+        )
+    cheapest = min(others, key=lambda one: (one.cost, -one.points))
+    cards = parts.cards(
+        [
+            Card("Caught", str(chosen.caught), f"of {chosen.caught + chosen.missed} frauds"),
+            Card("Honest ones stopped", str(chosen.blocked), "of those with a label"),
+            Card("It would have cost", f"{chosen.cost:,.0f}", f"from {chosen.points} points on"),
+            Card("The cheapest line", f"{cheapest.points} points", f"costs {cheapest.cost:,.0f}"),
+        ]
+    )
+    plot = plots.bars(
+        [str(one.points) for one in others],
+        [
+            plots.Series("Fraud let through", [one.missed * costs.loss for one in others]),
+            plots.Series(
+                "Honest ones stopped", [one.blocked * costs.false_block for one in others]
+            ),
+        ],
+        title="Costs by the points from which an event is held",
+        unit="cost",
+    )
+    return (
+        f'{cards}{plot}<p class="hint">Fraud that goes through costs {costs.loss:g}, stopping an '
+        f"honest person {costs.false_block:g}; both are settings of the operator, and so is the "
+        "line: the model's chance of fraud becomes points by them. Labels stand mostly at what was "
+        "flagged, so what was let through is seen less than it should be.</p>"
+    )
 
 
 def _story(case: Case, events: list[Case]) -> str:
