@@ -51,7 +51,7 @@ def test_a_download_asks_for_a_fresh_code(server: Server, root: Person) -> None:
     root.client.post("/api/auth/totp/confirm", json={"code": TOTP(secret).now()})
     assert root.client.get(path).status_code == 200, "the code was shown just now"
     stale = update(SignInSession).where(col(SignInSession.user_id) == int(root.id))
-    server.app.db.write(lambda session: session.execute(stale.values(proved_at=None)))
+    server.app.db.write(lambda session: session.execute(stale.values(second_factor_at=None)))
     refused = root.client.get(path)
     assert refused.status_code == 403, refused.text
     assert refused.json()["error"]["code"] == "second_factor_required"
