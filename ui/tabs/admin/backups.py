@@ -122,14 +122,14 @@ def _cards(app: App, kept: list[Kept], drill: Event | None) -> str:
         since = regular[0].made_at if regular else app.clock.micros()
         following = _ago(max(0, since + chosen.every_hours * HOUR - app.clock.micros()))
     newest = (
-        Card("Newest", f"{_ago(app.clock.micros() - whole[0].made_at)} ago", _size(whole[0].bytes))
+        Card("Newest", _since(app.clock.micros() - whole[0].made_at), _size(whole[0].bytes))
         if whole
         else Card("Newest", "–", "none yet")
     )
     tried = Card("Last drill", "–", "no restore was tried yet")
     if drill is not None:
         word = "proven" if drill.facts["ok"] else "failed"
-        tried = Card("Last drill", word, f"{_ago(app.clock.micros() - drill.at)} ago")
+        tried = Card("Last drill", word, _since(app.clock.micros() - drill.at))
     items = [
         newest,
         Card("Kept", str(len(whole)), _size(sum(one.bytes for one in kept))),
@@ -184,7 +184,13 @@ def _verdict(found: Event) -> str:
 
 
 def _size(bytes: int) -> str:
+    if bytes < 1e6:
+        return f"{bytes / 1e3:,.0f} kB"
     return f"{bytes / 1e6:,.1f} MB" if bytes < 1e9 else f"{bytes / 1e9:,.2f} GB"
+
+
+def _since(micros: int) -> str:
+    return "just now" if micros < 60 * MICROS_PER_SECOND else f"{_ago(micros)} ago"
 
 
 def _ago(micros: int) -> str:
