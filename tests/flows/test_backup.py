@@ -27,7 +27,8 @@ from chat_app.backups import archive, keeping, make, snapshot
 from chat_app.backups.make import Place
 from chat_app.clock import MICROS_PER_SECOND, Clock
 from chat_app.db import Database
-from chat_app.flows import backup, books
+from chat_app.flows import backup, books, figures
+from chat_app.monitor import system
 from chat_app.settings import Settings
 from tests.apps import answer, ask, in_loop, person, running_app, script_settings
 from tests.effort import effort
@@ -412,7 +413,16 @@ async def test_a_failure_is_on_the_record(tmp_path: Path, monkeypatch: pytest.Mo
         found = backup.last_event(app.db, backup.FAILED)
         assert found is not None
         assert "no room" in str(found.facts["reason"])
+        machine = system.snapshot(app.settings)
+        told = [item.sentence for item in figures.troubles(app, machine, {})]
+        assert any("The last backup failed" in sentence for sentence in told), told
         assert keeping.listed(Place.of(app.settings).folder) == []
+        monkeypatch.undo()
+        await asyncio.to_thread(backup.make_one, app, actor="schedule")
+        told = [item.sentence for item in figures.troubles(app, machine, {})]
+        assert not any("backup" in sentence for sentence in told), told
+        for one in keeping.listed(Place.of(app.settings).folder):
+            one.path.unlink()
         with pytest.raises(backup.NothingToTry):
             await asyncio.to_thread(backup.drill_now, app, actor="user:1")
 
