@@ -116,7 +116,11 @@ async def drill_backup(app: deps.App, who: Making) -> DrillOut:
     return DrillOut.of(await asyncio.to_thread(backup.drill_now, app, actor=actor))
 
 
-@router.get("/{id}/file", response_class=FileResponse, responses=errors_in(401, 403, 404))
+@router.get(
+    "/{id}/file",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/zip": {}}}, **errors_in(401, 403, 404)},
+)
 def download_backup(app: deps.App, who: Reading, id: deps.Id) -> FileResponse:
     """The backup as a zip file. Asks for a fresh one-time code, and is on the record."""
     kept = keeping.get(Place.of(app.settings).folder, id)

@@ -261,7 +261,7 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
         ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
                      "Revenue", "Fraud", "Audit & books"}),
         ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                   "Revenue", "Messages", "Fraud", "Audit & books"}),
+                   "Revenue", "Messages", "Fraud", "Audit & books", "Backups"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:
