@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,8 @@ def build_web(app: "App") -> Any:
     async def lifespan(_web: object) -> AsyncIterator[None]:
         await app.start()
         runners = [
-            Runner(app.db, app.clock, jobs) for jobs in (schedule.jobs(app), schedule.errands(app))
+            Runner(app.db, app.clock, jobs)
+            for jobs in (schedule.jobs(app), schedule.errands(app), schedule.chores(app))
         ]
         for runner in runners:
             runner.start()
@@ -239,26 +240,29 @@ def main(argv: list[str] | None = None) -> int:
     from chat_app.errors import AppError
 
     options = arguments(argv)
-    try:
-        settings = read_settings(options)
-        logs.configure(**settings.logging.model_dump())
-        pull_demo_model(settings)
-        from chat_app.app import build
-        from chat_app.flows import signup
+    with ExitStack() as ending:
+        try:
+            settings = read_settings(options)
+            logs.configure(**settings.logging.model_dump())
+            pull_demo_model(settings)
+            from chat_app.app import build
+            from chat_app.backups import keeping
+            from chat_app.flows import signup
 
-        if options.demo:
-            fill_demo(settings)
-        app = build(settings)
-        app.demo = options.demo
-        setup_token = signup.ensure_first_admin(app)
-    except AppError as error:
-        print(error, file=sys.stderr)
-        return 2
-    with suppress(ImportError):
-        import uvloop
+            ending.enter_context(keeping.serving(settings.data_dir))
+            if options.demo:
+                fill_demo(settings)
+            app = build(settings)
+            app.demo = options.demo
+            setup_token = signup.ensure_first_admin(app)
+        except AppError as error:
+            print(error, file=sys.stderr)
+            return 2
+        with suppress(ImportError):
+            import uvloop
 
-        uvloop.install()
-    asyncio.run(serve(app, setup_token))
+            uvloop.install()
+        asyncio.run(serve(app, setup_token))
     return 0
 
 

@@ -10,6 +10,7 @@ import sys
 
 from chat_app import settings as settings_room
 from chat_app.commands import (
+    backups,
     books,
     keyring,
     learning,
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     machine.add_schema(commands)
     for room in (
+        backups,
         books,
         reports,
         shop,

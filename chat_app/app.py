@@ -10,6 +10,7 @@ from chat_app import db as database
 from chat_app import secrets
 from chat_app.accounts import limits, passwords
 from chat_app.accounts.standing import Standing
+from chat_app.backups import make as backups
 from chat_app.chat.live import Replies
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
@@ -112,7 +113,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
     provider = choose.create(settings.payments)
     keys = secrets.load_or_create(settings.data_dir)
     db = Database(settings.database_url)
-    database.migrate(db)
+    with backups.before_migration(db, settings, now=clock.micros()):
+        database.migrate(db)
     engine = create(settings)
     stock(db, settings, now=clock.micros())
     return App(

@@ -5,6 +5,7 @@ from chat_app.app import App
 from chat_app.credits import checkpoints, holds, lots
 from chat_app.flows import (
     alerts,
+    backup,
     books,
     collect,
     deliver,
@@ -96,3 +97,8 @@ def errands(app: App) -> list[Job]:
         Job("write usage summaries", 900, lambda: summaries.send_due(app)),
         Job("forget old messages", 3600, lambda: deliver.forget_old(app)),
     ]
+
+
+def chores(app: App) -> list[Job]:
+    """The jobs that may take minutes, so that nothing else waits for them."""
+    return [Job("make backups", 600, lambda: backup.tend(app))]

@@ -24,6 +24,8 @@ from typing import Any
 from chat_app.errors import Invalid
 
 FILE = "secrets.json"
+# Says why there must be no new keys; a restore writes it and takes it away.
+MISSING = "secrets-missing.txt"
 FIRST = "1"
 _KEY_BYTES = 32
 _RINGS = ("tokens", "pepper")
@@ -89,6 +91,9 @@ def load_or_create(data_dir: Path) -> Secrets:
     path = data_dir / FILE
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
+        note = data_dir / MISSING
+        if note.exists():
+            raise BadSecrets(note.read_text(encoding="utf-8").strip())
         draft = _draft(path, _fresh())
         try:
             os.link(draft, path)

@@ -301,6 +301,16 @@ class Logging(Section):
     keep: Annotated[int, Field(ge=1, le=100)] = 5
 
 
+class Backups(Section):
+    every_hours: Count = 24
+    folder: str = ""
+    keep_daily: Annotated[int, Field(ge=1, le=366)] = 7
+    keep_weekly: Annotated[int, Field(ge=0, le=520)] = 4
+    complete: bool = False
+    before_migration: bool = True
+    drill_days: Count = 7
+
+
 class Settings(BaseSettings):
     """All settings. `load()` makes one; nothing in the program keeps it in a module."""
 
@@ -328,6 +338,7 @@ class Settings(BaseSettings):
     chat: Chat = Chat()
     limits: Limits = Limits()
     logging: Logging = Logging()
+    backups: Backups = Backups()
 
     @property
     def database_url(self) -> str:

@@ -326,7 +326,10 @@ def test_selfcheck_of_a_bare_machine_changes_nothing(
 ) -> None:
     assert run(data_dir, "selfcheck") == commands.OK
     found = findings(capsys.readouterr().out)
-    assert {"clock", "memory", "gpu", "disk", "secrets", "database", "models"} <= set(found)
+    assert set(found) == {
+        "clock", "memory", "gpu", "disk", "files", "address", "secrets", "database", "mail",
+        "payments", "backups", "models",
+    }  # fmt: skip
     assert not data_dir.exists()
 
 
@@ -346,6 +349,31 @@ def test_selfcheck_finds_open_secrets_and_an_old_schema(
     assert not found["secrets"][0]
     assert not found["database"][0]
     assert stat.S_IMODE((books / secrets.FILE).stat().st_mode) == 0o644
+
+
+def test_selfcheck_finds_what_would_go_wrong_later(
+    books: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys that are gone, a clock behind the books, a damaged backup, an open door."""
+    (books / secrets.FILE).rename(books / "elsewhere.json")
+    folder = books / "backups"
+    folder.mkdir()
+    (folder / "chat-20260101T000000000000Z-asked.zip").write_bytes(b"half")
+    with sqlite3.connect(books / "chat.db") as connection:
+        connection.execute(
+            "INSERT INTO event_log (at, type, actor, payload)"
+            " VALUES (strftime('%s') * 1000000 + 7200000001, 't', 'a', '{}')"
+        )
+    connection.close()
+    monkeypatch.setenv("CHAT_APP_SERVER__HOST", "0.0.0.0")
+    capsys.readouterr()
+    assert run(books, "selfcheck") == commands.PROBLEMS
+    found = findings(capsys.readouterr().out)
+    assert not any(found[name][0] for name in ("secrets", "database", "backups"))
+    assert "Restore it from your backup" in found["secrets"][1]
+    assert "ahead of this machine's clock" in found["database"][1]
+    assert "damaged" in found["backups"][1]
+    assert "server.public_url" in found["address"][1]
 
 
 def test_selfcheck_without_a_model_says_how_to_get_one(

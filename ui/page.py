@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from chat_app.accounts import permissions
+from chat_app.accounts import permissions, sessions
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from ui import parts
 from ui.guard import guard
-from ui.shell import DEMO, Shell, bell, brand, pill
+from ui.shell import Shell, bell, brand, demo_banner, pill
 from ui.tabs import account, admin, analytics, chat, credits, history, login
 
 HIDDEN = "hidden"  # visible=False would leave the button of a tab that was shown once
@@ -30,7 +30,8 @@ def build(app: App) -> gr.Blocks:
             gr.Button("◐", elem_id="theme-toggle", size="sm", scale=0)
             sign_out = gr.Button("Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0)
         if app.demo:
-            gr.HTML(DEMO, elem_id="demo-banner")
+            framed = sessions.embedded(app.settings)
+            gr.HTML(demo_banner(framed=framed), elem_id="demo-banner")
         wait = gr.HTML(parts.loading(6), elem_id="page-loading")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = (

@@ -18,10 +18,14 @@ _BRAND = (
     'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
 )
 
-DEMO = (
-    '<p role="status"><b>Demo.</b> You are one of many made-up people; nothing here is real. '
-    '<a href="/?leave">Sign in as staff</a></p>'
-)
+
+def demo_banner(*, framed: bool) -> str:
+    """What visitors of the demonstration are told; `framed`: another site shows the page."""
+    own = '<a href="/" target="_blank">Open in its own tab</a> · ' if framed else ""
+    return (
+        '<p role="status"><b>Demo.</b> You are one of many made-up people; nothing here is real, '
+        f'and it begins anew now and then. {own}<a href="/?leave">Sign in as staff</a></p>'
+    )
 
 
 @dataclass

@@ -40,6 +40,8 @@ Permission = Literal[
     "fraud.write",
     "machine.read",
     "machine.write",
+    "backups.make",
+    "backups.read",
 ]
 STAFF: frozenset[str] = frozenset({"support", "finance", "admin"})
 
@@ -73,6 +75,8 @@ ALLOWED: Mapping[Permission, frozenset[str]] = MappingProxyType(
         "fraud.write": STAFF,
         "machine.read": STAFF,
         "machine.write": _ADMIN,
+        "backups.make": _ADMIN,
+        "backups.read": _ADMIN,
     }
 )
 
@@ -102,12 +106,21 @@ MEANING: Mapping[Permission, str] = MappingProxyType(
         "fraud.write": "label a judged event as fraud or legitimate",
         "machine.read": "dashboard, figures, alerts, the state of the models",
         "machine.write": "free memory, train models, roll versions out",
+        "backups.make": "see and make backups, try a restore",
+        "backups.read": "download a backup",
     }
 )
 
-# What moves money, or decides who may: a second factor is asked for before it.
+# What moves money, decides who may, or takes everybody's data away: a second factor comes first.
 MONEY: frozenset[Permission] = frozenset(
-    {"users.role", "credits.adjust", "payments.refund", "prices.write", "shelves.write"}
+    {
+        "users.role",
+        "credits.adjust",
+        "payments.refund",
+        "prices.write",
+        "shelves.write",
+        "backups.read",
+    }
 )
 
 

@@ -11,8 +11,8 @@ from chat_app.accounts import sessions
 from chat_app.api import auth
 from chat_app.api.access import ASGI, Receive, Scope, Send
 from chat_app.app import App
-from chat_app.errors import AppError
-from chat_app.flows import demo
+from chat_app.errors import AppError, NotSignedIn
+from chat_app.flows import demo, signin
 
 log = logging.getLogger(__name__)
 LEAVE = b"leave"
@@ -31,7 +31,7 @@ class Door:
         query = scope.get("query_string", b"") if page else b""
         if query == LEAVE:
             await _redirect(send, "/?signin", auth.no_cookie(self.app))
-        elif page and not query and not self._known(scope):
+        elif page and not query and not await self._known(scope):
             await self._enter(scope, receive, send)
         else:
             await self.inner(scope, receive, send)
@@ -47,14 +47,20 @@ class Door:
         else:
             await _redirect(send, "/", auth.session_cookie(self.app, token))
 
-    def _known(self, scope: Scope) -> bool:
-        """Whether the browser shows any sign-in; one that has ended leads to the sign-in page."""
+    async def _known(self, scope: Scope) -> bool:
+        """Whether the browser is signed in. Who was, before all began anew, comes in again."""
         name = sessions.cookie_name(sessions.secure_cookies(self.app.settings))
         given = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
         try:
-            return name in SimpleCookie(given)
-        except CookieError:
+            shown = SimpleCookie(given).get(name)
+            if shown is None:
+                return False
+            await signin.identify(self.app, cookie=shown.value)
+        except (CookieError, NotSignedIn):
             return False
+        except AppError as error:
+            log.info("a visitor's sign-in does not count: %s", error)
+        return True
 
 
 async def _redirect(send: Send, place: str, cookie: str) -> None:

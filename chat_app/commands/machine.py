@@ -26,12 +26,17 @@ def add(commands: Any) -> None:
 def migrate(_options: argparse.Namespace, settings: Settings) -> int:
     """Bring the database to the newest schema."""
     from chat_app import db as database
+    from chat_app.backups import make
+    from chat_app.clock import Clock
 
     db = database.Database(settings.database_url)
     try:
-        database.migrate(db)
+        with make.before_migration(db, settings, now=Clock().micros()) as made:
+            database.migrate(db)
     finally:
         db.close()
+    if made is not None:
+        print(f"Before the change it was backed up: {made}")
     print("The database has the newest schema.")
     return OK
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import holds
-from chat_app.flows import server_figures
+from chat_app.flows import backup, server_figures
 from chat_app.monitor import prometheus
 from chat_app.monitor.health import MIN_FREE_BYTES
 from chat_app.monitor.prometheus import Metric
@@ -59,7 +59,21 @@ def troubles(app: App, machine: SystemStats, engine: dict[str, Any]) -> list[Tro
         found += _of_model(model, figures)
     found += [Trouble(*each) for each in server_figures.troubles(engine.get("servers", ()))]
     found += _of_messages(app)
+    found += _of_backups(app)
     return sorted(found, key=lambda item: item.level != "bad")
+
+
+def _of_backups(app: App) -> list[Trouble]:
+    made, failed = backup.last_event(app.db, backup.MADE), backup.last_event(app.db, backup.FAILED)
+    drill = backup.last_event(app.db, backup.DRILL)
+    found = []
+    if failed is not None and (made is None or made.seq < failed.seq):
+        reason = str(failed.facts.get("reason", ""))[:160]
+        found.append(Trouble("bad", f"The last backup failed: {reason}"))
+    if drill is not None and not drill.facts["ok"]:
+        sentence = "The last try to restore a backup failed. Look under Backups and the log."
+        found.append(Trouble("bad", sentence))
+    return found
 
 
 def _of_messages(app: App) -> list[Trouble]:

@@ -217,6 +217,7 @@ def api_key(scene: Scene) -> str:
 
 # What `{id}` stands for, by the beginning of the path.
 THINGS: dict[str, Callable[[Scene], str]] = {
+    "/api/admin/backups/": lambda _: "chat-20260101T000000000000Z-asked",
     "/api/admin/fraud/": lambda _: "999999999",
     "/api/admin/revenue/trace/": lambda _: "pay_of_nobody",
     "/api/admin/revenue/periods/": lambda _: "2999-01",

@@ -70,6 +70,9 @@ async def test_a_visitor_is_signed_in_as_a_made_up_person(tmp_path: Path) -> Non
         assert seen <= honest
         cookie = f"{morsel.key}={morsel.value}"
         assert (await get(door, cookie=cookie))["status"] == 200
+        # Where all began anew, old sign-ins mean nothing and nobody is left outside.
+        stale = f"{morsel.key}=of-yesterday"
+        assert (await get(door, cookie=stale))["status"] == 303
         # Staff get to the sign-in page; other addresses are none of the door's business.
         assert (await get(door, "signin"))["status"] == 200
         assert (await get(door, path="/api/auth/me"))["status"] == 200

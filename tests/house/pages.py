@@ -68,6 +68,22 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def example_environment() -> str:
+    """Every setting as a line for an environment file, switched off, with its sentence."""
+    lines = [
+        "# Made by `python -m tests.house.pages` from settings.toml. Copy it, and take the # away",
+        "# before what you change; for systemd and `docker run --env-file`.",
+    ]
+    section = ""
+    for key, (value, sentence) in settings_in_file().items():
+        if key.rpartition(".")[0] != section:
+            section = key.rpartition(".")[0]
+            lines += ["", f"# {section}"]
+        name = settings.PREFIX + key.upper().replace(".", "__")
+        lines += [f"# {sentence}", f"#{name}={value.strip(chr(34))}"]
+    return "\n".join(lines) + "\n"
+
+
 def settings_in_file() -> dict[str, tuple[str, str]]:
     """Every key in settings.toml with its value's text and its sentence."""
     found, section = {}, ""
@@ -259,6 +275,7 @@ PAGES = {
     "errors.md": errors_page,
     "api.md": api_page,
     "api-reference.md": reference_page,
+    "../deploy/example.env": example_environment,
 }
 
 if __name__ == "__main__":

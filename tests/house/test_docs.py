@@ -129,11 +129,28 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def headings(text: str) -> set[str]:
+    """The anchors of a document, as the usual viewers make them from its headings."""
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    words = re.findall(r"^#+ (.+)$", text, re.M)
+    plain = [re.sub(r"[^\w\- ]", "", word.lower()).replace(" ", "-") for word in words]
+    return set(plain)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_links_lead_to_a_heading(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        there = path.parent / target if target else path
+        if there.suffix == ".md":
+            assert anchor in headings(there.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_paths_in_the_text_exist(path: Path) -> None:
     """A file or folder of the program that a document names is there."""
     text = path.read_text(encoding="utf-8")
-    for name in re.findall(r"`((?:chat_app|ui|tests|docs|benchmarks)/[\w./*-]*)`", text):
+    for name in re.findall(r"`((?:chat_app|ui|tests|docs|deploy|benchmarks)/[\w./*-]*)`", text):
         assert list(tree.ROOT.glob(name.rstrip("/"))), f"{path.name}: {name}"
 
 

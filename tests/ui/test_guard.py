@@ -70,6 +70,9 @@ MATRIX = {
     "invoices_link": "user",
     "statement_period": "user",
     "details_save": "user",
+    "backups_show": "backups.make",
+    "backups_make": "backups.make",
+    "backups_drill": "backups.make",
     "admin_invoices_show": "invoices.read",
     "admin_invoices_choose": "invoices.read",
     "admin_invoices_issue": "invoices.write",
@@ -265,7 +268,7 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
                      "Revenue", "Predictions", "Fraud", "Model versions", "Audit & books"}),
         ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
                    "Revenue", "Predictions", "Messages", "Fraud", "Model versions",
-                   "Audit & books"}),
+                   "Audit & books", "Backups"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:

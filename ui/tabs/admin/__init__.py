@@ -9,6 +9,7 @@ from chat_app.accounts.permissions import Permission, may
 from chat_app.app import App
 from ui.shell import Shell
 from ui.tabs.admin import (
+    backups,
     books,
     fraud,
     invoices,
@@ -26,7 +27,8 @@ from ui.tabs.admin import (
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (
-    prices, shop, payments, invoices, revenue, predictions, messages, fraud, models, books
+    prices, shop, payments, invoices, revenue, predictions, messages, fraud, models, books,
+    backups
 )  # fmt: skip
 
 
