@@ -15,7 +15,7 @@ from chat_app.credits.payments.orders import Payment
 from chat_app.credits.plans import Subscription
 from chat_app.credits.renewals import Shop
 from chat_app.errors import AppError
-from chat_app.flows import notices
+from chat_app.flows import dunning, notices
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ def _renew(app: App, id: str, session: Session) -> int:
             credits=format_credits(period.credits),
             amount_minor=period.price.amount,
         )
+    after = plans.load(session, id, zone=app.settings.business.zone)
+    dunning.renewal(session, before=held, after=after, rules=app.settings.credits, now=now)
     return len(found)
 
 

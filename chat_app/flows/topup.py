@@ -15,7 +15,7 @@ from chat_app.credits import ledger, topups
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.topups import Rule
 from chat_app.errors import AppError
-from chat_app.flows import fraud
+from chat_app.flows import dunning, fraud
 from chat_app.flows.plans import shop
 from chat_app.money import format_credits
 
@@ -106,4 +106,6 @@ def _fire(app: App, user_id: int, session: Session) -> Payment | None:
         )
         if order.status == "paid":
             fraud.paid(app, session, order, now=now)
+        else:
+            dunning.topup(session, order, now=now)
     return order
