@@ -220,6 +220,13 @@ class Revenue(Section):
     write_off_days: Annotated[int, Field(ge=0, le=999)] = 0
 
 
+class Costs(Section):
+    watts: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    cents_per_kwh: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    cents_per_hour: Annotated[float, Field(ge=0, le=10_000_000)] = 0.0
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+
+
 class Script(Section):
     tokens: Annotated[int, Field(ge=0)] = 40
     tokens_per_second: Annotated[float, Field(ge=0)] = 40
@@ -324,6 +331,7 @@ class Settings(BaseSettings):
     orgs: Orgs = Orgs()
     pricing: Pricing = Pricing()
     revenue: Revenue = Revenue()
+    costs: Costs = Costs()
     business: Business = Business()
     llm: Llm = Llm()
     chat: Chat = Chat()

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from chat_app.credits.invoices import register
 from chat_app.credits.payments import orders
 from chat_app.credits.takings import PlanPeriod
 from chat_app.db import Database, migrate
-from chat_app.flows import money_books, reconcile, revenue_figures, simulate
+from chat_app.flows import money_books, reconcile, revenue_detail, revenue_figures, simulate
 from chat_app.revenue import journals, metrics, months, receivables
-from chat_app.settings import Settings
+from chat_app.settings import Costs, Settings
 from tests.credits.books import fresh
 from tests.effort import effort
 from tests.flows.test_revenue import on, sell, sums, tied, use, write
@@ -490,3 +490,73 @@ def test_a_year_of_four_hundred_people_is_quick(tmp_path: Path) -> None:
     seconds = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
     print(f"{seconds:.1f} s of CPU")
     assert seconds <= 30
+
+
+class Fake:
+    """What the figures need of an app."""
+
+    def __init__(self, company: Company) -> None:
+        self.db = company.db
+        self.settings = german(company.path)
+
+
+def test_breakdowns_and_rows_add_up_to_their_figures(company: Company) -> None:
+    """Every breakdown, and the orders behind each figure of each month, to the cent."""
+    app: Any = Fake(company)
+    with company.db.read() as session:
+        shown = months.roll_forward(session, until="2026-03-20")
+    for row in shown:
+        first = date.fromisoformat(f"{row.period}-01")
+        last = (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
+        span: dict[str, Any] = {"since": first, "until": last, "currency": "USD"}
+        for by in ("model", "channel", "organisation", "plan", "country"):
+            found = revenue_detail.breakdown(app, by=by, **span)  # type: ignore[arg-type]
+            assert sum(part.earned_minor for part in found) == row.recognized, (row.period, by)
+        for figure in ("billed", "usage", "subscription", "breakage", "refunded", "closing"):
+            behind: list[revenue_detail.Row] = []
+            while True:
+                after = behind[-1].payment_id if behind else ""
+                page = revenue_detail.rows(app, figure=figure, limit=7, after=after, **span)  # type: ignore[arg-type]
+                behind += page
+                if len(page) < 7:
+                    break
+            assert sum(one.minor for one in behind) == getattr(row, figure), (row.period, figure)
+            assert all(one.invoice and one.username for one in behind if one.payment_id)
+    whole: dict[str, Any] = {
+        "since": date(2025, 1, 1),
+        "until": date(2026, 3, 20),
+        "currency": "USD",
+    }
+    assert {part.name for part in revenue_detail.breakdown(app, by="plan", **whole)} >= {"Plus"}
+    assert [part.name for part in revenue_detail.breakdown(app, by="country", **whole)] == ["DE"]
+    (used,) = company.frame('SELECT COUNT(*) AS n, SUM(engine_ms) AS ms FROM "usage"').itertuples()
+    app.settings = app.settings.model_copy(
+        update={"costs": Costs(watts=300, cents_per_kwh=30, cents_per_hour=91)}
+    )
+    margins = revenue_detail.margins(app, **whole)
+    assert sum(one.answers for one in margins) == used.n
+    assert sum(one.engine_ms for one in margins) == used.ms
+    # 300 W at 30 cents are 9 cents an hour, with the machine one dollar.
+    assert all(one.cost_minor == round(one.engine_ms / 36_000) for one in margins)
+    assert revenue_detail.running_cost(app.settings.costs, engine_ms=10**9, currency="EUR") == 0
+
+
+def test_movements_name_their_customers(company: Company) -> None:
+    """The customers behind each movement add up to the month's metrics."""
+    app: Any = Fake(company)
+    with company.db.read() as session:
+        periods = revenue_figures.takings.plan_periods(session, until=NOW)
+    history = metrics.history(
+        revenue_figures.movements(periods), datetime(2026, 3, 20, tzinfo=UTC), months=4
+    )
+    kinds = set()
+    for month, row in history.iterrows():
+        first = datetime.fromisoformat(f"{month}-01").replace(tzinfo=UTC)
+        end = min((first + timedelta(days=32)).replace(day=1), datetime(2026, 3, 20, tzinfo=UTC))
+        tick = timedelta(microseconds=1)
+        found = revenue_detail.moved(app, since=first - tick, until=end - tick, currency="USD")
+        for kind in ("new", "expansion", "contraction", "churned", "reactivation"):
+            change = sum(abs(o.after_minor - o.before_minor) for o in found if o.movement == kind)
+            assert change == row[f"{kind}_minor"], (month, kind)
+            kinds |= {kind} if change else set()
+    assert "new" in kinds
