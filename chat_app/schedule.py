@@ -9,7 +9,9 @@ from chat_app.flows import (
     books,
     collect,
     deliver,
+    dunning,
     erase,
+    finance_mail,
     fraud,
     free,
     images,
@@ -70,6 +72,7 @@ def jobs(app: App) -> list[Job]:
         ),
         Job("seal the books", 60, lambda: books.seal_and_anchor(app)),
         Job("write the money ledger", 900, lambda: revenue.post_due(app)),
+        Job("remind of open invoices", 3600, lambda: dunning.remind_due(app)),
         Job("reconcile the books", 24 * 3600, lambda: reconcile.run(app)),
         Job("judge answers", 2, lambda: fraud.look(app)),
         Job("remember what was judged", 60, lambda: fraud.remember(app)),
@@ -95,6 +98,7 @@ def errands(app: App) -> list[Job]:
         Job("deliver messages", 5, lambda: deliver.deliver_due(app)),
         Job("hand out announcements", 30, lambda: notices.spread(app)),
         Job("write usage summaries", 900, lambda: summaries.send_due(app)),
+        Job("mail finance reports", 900, lambda: finance_mail.send_due(app)),
         Job("forget old messages", 3600, lambda: deliver.forget_old(app)),
     ]
 

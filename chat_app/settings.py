@@ -183,6 +183,7 @@ class Credits(Section):
     free_after_hours: Count = 0
     plan_retries: Annotated[int, Field(ge=0, le=20)] = 4
     plan_retry_hours: Annotated[int, Field(ge=1, le=720)] = 24
+    plan_unpaid: Literal["pause", "end"] = "pause"
 
 
 class Transfers(Section):
@@ -215,6 +216,15 @@ class Revenue(Section):
     expected_breakage: Annotated[float, Field(ge=0, lt=1)] = 0.0
     plans: Literal["over_time", "by_use"] = "over_time"
     proration: Literal["millisecond", "day", "even", "even_prorated"] = "day"
+    reminder_days: Annotated[str, Field(pattern=r"^(-?\d{1,3}( -?\d{1,3})*)?$")] = "-3 1 8 15"
+    write_off_days: Annotated[int, Field(ge=0, le=999)] = 0
+
+
+class Costs(Section):
+    watts: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    cents_per_kwh: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    cents_per_hour: Annotated[float, Field(ge=0, le=10_000_000)] = 0.0
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 
 
 class Script(Section):
@@ -333,6 +343,7 @@ class Settings(BaseSettings):
     orgs: Orgs = Orgs()
     pricing: Pricing = Pricing()
     revenue: Revenue = Revenue()
+    costs: Costs = Costs()
     business: Business = Business()
     llm: Llm = Llm()
     chat: Chat = Chat()

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field, StrictBool, StrictInt
 from sqlmodel import Session
 
+from chat_app.accounts import permissions
 from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import Body, Credits, Text, errors_in
@@ -249,7 +250,7 @@ def show_preferences(app: deps.App, who: deps.CurrentUser) -> Page[TopicOut]:
     """What the caller is told about, and how."""
     with app.db.read() as session:
         chosen = preferences.of(session, user_id=deps.user_id(who))
-    return Page(items=[_topic(name, chosen[name]) for name in kinds.TOPICS])
+    return Page(items=[_topic(name, chosen[name]) for name in _topics(who)])
 
 
 @router.put("/preferences", responses=errors_in(401, 403, 422))
@@ -265,7 +266,7 @@ async def set_preferences(
         return preferences.of(session, user_id=owner)
 
     chosen = await app.db.awrite(story)
-    return Page(items=[_topic(name, chosen[name]) for name in kinds.TOPICS])
+    return Page(items=[_topic(name, chosen[name]) for name in _topics(who)])
 
 
 Token = Annotated[str, Query(max_length=200, description="From the mail's link.")]
@@ -433,6 +434,10 @@ def show_troubles(app: deps.App, who: Operating) -> Page[TroubleOut]:
     """What an operator should do something about, worst first; empty is good news."""
     found = figures.troubles(app, system.snapshot(app.settings), app.engine.stats())
     return Page(items=[TroubleOut(level=one.level, sentence=one.sentence) for one in found])
+
+
+def _topics(who: SignedIn) -> list[str]:
+    return preferences.shown(lambda wanted: permissions.may(who.user.role, wanted))  # type: ignore[arg-type]
 
 
 def _topic(name: str, chosen: dict[str, bool]) -> TopicOut:

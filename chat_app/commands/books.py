@@ -21,6 +21,11 @@ def add(commands: Any) -> None:
         commands, "export-beancount", export_beancount, "write the books as a Beancount ledger"
     )
     plain.add_argument("file", type=Path, metavar="FILE", help="the new file; - for the output")
+    plain.add_argument(
+        "--money",
+        action="store_true",
+        help="the money ledger, its balances asserted from orders, refunds and lots",
+    )
     copied = add_command(
         commands, "copy-to", copy_to, "copy everything into an empty PostgreSQL database"
     )
@@ -103,17 +108,18 @@ def reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 def export_beancount(options: argparse.Namespace, settings: Settings) -> int:
     """Write the books in Beancount's format."""
-    from chat_app.flows import beancount
+    from chat_app.flows import beancount, money_books
 
+    source = money_books if options.money else beancount
     to_screen = str(options.file) == "-"
     if not to_screen and options.file.exists():
         raise WrongUse(f"{options.file} exists and is not written over. Name another file.")
     with existing_database(settings) as db:
         if to_screen:
-            for line in beancount.lines(db):
+            for line in source.lines(db):
                 print(line)
             return OK
-        count = beancount.write(db, options.file)
+        count = source.write(db, options.file)
     print(f"{options.file}: {count} transactions. Check it with: bean-check {options.file}")
     return OK
 

@@ -2,7 +2,7 @@
 
 Every period is charged and granted once, whoever comes first. The rules for what went wrong:
 a period that was over, credits and all, before anybody renewed is skipped, neither charged nor
-granted; a payment that fails is tried again some times, and then the plan ends.
+granted; a payment that fails is tried again some times, and then the plan pauses or ends.
 """
 
 from collections.abc import Callable
@@ -170,7 +170,7 @@ def resume(session: Session, shop: Shop, *, user_id: int, now: int) -> Subscript
         _set(session, held, cancel_at_end=False)
     elif held.status != "paused":
         raise PlanBusy(status=held.status)
-    elif held.period.ends_at > now:
+    elif held.period.ends_at > now and held.period.state == "paid":
         _set(session, held, status="active")
     else:
         _withdraw(session, held, now=now)
@@ -209,7 +209,10 @@ def renew(session: Session, shop: Shop, *, subscription_id: str, now: int) -> li
             _skip(session, held, following, now=now)
             continue
         if held.tries > shop.rules.plan_retries:
-            _end(session, held, now=now)
+            if shop.rules.plan_unpaid == "pause":
+                _skip(session, held, following, now=now, status="paused")
+            else:
+                _end(session, held, now=now)
             break
         order = _charge(session, shop, held, following, now=now)
         if order.status == "paid":
@@ -343,7 +346,9 @@ def _charge(
     return shop.charge(session, order, now)
 
 
-def _skip(session: Session, held: Subscription, period: Period, *, now: int) -> None:
+def _skip(
+    session: Session, held: Subscription, period: Period, *, now: int, status: str = "active"
+) -> None:
     if period.payment_id is not None:
         orders.fail(session, payment_id=period.payment_id, now=now)
     session.execute(
@@ -351,7 +356,7 @@ def _skip(session: Session, held: Subscription, period: Period, *, now: int) -> 
         .where(col(PeriodRow.subscription_id) == held.id, col(PeriodRow.number) == period.number)
         .values(state="skipped")
     )
-    plans.move(session, held.id, period.number, status="active")
+    plans.move(session, held.id, period.number, status=status)
 
 
 def _end(session: Session, held: Subscription, *, now: int) -> None:

@@ -36,7 +36,7 @@ _LOTS = """SELECT l.transfer_id, t.created_at, l.id, l.parent_lot_id, l.granted,
   AND (l.price_minor > 0 OR l.parent_lot_id IS NOT NULL)
  ORDER BY l.transfer_id, l.id"""
 _USES = """SELECT u.transfer_id, t.created_at, u.lot_id, u.kind, u.amount, u.revenue_minor,
-  r.id, d.id
+  r.id, d.id, t.code
  FROM lot_use u JOIN transfer t ON t.id = u.transfer_id JOIN lot l ON l.id = u.lot_id
  LEFT JOIN refund r ON r.transfer_id = u.transfer_id
  LEFT JOIN dispute d ON d.transfer_id = u.transfer_id
@@ -134,7 +134,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Use:
-    """Credits that left a lot with a price. `gross_minor` is their share of it."""
+    """Credits that left a lot with a price. `gross_minor` is their share of it.
+
+    `code` is the transfer's: a `repayment` pays for what was used before.
+    """
 
     transfer_id: int
     at: int
@@ -144,6 +147,7 @@ class Use:
     gross_minor: int
     refund_id: str | None
     dispute_id: str | None
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,6 +294,12 @@ def disputed(session: Session, *, since: int, before: int) -> list[Disputed]:
     """Disputes that are open, or were decided since."""
     found = session.execute(text(_DISPUTES), {"since": since, "before": before})
     return [Disputed(*row) for row in found]
+
+
+def is_lost(session: Session, *, dispute_id: str) -> bool:
+    """Whether the bank has kept the money of this dispute."""
+    query = "SELECT 1 FROM dispute WHERE id = :id AND state = 'lost'"
+    return session.execute(text(query), {"id": dispute_id}).first() is not None
 
 
 def billed(session: Session, *, since: int, before: int) -> list[Billed]:

@@ -14,12 +14,12 @@ from chat_app.accounts import users
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.credits import topups
+from chat_app.credits import plans, topups
 from chat_app.credits.payments import attempts, kept, orders
 from chat_app.credits.payments.attempts import Attempt, BeingCharged
 from chat_app.credits.payments.orders import NotPayable, Payment
 from chat_app.credits.payments.provider import Card, Charged, ProviderRefused, ProviderUnreachable
-from chat_app.flows import notices, payments
+from chat_app.flows import dunning, payments
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,14 @@ def _charged(app: App, order: Payment, charged: Charged, rests: bool, session: S
     if order.subscription_id is None:
         orders.fail(session, payment_id=order.id, now=now)
         topups.declined(session, payment_id=order.id, now=now)
-    # Who has just chosen a plan stands before the page that asks for the card.
-    if not rests and (order.subscription_id is None or order.period):
-        notices.declined(session, order, reason=charged.reason, now=now)
-    return orders.find(session, order.id)
+    failed = orders.find(session, order.id)
+    if rests:
+        return failed
+    if order.subscription_id is None:
+        dunning.topup(session, failed, now=now, reason=charged.reason)
+    else:
+        held = plans.load(session, order.subscription_id, zone=app.settings.business.zone)
+        dunning.unpaid(
+            session, held=held, rules=app.settings.credits, now=now, reason=charged.reason
+        )
+    return failed

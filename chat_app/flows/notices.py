@@ -123,23 +123,6 @@ def paid(session: Session, payment: Payment, *, now: int) -> None:
     )
 
 
-def declined(session: Session, payment: Payment, *, reason: str, now: int) -> None:
-    """A plan or a top-up could not be paid from the kept card."""
-    tell(
-        session,
-        user_id=payment.user_id,
-        kind="payment_declined",
-        key=f"{payment.id}:{now}",
-        data={
-            "payment": payment.id,
-            "reason": reason,
-            "plan": payment.subscription_id is not None,
-            "amount": str(Money(payment.amount_minor, payment.currency)),
-        },
-        now=now,
-    )
-
-
 def refunded(session: Session, refund: Refund, *, now: int) -> None:
     """The money of a refund has gone back, and its credits with it."""
     tell(

@@ -16,7 +16,7 @@ from chat_app.credits.payments.orders import Payment
 from chat_app.credits.plans import Subscription
 from chat_app.credits.renewals import Shop
 from chat_app.errors import AppError
-from chat_app.flows import collect, notices
+from chat_app.flows import collect, dunning, notices
 from chat_app.money import format_credits
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,9 @@ def _renew(app: App, id: str, session: Session) -> int:
             credits=format_credits(period.credits),
             amount_minor=period.price.amount,
         )
+    after = plans.load(session, id, zone=app.settings.business.zone)
+    rules, tried = app.settings.credits, not app.payments.hosted
+    dunning.renewal(session, before=held, after=after, rules=rules, tried=tried, now=now)
     return len(found)
 
 

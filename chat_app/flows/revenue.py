@@ -34,9 +34,17 @@ GRACE = timedelta(hours=1)
 # So long after it happened, money that moved outside of the credits' books is looked for.
 LATE = timedelta(days=40)
 CHUNK = 500
-_EARNED = {"use": "revenue:usage", "expire": "revenue:breakage", "adjust": "revenue:adjustment"}
+_FIRST = """SELECT MIN(at) FROM (SELECT MIN(created_at) AS at FROM transfer
+ UNION ALL SELECT MIN(issued_at) FROM invoice) firsts"""
+_EARNED = {
+    "use": "revenue:usage",
+    "expire": "revenue:breakage",
+    "adjust": "revenue:adjustment",
+    "recovery": "bad_debt",
+}
 _MEMO = {
     "use": "Credits used",
+    "recovery": "Old debts paid with new credits",
     "expire": "Credits that ended unused",
     "adjust": "Credits taken by an administrator",
     "move": "Credits handed to another wallet",
@@ -120,7 +128,7 @@ def write_next(session: Session, *, rules: Rules, now: int) -> date | None:
     """Write the next day that is over, if there is one."""
     row = session.exec(select(BookMarkRow).with_for_update()).first()
     if row is None:
-        first = session.execute(text("SELECT MIN(created_at) FROM transfer")).scalar()
+        first = session.execute(text(_FIRST)).scalar()
         if first is None:
             return None
         day, after = from_micros(int(first)).date(), 0
@@ -386,7 +394,8 @@ def _leave(this: _Day, use: Use, handed: dict[tuple[int, int], tuple[int, int]])
         due = sum(deferred.hand(lot, use.micro, use.gross_minor))
     else:
         due = deferred.use(lot, use.micro)
-    _earn(this, use.kind, lot, due)
+    # What was used before was earned then, and lost when a bank took its payment back.
+    _earn(this, "recovery" if use.code == "repayment" else use.kind, lot, due)
 
 
 def _earn(this: _Day, kind: str, lot: LotRevenueRow, due: int) -> None:
@@ -532,7 +541,10 @@ def _went_back(session: Session, key: str) -> bool:
     start, _, what = key.rpartition(":")
     if what != "taken":
         return False
-    return journals.exists(session, f"{start}:paid") or journals.exists(session, f"{start}:lost")
+    # Nothing is posted for a lost dispute whose credits were all unused.
+    return journals.exists(session, f"{start}:paid") or takings.is_lost(
+        session, dispute_id=start.removeprefix("dispute:")
+    )
 
 
 def _state(

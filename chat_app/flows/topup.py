@@ -16,7 +16,7 @@ from chat_app.credits.payments import kept
 from chat_app.credits.payments.orders import Payment
 from chat_app.credits.topups import Rule
 from chat_app.errors import AppError, Conflict
-from chat_app.flows import collect, fraud
+from chat_app.flows import collect, dunning, fraud
 from chat_app.flows.plans import shop
 from chat_app.money import format_credits
 
@@ -119,4 +119,6 @@ def _fire(app: App, user_id: int, session: Session) -> Payment | None:
         )
         if order.status == "paid":
             fraud.paid(app, session, order, now=now)
+        elif not app.payments.hosted:  # else it is charged after the commit
+            dunning.topup(session, order, now=now)
     return order

@@ -33,13 +33,17 @@ class Letter:
 
 @dataclass(frozen=True)
 class Topic:
-    """What a person can choose about. A fixed one cannot be switched off."""
+    """What a person can choose about. A fixed one cannot be switched off.
+
+    With `permission` it is for staff who have it.
+    """
 
     name: str
     sentence: str
     mail: bool = True
     app: bool = True
     fixed: bool = False
+    permission: str = ""
 
     def usual(self, channel: str) -> bool:
         """Whether it is told on this channel to somebody who has chosen nothing."""
@@ -61,6 +65,28 @@ TOPICS = {
     "purchases": Topic("Purchases", "Confirmations of payments and refunds"),
     "weekly": Topic("Weekly summary", "What last week's messages cost", mail=False, app=False),
     "monthly": Topic("Monthly summary", "What last month's messages cost", mail=False, app=False),
+    "due": Topic("Payments due", "A renewal, a top-up or an invoice that is not paid", fixed=True),
+    "books_daily": Topic(
+        "Daily finance report",
+        "What yesterday sold and earned",
+        mail=False,
+        app=False,
+        permission="books.read",
+    ),
+    "books_weekly": Topic(
+        "Weekly finance report",
+        "What last week sold and earned",
+        mail=False,
+        app=False,
+        permission="books.read",
+    ),
+    "books_monthly": Topic(
+        "Monthly finance report",
+        "What last month sold and earned",
+        mail=False,
+        app=False,
+        permission="books.read",
+    ),
     "prices": Topic("Price changes", "A model's price is about to change"),
     "news": Topic("Announcements", "Words from the operator"),
     "security": Topic("Security", "Sign-in, password, webhooks, payments taken back", fixed=True),
@@ -119,18 +145,11 @@ def _paid(data: Data) -> Letter:
     )
 
 
-def _declined(data: Data) -> Letter:
-    why = {
-        "no_card": "There is no card that we may charge for it.",
-        "needs_owner": "Your bank wants you to confirm it.",
-    }.get(str(data.get("reason")), "Your bank declined it.")
-    if data["plan"]:
-        title = "Your plan could not be paid"
-        more = "We try again for some days, and then the plan ends. Pay it now under Credits, Plan."
-    else:
-        title = "An automatic top-up failed"
-        more = "Nothing was bought. Add credits with another card, which is kept for the next time."
-    return Letter(title, (why, more), (("To pay", str(data["amount"])),), ("Open", "/"))
+_WHY = {
+    "no_card": "There is no card that may be charged for it.",
+    "needs_owner": "Your bank wants you to confirm it.",
+    "declined": "Your bank declined it.",
+}
 
 
 def _refunded(data: Data) -> Letter:
@@ -200,6 +219,73 @@ def _summary(data: Data) -> Letter:
     )  # fmt: skip
 
 
+def _unpaid(data: Data) -> Letter:
+    tries = int(data["left"])
+    then = "is paused" if data["then"] == "pause" else "ends"
+    more = f"{tries} more {'try' if tries == 1 else 'tries'}" if tries else "no further try"
+    return Letter(
+        f"Your plan {data['plan']} could not be renewed",
+        (f"The payment of {data['amount']} for your plan did not go through.",
+         _WHY.get(str(data.get("reason")), ""),
+         f"It is tried again on {data['next']} (UTC)." if tries else "",
+         f"After {more} the plan {then}. The credits that you have stay yours. You can pay it now "
+         "under Credits, Plan."),
+        action=("See your plan", "/"),
+    )  # fmt: skip
+
+
+def _stopped_plan(data: Data) -> Letter:
+    paused = data["then"] == "pause"
+    return Letter(
+        f"Your plan {data['plan']} {'is paused' if paused else 'has ended'}",
+        ("Its renewal could not be paid, so no further credits come. The credits that you have "
+         "stay yours.",
+         "Resume it under Credits when you can pay: a new period begins then." if paused else
+         "Choose a plan under Credits whenever you want one again."),
+        action=("See your plan", "/"),
+    )  # fmt: skip
+
+
+def _topup(data: Data) -> Letter:
+    declined = data["state"] == "failed"
+    return Letter(
+        "Your automatic top-up was declined" if declined else "Your automatic top-up waits",
+        (f"The payment of {data['amount']} was declined. It is tried again after an hour at the "
+         f"earliest, when your credits are low. {_WHY.get(str(data.get('reason')), '')}".strip()
+         if declined else
+         f"Your credits ran low and an order of {data['amount']} was made. Pay it under Credits.",),
+        (("Order", str(data["payment"])),),
+        _BUY,
+    )  # fmt: skip
+
+
+def _reminder(data: Data) -> Letter:
+    late, number = int(data["late"]), data["invoice"]
+    when = f"is due on {data['due']}" if late <= 0 else f"was due on {data['due']}"
+    days = f", {late} {'day' if late == 1 else 'days'} ago" if late > 0 else ""
+    return Letter(
+        f"Invoice {number} {'is due soon' if late <= 0 else 'is not paid yet'}",
+        (
+            f"Invoice {number} over {data['amount']} {when}{days}. If you have paid it in the last "
+            "days, thank you: nothing is left to do.",
+        ),
+        (("Amount", str(data["amount"])), ("Due", str(data["due"]))),
+        ("See the invoice", "/"),
+    )
+
+
+def _books(data: Data) -> Letter:
+    rows = [(str(row["name"]), str(row["value"])) for row in data["rows"]]
+    return Letter(
+        f"{data['title']}: {data['earned']} earned",
+        (f"The books of {data['from']} to {data['to']} (UTC), net of tax. "
+         "Charts and details stand under Admin, Revenue.",),
+        tuple(rows),
+        ("Download the entries",
+         f"/api/admin/reports/financial?from={data['since']}&to={data['until']}&format=csv"),
+    )  # fmt: skip
+
+
 def _plain(data: Data) -> Letter:
     """Title and text as they were given: announcements, price notices."""
     return Letter(str(data["title"]), (str(data["text"]),))
@@ -228,11 +314,17 @@ KINDS = {
     "balance_critical": Kind("balance", _critical, "balance.critical"),
     "balance_runout": Kind("balance", _runout, "balance.runout"),
     "payment_paid": Kind("purchases", _paid, "payment.paid"),
-    "payment_declined": Kind("security", _declined, "payment.declined"),
     "payment_refunded": Kind("purchases", _refunded, "payment.refunded"),
     "payment_disputed": Kind("security", _disputed, "payment.disputed"),
     "staff_dispute": Kind("security", _dispute_of),
     "staff_model": Kind("security", _plain),
+    "renewal_unpaid": Kind("due", _unpaid, "payment.declined"),
+    "plan_stopped": Kind("due", _stopped_plan),
+    "topup_unpaid": Kind("due", _topup, "payment.declined"),
+    "invoice_reminder": Kind("due", _reminder),
+    "books_daily": Kind("books_daily", _books),
+    "books_weekly": Kind("books_weekly", _books),
+    "books_monthly": Kind("books_monthly", _books),
     "debt_forgiven": Kind("purchases", _forgiven),
     "usage_weekly": Kind("weekly", _summary, "usage.weekly"),
     "usage_monthly": Kind("monthly", _summary, "usage.monthly"),
@@ -244,7 +336,7 @@ KINDS = {
     "security_notice": Kind("security", _plain),
     "security_link": Kind("security", _link, channels=("mail",)),
 }
-EVENTS = tuple(sorted(kind.event for kind in KINDS.values() if kind.event and kind.channels))
+EVENTS = tuple(sorted({kind.event for kind in KINDS.values() if kind.event and kind.channels}))
 
 
 def letter(kind: str, data: Data) -> Letter:

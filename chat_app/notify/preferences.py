@@ -6,7 +6,7 @@ and for nothing else. It never runs out: an old mail must be able to end what it
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlmodel import Session, col, select
 
@@ -29,6 +29,15 @@ class BadUnsubscribeLink(NotFound):
 
     code = "invalid_unsubscribe_link"
     message = "This link is not valid. Sign in and choose under Credits, Alerts."
+
+
+def shown(permitted: Callable[[str], bool]) -> list[str]:
+    """The topics that somebody with these permissions may choose about."""
+    return [
+        name
+        for name, topic in TOPICS.items()
+        if not topic.permission or permitted(topic.permission)
+    ]
 
 
 def of(session: Session, *, user_id: int) -> Choices:

@@ -1,12 +1,18 @@
 """The money ledger by month: what was billed, earned, given back, and what is still owed."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import text
 from sqlmodel import Session
 
 _MONTHS = """SELECT SUBSTR(j.day, 1, 7), j.kind, p.account, p.currency, SUM(p.amount_minor)
+ FROM posting p JOIN journal j ON j.id = p.journal_id WHERE j.day <= :until
+ GROUP BY 1, 2, 3, 4 ORDER BY 1"""
+_SPAN = """SELECT CASE WHEN j.day < :since THEN '0' ELSE '1' END, j.kind, p.account,
+  p.currency, SUM(p.amount_minor)
  FROM posting p JOIN journal j ON j.id = p.journal_id WHERE j.day <= :until
  GROUP BY 1, 2, 3, 4 ORDER BY 1"""
 _WATERFALL = """SELECT SUBSTR(s.day, 1, 7), SUBSTR(j.day, 1, 7), -SUM(p.amount_minor)
@@ -43,9 +49,31 @@ class Month:
 
 def roll_forward(session: Session, *, until: str) -> list[Month]:
     """Deferred revenue by month and currency up to a day (ISO), oldest first."""
+    return _folded(session.execute(text(_MONTHS), {"until": until}))
+
+
+def between(session: Session, *, since: str, until: str) -> list[Month]:
+    """The same for the days from `since` to `until` (ISO, both included), by currency."""
+    rows = _folded(session.execute(text(_SPAN), {"since": since, "until": until}))
+    newest = {row.currency: row for row in rows}
+    return [
+        replace(row, period=f"{since}/{until}")
+        if row.period == "1"
+        else _quiet(row, f"{since}/{until}")
+        for row in newest.values()
+    ]
+
+
+def _quiet(row: Month, period: str) -> Month:
+    """A span in which nothing happened: what was owed is owed."""
+    owed = row.closing
+    return Month(period, row.currency, owed, 0, 0, 0, 0, 0, 0, 0, owed)
+
+
+def _folded(rows: Iterable[Any]) -> list[Month]:
     deferred: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     earned: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for period, kind, account, currency, minor in session.execute(text(_MONTHS), {"until": until}):
+    for period, kind, account, currency, minor in rows:
         group, _, name = account.partition(":")
         if group == "deferred":
             deferred[currency, period][kind] -= int(minor)

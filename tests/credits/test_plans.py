@@ -202,9 +202,30 @@ def test_a_payment_that_fails_grants_nothing_and_is_tried_again(database: Databa
         assert list(rows) == ["paid", "failed", "paid"]
 
 
+def test_after_the_last_try_the_plan_pauses(database: Database) -> None:
+    """Nothing more is charged or granted, and resuming it is a new period that has to be paid."""
+    begin(database)
+    broke = Shop(Rules(plan_retries=2), UTC, charge=declines)
+    edge = on(2026, 2, 28)
+    for days in range(4):
+        assert renew(database, edge + days * DAY, broke) == []
+    found = held(database)
+    assert (found.status, found.tries, found.period.state) == ("paused", 0, "skipped")
+    with database.read() as session:
+        assert plans.in_force(session, user_id=ALICE) is None
+    assert renew(database, edge + 90 * DAY) == []
+    before = len(granted(database))
+    later = edge + 5 * DAY  # in the middle of the period that nobody paid
+    with pytest.raises(renewals.NotPaid):
+        database.write(lambda s: renewals.resume(s, broke, user_id=ALICE, now=later))
+    again = database.write(lambda s: renewals.resume(s, SHOP, user_id=ALICE, now=later))
+    assert (again.status, again.period.state, again.period.starts_at) == ("active", "paid", later)
+    assert len(granted(database)) == before + 1
+
+
 def test_after_the_last_try_the_plan_ends(database: Database) -> None:
     id = begin(database).id
-    broke = Shop(Rules(plan_retries=2), UTC, charge=declines)
+    broke = Shop(Rules(plan_retries=2, plan_unpaid="end"), UTC, charge=declines)
     edge = on(2026, 2, 28)
     for days in range(4):
         assert renew(database, edge + days * DAY, broke) == []

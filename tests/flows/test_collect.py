@@ -117,7 +117,7 @@ def test_a_plan_is_paid_on_the_page_and_renewed_from_the_kept_card(
             await collect.forget(at.app, user_id=user)
             assert await collect.cards(at.app, user_id=user) == []
             later(at, 31)
-            assert (held(at, user).status, at.told("payment_declined")) == ("past_due", 1)
+            assert (held(at, user).status, at.told("renewal_unpaid")) == ("past_due", 1)
             order = await collect.checkout(at.app, user_id=user, payment_id=waiting(at, user).id)
             await at.pay(order)
             assert (held(at, user).status, at.balance(user)) == ("active", (3100, 0))
@@ -126,7 +126,7 @@ def test_a_plan_is_paid_on_the_page_and_renewed_from_the_kept_card(
     run(story)
 
 
-def test_a_declined_card_is_tried_again_and_then_the_plan_ends(tmp_path: Path, fake: Fake) -> None:
+def test_a_declined_card_is_tried_again_and_then_the_plan_pauses(tmp_path: Path, fake: Fake) -> None:
     """Each try is a payment of its own and a letter; a card that works again is charged once."""
 
     async def story() -> None:
@@ -138,7 +138,7 @@ def test_a_declined_card_is_tried_again_and_then_the_plan_ends(tmp_path: Path, f
                 fake.account.cards[card] = does
                 later(at, 32 if does == "declined" else 1.01)
                 assert held(at, user).status == "past_due"
-            assert (at.told("payment_declined"), at.balance(user)) == (2, (1100, 0))
+            assert (at.told("renewal_unpaid"), at.balance(user)) == (2, (1100, 0))
             fake.account.cards.clear()
             later(at, 1.01)
             assert (held(at, user).status, at.balance(user)) == ("active", (2100, 0))
@@ -148,7 +148,7 @@ def test_a_declined_card_is_tried_again_and_then_the_plan_ends(tmp_path: Path, f
             later(at, 31)
             for _ in range(6):
                 later(at, 1.01)
-            assert flow.current(at.app, user_id=user) is None
+            assert (held(at, user).status, at.told("plan_stopped")) == ("paused", 1)
             assert len(intents(fake)) - before == at.app.settings.credits.plan_retries + 1
             assert at.balance(user) == (2100, 0)
             await at.announce()
@@ -307,7 +307,7 @@ def test_a_top_up_is_charged_at_once_and_rests_after_a_decline(tmp_path: Path, f
             clock_of(at).advance(hours=1)
             await topup.look(at.app, user_id=user)
             assert at.balance(user) == (before + more, 0)
-            assert at.told("payment_declined") == 1
+            assert at.told("topup_unpaid") == 1
             with at.app.db.read() as session:
                 open_ = orders.search(session, status="pending", user_id=user)[0]
             assert open_ == []

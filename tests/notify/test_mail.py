@@ -172,6 +172,9 @@ def test_every_kind_has_words_and_a_topic() -> None:
         "title": "Your week", "from": "1 Jan 2026", "to": "7 Jan 2026", "messages": 3,
         "credits": "12", "total": "88", "models": [{"model": "m", "credits": "12"}],
     }  # fmt: skip
+    books = {"title": "Week 9", "earned": "5.00 USD", "from": "1 Jan 2026", "to": "7 Jan 2026",
+             "since": "2026-01-01", "until": "2026-01-07",
+             "rows": [{"name": "Sold", "value": "9.00 USD"}]}  # fmt: skip
     dispute = {"payment": "pay_1", "user": "7", "state": "open", "reason": "fraudulent",
                "credits": "470", "owed": "30", "amount": "5.00 USD"}  # fmt: skip
     data = {
@@ -183,6 +186,13 @@ def test_every_kind_has_words_and_a_topic() -> None:
         "security_notice": plain, "security_link": {**plain, "label": "Go", "path": "/x"},
         "webhook_stopped": {"url": "https://x.example/", "reason": "status 500"},
         "webhook_test": {}, "mail_test": {},
+        "renewal_unpaid": {"plan": "Plus", "amount": "9.90 USD", "left": 2, "then": "pause",
+                           "next": "3 Mar 2026 12:00"},
+        "plan_stopped": {"plan": "Plus", "then": "end"},
+        "topup_unpaid": {"payment": "pay_1", "amount": "5.00 USD", "state": "failed"},
+        "invoice_reminder": {"invoice": "INV-1", "amount": "5.00 USD", "due": "3 Mar 2026",
+                             "late": 1},
+        "books_daily": books, "books_weekly": books, "books_monthly": books,
     }  # fmt: skip
     assert set(data) == set(kinds.KINDS)
     for kind, given in data.items():

@@ -10,8 +10,10 @@ import gradio as gr
 from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from chat_app.flows import revenue, revenue_figures
+from chat_app.flows import revenue, revenue_detail, revenue_figures
+from chat_app.flows.revenue_detail import By, Figure
 from chat_app.flows.revenue_figures import Receivables, Recognition, Recurring
+from chat_app.revenue.months import Month
 from ui import parts, plots
 from ui.guard import guard
 from ui.parts import Card
@@ -19,6 +21,12 @@ from ui.shell import Shell
 
 MONTHS = 12
 EXPORT = "/api/admin/revenue/"
+_BEHIND: tuple[Figure, ...] = (
+    "billed", "usage", "subscription", "breakage", "refunded", "closing"
+)  # fmt: skip
+_SOURCES: dict[By, str] = {
+    "plan": "Product", "organisation": "Organisation", "channel": "Channel", "country": "Country"
+}  # fmt: skip
 
 
 @dataclass
@@ -86,6 +94,7 @@ def bind(c: Revenue, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.body: _movements(recurring)
             + _recognition(earned)
             + _waterfall(earned)
+            + _sources(app, earned, today)
             + _taxes(app, today)
             + _receivables(aged),
             c.period: gr.update(choices=open_months, value=open_months[0] if open_months else None),
@@ -249,18 +258,8 @@ def _recognition(earned: Recognition) -> str:
         (
             parts.esc(row.period)
             + (" " + parts.badge("closed", "good") if row.period in earned.closed else ""),
-            *(
-                _money(minor, None)
-                for minor in (
-                    row.opening,
-                    row.billed,
-                    row.usage,
-                    row.subscription,
-                    row.breakage,
-                    row.refunded,
-                    row.closing,
-                )
-            ),
+            _money(row.opening, None),
+            *(_behind(row, figure) for figure in _BEHIND),
         )
         for row in reversed(shown)
     ]
@@ -271,6 +270,66 @@ def _recognition(earned: Recognition) -> str:
     )
     hint = f"net of tax, in {earned.currency}, written up to {earned.written_to or '–'}"
     return _sheet("Recognition and deferred revenue", hint, bars + table, "recognition")
+
+
+def _behind(row: Month, figure: Figure) -> str:
+    """A figure that leads to the orders it comes from."""
+    shown = _money(getattr(row, figure), None)
+    if not getattr(row, figure):
+        return shown
+    first, last = _days_of(row.period)
+    query = f"figure={figure}&from={first}&to={last}&currency={row.currency}"
+    return (
+        f'<a href="{EXPORT}rows?{parts.esc(query)}" target="_blank" rel="noopener" '
+        f'title="The orders behind this figure">{shown}</a>'
+    )
+
+
+def _days_of(period: str) -> tuple[date, date]:
+    """The first and the last day of a month such as 2026-03."""
+    first = date.fromisoformat(f"{period}-01")
+    return first, (first + timedelta(days=32)).replace(day=1) - timedelta(days=1)
+
+
+def _sources(app: App, earned: Recognition, today: date) -> str:
+    """Who and what the revenue comes from, and what is left of each model's."""
+    shown = earned.months[-MONTHS:]
+    if not shown:
+        return ""
+    first, currency = _days_of(shown[0].period)[0], earned.currency
+    models = revenue_detail.margins(app, since=first, until=today, currency=currency)
+    tables = [
+        parts.table(
+            ["Model", "Earned>", "Running cost>", "Margin>", "Answers>"],
+            [
+                (
+                    parts.esc(one.model),
+                    _money(one.earned_minor, None),
+                    _money(one.cost_minor, None),
+                    f"{_money(one.margin_minor, None)} ({_percent(one.share)})",
+                    f"{one.answers:,}",
+                )
+                for one in models
+            ],
+            caption="Margin by model",
+        )
+    ]
+    for by, name in _SOURCES.items():
+        found = revenue_detail.breakdown(app, by=by, since=first, until=today, currency=currency)
+        tables.append(
+            parts.table(
+                [name, "Earned>"],
+                [(parts.esc(part.name), _money(part.earned_minor, None)) for part in found[:20]],
+                caption=f"Revenue by {name.lower()}",
+            )
+        )
+    costs = "" if any(one.cost_minor for one in models) else "; set [costs] for running costs"
+    return _sheet(
+        "Where it comes from",
+        f"earned net of tax since {first:%d %b %Y}, in {currency}{costs}",
+        "".join(tables),
+        f"margin?from={first}&amp;to={today}&amp;currency={currency}",
+    )
 
 
 def _waterfall(earned: Recognition) -> str:

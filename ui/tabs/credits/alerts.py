@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from sqlmodel import Session
 
+from chat_app.accounts import permissions
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.flows import alerts, deliver
@@ -27,7 +28,11 @@ element.addEventListener('click', (event) => {
   if (button) trigger('click', { act: button.dataset.act, id: button.dataset.id });
 });
 """
-_TOPICS = [(topic.name, name) for name, topic in kinds.TOPICS.items() if not topic.fixed]
+_TOPICS = [
+    (topic.name, name)
+    for name, topic in kinds.TOPICS.items()
+    if not topic.fixed and not topic.permission
+]
 _EVENTS = {
     "balance.low": "Low balance",
     "balance.critical": "Critical balance",
@@ -116,8 +121,11 @@ def bind(c: Alerts, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         rule = alerts.view(app, user_id=_id(user)).rule
         with app.db.read() as session:
             chosen = preferences.of(session, user_id=_id(user))
+        topics = _topics(user)
         wanted = {
-            channel: [name for _, name in _TOPICS if chosen[name][channel]]
+            channel: gr.update(
+                choices=topics, value=[name for _, name in topics if chosen[name][channel]]
+            )
             for channel in kinds.CHANNELS
         }
         return {
@@ -162,7 +170,8 @@ def bind(c: Alerts, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         rule = Rule(_micro(low), _micro(critical), int(days) if (days or "").strip() else None)
         await alerts.choose(app, user_id=_id(user), rule=rule)
         wanted = {
-            name: {"mail": name in (mail or []), "app": name in (told or [])} for _, name in _TOPICS
+            name: {"mail": name in (mail or []), "app": name in (told or [])}
+            for _, name in _topics(user)
         }
         now = app.clock.micros()
         await app.db.awrite(
@@ -320,3 +329,9 @@ def _calls(endpoint: Endpoint, rows: list[OutboxRow]) -> str:
 def _id(user: User) -> int:
     assert user.id is not None
     return user.id
+
+
+def _topics(user: User) -> list[tuple[str, str]]:
+    """What this person can choose about, by name."""
+    names = preferences.shown(lambda wanted: permissions.may(user.role, wanted))  # type: ignore[arg-type]
+    return [(kinds.TOPICS[name].name, name) for name in names if not kinds.TOPICS[name].fixed]
