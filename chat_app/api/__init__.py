@@ -36,6 +36,7 @@ from chat_app.api import (
     reports,
     revenue,
     second_factor,
+    setup,
     shares,
     shelves,
     shop,
@@ -91,6 +92,7 @@ ROUTERS = (
     reports.router,
     fraud.router,
     learn.router,
+    setup.router,
     docs.router,
 )
 
