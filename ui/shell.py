@@ -18,6 +18,7 @@ _BRAND = (
     'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
 )
 
+_SKIP = '<a class="skip" href="#tabs">Skip to the content</a>'
 DEMO = (
     '<p role="status"><b>Demo.</b> You are one of many made-up people; nothing here is real. '
     '<a href="/?leave">Sign in as staff</a></p>'
@@ -40,7 +41,7 @@ class Shell:
 
 def brand(*, verify: bool) -> str:
     """The name. `verify`: the script reminds people of an address that is not confirmed."""
-    return f'<div class="brand" data-verify="{int(verify)}">{_BRAND}'
+    return f'{_SKIP}<div class="brand" data-verify="{int(verify)}">{_BRAND}'
 
 
 def pill(app: App, user_id: int) -> str:

@@ -85,7 +85,7 @@ def build() -> Any:
 
 def css() -> str:
     """The stylesheet."""
-    sheets = ("app.css", "plots.css", "side.css", "composer.css")
+    sheets = ("app.css", "plots.css", "side.css", "composer.css", "help.css")
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
 
 
@@ -93,6 +93,7 @@ def script() -> str:
     """The page's own script; it talks to nobody but this server."""
     scripts = (
         "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js", "composer.js",
+        "help.js", "setup.js",
     )  # fmt: skip
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
 
@@ -101,5 +102,7 @@ def head() -> str:
     """What Gradio adds to the head of the page once it runs."""
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="theme-color" content="#ffffff">'
+        '<link rel="apple-touch-icon" href="/icons/icon-180.png">'
         f"<script>{script()}</script>"
     )

@@ -18,13 +18,14 @@ from ui.tabs.admin import (
     people,
     prices,
     revenue,
+    setup,
     shop,
 )
 
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (
-    prices, shop, payments, invoices, revenue, messages, fraud, books
+    setup, prices, shop, payments, invoices, revenue, messages, fraud, books
 )  # fmt: skip
 
 
