@@ -90,12 +90,17 @@ def css() -> str:
 
 
 def script() -> str:
-    """The page's own script; it talks to nobody but this server."""
+    """The page's own script, without indents and lines of comment; it talks to this server only.
+
+    No text in it goes over several lines, so a line may lose its beginning.
+    """
     scripts = (
         "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js", "composer.js",
         "help.js", "setup.js",
     )  # fmt: skip
-    return "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
+    whole = "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
+    lines = (line.strip() for line in whole.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
 
 
 def head() -> str:

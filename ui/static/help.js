@@ -76,6 +76,8 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest("#theme-toggle")) restyle();
     if (event.target.closest("#help-open")) help();
+    const way = event.target.closest("[data-go]");
+    if (way) { event.preventDefault(); window.openTab("#tabs", way.dataset.go); }
     const box = $("help");
     if (event.target.closest("#help-close") || (event.target === box && box.open)) box.close();
     if (event.target.closest(".skip")) {
