@@ -3,6 +3,7 @@
 The page for it shows facts that others know: the self-check, the shelf, the books.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -95,14 +96,14 @@ async def fetch(app: App, *, admin_id: int, model: str) -> Weights:
     before = app.fetches.get(model)
     if before is None or before.state != "running":
         await _record(app, "model_download_started", admin_id, model)
-    app.fetches.start(entry)
+    await asyncio.to_thread(app.fetches.start, entry)
     return _weights(app, entry)
 
 
 async def cancel(app: App, *, admin_id: int, model: str) -> Weights:
     """End a download; raises UnknownModel or NothingFetched. It is audited."""
     entry = catalogue.get(model)
-    app.fetches.cancel(model)
+    await asyncio.to_thread(app.fetches.cancel, model)  # it waits for the end
     await _record(app, "model_download_cancelled", admin_id, model)
     return _weights(app, entry)
 
