@@ -23,6 +23,7 @@ from chat_app.llm import catalogue
 from chat_app.llm.build import create
 from chat_app.llm.cache import Cache
 from chat_app.llm.engine import Engine
+from chat_app.llm.fetch import Fetches
 from chat_app.ml import registry
 from chat_app.ml.fraud import Costs, Rules
 from chat_app.ml.fraud.watch import Watch
@@ -56,6 +57,7 @@ class App:
     wire: Wire
     payments: Provider
     fraud: Watch
+    fetches: Fetches
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
@@ -98,6 +100,7 @@ class App:
     async def stop(self) -> None:
         """Drain, end the engine and close the database."""
         await self.drain()
+        await asyncio.to_thread(self.fetches.close)
         await self.engine.close()
         self.passwords.close()
         self.outlook_thread.shutdown(wait=False, cancel_futures=True)
@@ -133,6 +136,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         ),
         payments=provider,
         fraud=_watch(settings, keys, clock),
+        fetches=Fetches(settings.models_dir),
     )
 
 

@@ -40,7 +40,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     import gradio as gr
     from starlette.middleware.cors import CORSMiddleware
 
-    from ui import page, theme
+    from ui import installed, page, theme
 
     demo = page.build(app)
     # Gradio checks file paths only in apps that were launched; a mounted one never is.
@@ -50,6 +50,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     demo.queue(api_open=False, status_update_rate=5, default_concurrency_limit=MAX_EVENTS)
     # With a policy on the parent Gradio does not answer other sites' preflight requests.
     web.add_middleware(CORSMiddleware, allow_origins=[])
+    installed.install(web)
     gr.mount_gradio_app(
         web,
         demo,

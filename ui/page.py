@@ -10,7 +10,7 @@ import gradio as gr
 from chat_app.accounts import permissions, sessions
 from chat_app.accounts.tables import User
 from chat_app.app import App
-from ui import parts
+from ui import help, parts
 from ui.guard import guard
 from ui.shell import Shell, bell, brand, demo_banner, pill
 from ui.tabs import account, admin, analytics, chat, credits, history, login
@@ -27,7 +27,7 @@ def build(app: App) -> gr.Blocks:
             pill_part = gr.HTML(visible=HIDDEN, elem_id="credits-pill")
             bell_part = gr.HTML(visible=HIDDEN, elem_id="bell")
             who = gr.HTML(visible=HIDDEN, elem_id="who")
-            gr.Button("◐", elem_id="theme-toggle", size="sm", scale=0)
+            gr.HTML(help.tools(app.settings.business), elem_id="bar-tools")
             sign_out = gr.Button("Sign out", visible=HIDDEN, elem_id="sign-out", size="sm", scale=0)
         if app.demo:
             framed = sessions.embedded(app.settings)

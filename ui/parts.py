@@ -83,9 +83,10 @@ def cards(items: Iterable[Card]) -> str:
     return f'<div class="cards">{inner}</div>'
 
 
-def empty(title: str, sentence: str) -> str:
-    """What a list says when it has nothing to show."""
-    return f'<div class="empty"><b>{esc(title)}</b><p>{esc(sentence)}</p></div>'
+def empty(title: str, sentence: str, go: str = "") -> str:
+    """What a list says when it has nothing to show, with a way to the tab `go` that fills it."""
+    way = f'<p><a href="#" role="button" data-go="{esc(go)}">Go to {esc(go)}</a></p>' if go else ""
+    return f'<div class="empty"><b>{esc(title)}</b><p>{esc(sentence)}</p>{way}</div>'
 
 
 def loading(rows: int = 3) -> str:

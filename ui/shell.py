@@ -18,6 +18,8 @@ _BRAND = (
     'stroke-linecap="round"/></svg><span>ML Chat Billing</span></div>'
 )
 
+_SKIP = '<a class="skip" href="#tabs">Skip to the content</a>'
+
 
 def demo_banner(*, framed: bool) -> str:
     """What visitors of the demonstration are told; `framed`: another site shows the page."""
@@ -44,7 +46,7 @@ class Shell:
 
 def brand(*, verify: bool) -> str:
     """The name. `verify`: the script reminds people of an address that is not confirmed."""
-    return f'<div class="brand" data-verify="{int(verify)}">{_BRAND}'
+    return f'{_SKIP}<div class="brand" data-verify="{int(verify)}">{_BRAND}'
 
 
 def pill(app: App, user_id: int) -> str:

@@ -32,9 +32,12 @@ MAX_BINDINGS = 20_000
 # A page has one stream of its events and one heartbeat; a reload may overlap.
 STREAMS_PER_PAGE = 6
 RETRY_SECONDS = 5
-_OWN = re.compile(r"/(?:(?:api|v1)(?:/.*)?|share/[\w-]+|livez|readyz|health|metrics)")
+_OWN = re.compile(
+    r"/(?:(?:api|v1)(?:/.*)?|share/[\w-]+|livez|readyz|health|metrics"
+    r"|manifest\.json|sw\.js|offline|icons/[\w-]+\.(?:svg|png))"
+)
 _GRADIO = re.compile(
-    r"/|/assets/[\w./@-]+|/static/[\w./@-]+|/theme\.css|/manifest\.json|/favicon\.ico|/robots\.txt"
+    r"/|/assets/[\w./@-]+|/static/[\w./@-]+|/theme\.css|/favicon\.ico|/robots\.txt"
     r"|/gradio_api/heartbeat/\w+|/gradio_api/queue/join|/gradio_api/queue/data"
     r"|/gradio_api/cancel|/gradio_api/startup-events"
 )

@@ -85,21 +85,29 @@ def build() -> Any:
 
 def css() -> str:
     """The stylesheet."""
-    sheets = ("app.css", "plots.css", "side.css", "composer.css")
+    sheets = ("app.css", "plots.css", "side.css", "composer.css", "help.css")
     return "".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
 
 
 def script() -> str:
-    """The page's own script; it talks to nobody but this server."""
+    """The page's own script, without indents and lines of comment; it talks to this server only.
+
+    No text in it goes over several lines, so a line may lose its beginning.
+    """
     scripts = (
         "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js", "composer.js",
+        "help.js", "setup.js",
     )  # fmt: skip
-    return "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
+    whole = "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
+    lines = (line.strip() for line in whole.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
 
 
 def head() -> str:
     """What Gradio adds to the head of the page once it runs."""
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="theme-color" content="#ffffff">'
+        '<link rel="apple-touch-icon" href="/icons/icon-180.png">'
         f"<script>{script()}</script>"
     )

@@ -38,6 +38,7 @@ from chat_app.api import (
     revenue,
     revenue_detail,
     second_factor,
+    setup,
     shares,
     shelves,
     shop,
@@ -95,6 +96,7 @@ ROUTERS = (
     reports.router,
     fraud.router,
     learn.router,
+    setup.router,
     docs.router,
 )
 

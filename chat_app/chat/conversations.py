@@ -490,3 +490,8 @@ def spent(session: Session, *, conversation_id: str) -> int:
         Reply.conversation_id == conversation_id
     )
     return int(session.exec(query).one())
+
+
+def any_answer(session: Session) -> bool:
+    """Whether any answer was ever written here."""
+    return session.exec(select(Reply.id).where(Reply.state == "done").limit(1)).first() is not None

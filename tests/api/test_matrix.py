@@ -238,6 +238,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/webhooks/": webhook,
     "/api/orgs/": org,
     "/api/admin/users/": lambda scene: scene.server.person().id,
+    "/api/admin/downloads/": lambda _scene: "no-such-model",
     "/api/admin/models/": lambda _scene: "gemma-3-1b-it",
     "/api/admin/packages/": lambda _scene: "starter",
     "/api/admin/plans/": plan,

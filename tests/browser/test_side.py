@@ -12,6 +12,7 @@ import pytest
 
 from tests import servers
 from tests.browser.robot import Robot
+from tests.browser.test_help import told
 from tests.browser.test_hostile import FORM, IMAGE, TRAP, inert
 from tests.browser.test_looks import serious
 from tests.effort import effort
@@ -19,6 +20,7 @@ from tests.effort import effort
 pytestmark = pytest.mark.browser
 Make = Callable[..., Robot]
 DAY = 86_400
+FOCUSED = "document.activeElement"
 TITLES = {"Bread without yeast": 0, "Trains to Riga": 1, "A haiku": 4, IMAGE[:60]: 400}
 
 
@@ -234,3 +236,51 @@ def test_a_shared_page_is_text_and_nothing_else(robot: Make, tmp_path: Path) -> 
     page.get_by_role("button", name="Take it back").click()
     page.locator(".side-box .said", has_text="leads nowhere").wait_for()
     assert bob.page.goto(link).status == 404
+
+
+def test_keys(robot: Make, slow: servers.Server) -> None:
+    """Help, stop, copy, new chat, search, the box, from tab to tab; what is said aloud."""
+    one = robot(at=slow.url)
+    one.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=one.url)
+    one.register(f"keys-{secrets.token_hex(3)}")
+    page, keys = patient(one), one.page.keyboard
+    one.pick("SmolLM2")
+    assert page.locator("a, button, input").first.get_attribute("class") == "skip"
+    page.locator(".skip").focus()
+    keys.press("Enter")
+    assert page.evaluate(f"{FOCUSED}.tagName") == "TEXTAREA"
+    keys.type("a?")
+    assert page.locator("#help[open]").count() == 0  # it was typed
+    keys.press("Enter")
+    told(page, "Answer started")
+    page.wait_for_selector("#chat-stop", state="visible")
+    page.wait_for_function("document.querySelector('#chat-cost .busy b')")
+    page.click("#help-open")
+    keys.press("Escape")  # closes the help, the answer goes on
+    assert page.locator("#help[open]").count() == 0
+    assert page.is_visible("#chat-stop")
+    keys.press("Escape")
+    told(page, "Answer finished. Charged 1 credit")
+    page.locator("#chat-log .foot").get_by_text("stopped").wait_for()
+    keys.press("Alt+c")
+    told(page, "Answer copied")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("w0")
+    keys.press("Control+k")
+    page.wait_for_function(f"{FOCUSED}.id === 'side-search'")
+    keys.press("Alt+i")
+    page.wait_for_function(f"{FOCUSED}.tagName === 'TEXTAREA'")
+    one.tab("Credits")
+    page.locator("#credits-transactions table").wait_for()
+    page.locator("#tabs > .tab-wrapper [role=tablist] button", has_text="Credits").focus()
+    keys.press("ArrowRight")
+    page.wait_for_selector("#history-tab", state="visible")
+    assert page.evaluate(f"{FOCUSED}.textContent").strip() == "History"
+    keys.press("Alt+n")
+    page.wait_for_selector("#chat-log .hello", state="visible")
+    page.click("#theme-toggle")
+    page.click("#theme-toggle")
+    told(page, "Theme: dark")
+    assert page.evaluate("document.body.classList.contains('dark')")
+    page.reload()
+    page.wait_for_function("document.body.classList.contains('dark')")
+    assert page.evaluate("localStorage.look") == "dark"

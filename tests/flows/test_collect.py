@@ -126,7 +126,9 @@ def test_a_plan_is_paid_on_the_page_and_renewed_from_the_kept_card(
     run(story)
 
 
-def test_a_declined_card_is_tried_again_and_then_the_plan_pauses(tmp_path: Path, fake: Fake) -> None:
+def test_a_declined_card_is_tried_again_and_then_the_plan_pauses(
+    tmp_path: Path, fake: Fake
+) -> None:
     """Each try is a payment of its own and a letter; a card that works again is charged once."""
 
     async def story() -> None:

@@ -266,8 +266,8 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
         ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud", "Model versions"}),
         ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
                      "Revenue", "Predictions", "Fraud", "Model versions", "Audit & books"}),
-        ("admin", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                   "Revenue", "Predictions", "Messages", "Fraud", "Model versions",
+        ("admin", {"Overview", "Setup", "Models & prices", "Packages & codes", "Payments",
+                   "Invoices", "Revenue", "Predictions", "Messages", "Fraud", "Model versions",
                    "Audit & books", "Backups"}),
     ],
 )  # fmt: skip

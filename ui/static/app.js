@@ -82,7 +82,7 @@
     button.disabled = true; button.classList.add("busy");
     try {
       const next = await forms[form.dataset.panel](data);
-      if (!next) { location.replace("/"); return; }
+      if (!next) { location.replace(form.dataset.panel === "setup" ? "/#setup" : "/"); return; }
       button.disabled = false; button.classList.remove("busy");
       if (document.querySelector(`[data-panel="${next}"]`)) panel(next);
       else { trouble.textContent = next; trouble.classList.add("fine"); form.querySelectorAll("input").forEach((input) => { input.value = ""; }); }
@@ -173,10 +173,6 @@
   };
   document.addEventListener("visibilitychange", () => { if (!document.hidden && looked) { lookAgain(); news(); } });
   const side = (open) => { const part = $("chat-side"); if (part) part.toggleAttribute("data-open", open); };
-  const pickTheme = (dark) => {
-    document.body.classList.toggle("dark", dark);
-    document.documentElement.style.colorScheme = dark ? "dark" : "light";
-  };
   document.addEventListener("click", async (event) => {
     const target = event.target;
     if (target.closest("#register-open")) { event.preventDefault(); panel("register"); }
@@ -186,11 +182,6 @@
     if (target.closest("#sign-out")) {
       window.chatLeft?.();
       try { await post("/api/auth/logout"); } finally { location.replace("/"); }
-    }
-    if (target.closest("#theme-toggle")) {
-      const dark = !document.body.classList.contains("dark");
-      localStorage.setItem("look", dark ? "dark" : "light");
-      pickTheme(dark);
     }
     const line = target.closest("[data-news]");
     if (line) { dismiss(line); return; }
@@ -321,29 +312,37 @@
       setTimeout(() => found.classList.remove("jumped"), 2600);
     }, 100);
   };
-  // Back from a payment page, or from a changed password: that tab comes first, as soon as the
-  // page has settled.
-  const PLACES = { "#credits": "Credits", "#account": "Account" };
+  // Back from a payment page, from a changed password, or new here: that tab comes first, as soon
+  // as the page has settled.
+  const PLACES = { "#credits": "Credits", "#account": "Account", "#setup": "Admin" };
+  const SECTIONS = { "#setup": "Setup" };
+  // A tab by its name, from the overflow menu if it is there; gives the tab if it is in the bar.
+  window.openTab = (bar, name) => {
+    const wrapper = document.querySelector(`${bar} > .tab-wrapper`);
+    const find = (where) => Array.from(wrapper?.querySelectorAll(where) || []).find((one) => one.textContent.trim() === name);
+    const tab = find(".tab-container[role=tablist] button");
+    if (tab) { if (tab.getAttribute("aria-selected") !== "true") tab.click(); return tab; }
+    if (!find(".overflow-dropdown button")) wrapper?.querySelector(".overflow-menu > button")?.click();
+    setTimeout(() => find(".overflow-dropdown button")?.click(), 60);
+    return null;
+  };
   let arriving = 0;
   const arrive = () => {
     const place = PLACES[location.hash];
     if (!place || arriving) return;
     let seen = 0, tries = 0;
     arriving = setInterval(() => {
-      const tabs = document.querySelectorAll("#tabs > .tab-wrapper .tab-container[role=tablist] button");
-      const tab = Array.from(tabs).find((one) => one.textContent.trim() === place && one.offsetParent);
-      seen = tab && tab.getAttribute("aria-selected") === "true" ? seen + 1 : 0;
-      if (tab && !seen) tab.click();
-      if (seen > 1 || ++tries > 60) { clearInterval(arriving); history.replaceState(null, "", "/"); }
+      const part = $(`${place.toLowerCase()}-tab`);
+      seen = part?.offsetParent ? seen + 1 : 0;
+      if (part && !seen) window.openTab("#tabs", place);
+      if (seen > 1 || ++tries > 60) {
+        if (SECTIONS[location.hash]) window.openTab("#admin-sections", SECTIONS[location.hash]);
+        clearInterval(arriving); arriving = 0; history.replaceState(null, "", "/");
+      }
     }, 250);
   };
+  window.addEventListener("hashchange", arrive);
   const start = () => {
-    const look = localStorage.getItem("look");
-    const wanted = new URLSearchParams(location.search).get("__theme");
-    const system = matchMedia("(prefers-color-scheme: dark)").matches;
-    const dark = wanted ? wanted === "dark" : look ? look === "dark" : system;
-    const apply = () => { if (document.body.classList.contains("dark") !== dark) pickTheme(dark); };
-    apply(); setTimeout(apply, 300); setTimeout(apply, 1200);
     new MutationObserver(() => { if (!due) { due = true; setTimeout(polish, 60); } })
       .observe(document.body, { childList: true, subtree: true });
     polish();

@@ -471,6 +471,6 @@
       if (fresh) refresh(2); else if (news) refresh(now.pinned.length + now.folders.length ? 2 : 1); else draw();
     } else if (fresh) refresh(2);
     const busy = Boolean(document.querySelector("#chat-cost .busy"));
-    if (busy !== wasBusy) { wasBusy = busy; watch(); window.chatBusy?.(busy, now.open); }
+    if (busy !== wasBusy) { wasBusy = busy; watch(); window.chatBusy?.(busy, now.open); window.chatTold?.(busy); }
   };
 })();

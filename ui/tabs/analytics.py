@@ -111,10 +111,13 @@ def span(period: str, now: datetime) -> tuple[int, int]:
     return to_micros(tomorrow - timedelta(days=days)), to_micros(tomorrow)
 
 
+_NOTHING = ("No usage in this period", "Chat a little, or choose a longer period.", "Chat")
+
+
 def board(view: View, names: dict[str, str], today: date) -> str:
     """The whole tab as HTML."""
     if not view.now.messages and not view.before.messages:
-        return parts.empty("No usage in this period", "Chat a little, or choose a longer period.")
+        return parts.empty(*_NOTHING)
     days = [from_micros(at).date() for at in range(view.since, view.until, analytics.DAY)]
     step, labels = _steps(days)
     query = urlencode({"from": rfc3339(view.since), "to": rfc3339(view.until), "format": "csv"})
@@ -260,7 +263,7 @@ def _delta(now: float, before: float) -> str:
 
 def _models(view: View, names: dict[str, str]) -> str:
     if not view.models:
-        return parts.empty("No usage in this period", "Chat a little, or choose a longer period.")
+        return parts.empty(*_NOTHING)
     days = [from_micros(at).date() for at in range(view.since, view.until, analytics.DAY)]
     cells = [
         [

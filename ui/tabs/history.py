@@ -293,7 +293,7 @@ def _hit(hit: Hit) -> str:
 def _nothing(asked: Asked) -> str:
     if asked.anything:
         return parts.empty("No message matches", "Try fewer words, all models or all time.")
-    return parts.empty("Nothing here yet", "Your conversations appear here once you chat.")
+    return parts.empty("Nothing here yet", "Your conversations appear here once you chat.", "Chat")
 
 
 def _charged(hit: Hit) -> str:

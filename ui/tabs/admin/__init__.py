@@ -21,14 +21,15 @@ from ui.tabs.admin import (
     predictions,
     prices,
     revenue,
+    setup,
     shop,
 )
 
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (
-    prices, shop, payments, invoices, revenue, predictions, messages, fraud, models, books,
-    backups
+    setup, prices, shop, payments, invoices, revenue, predictions, messages, fraud, models,
+    books, backups
 )  # fmt: skip
 
 

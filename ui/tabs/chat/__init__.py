@@ -440,11 +440,14 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         }
 
     @guard(app, "user")
-    async def quote(_user: User, model: str | None, payer: str | None) -> dict[Any, Any]:
+    async def quote(user: User, model: str | None, payer: str | None) -> dict[Any, Any]:
         """What the picked model costs; the page's script says more while somebody types."""
         views = await asyncio.to_thread(read.models, app)
         picked = next((view for view in views if view.id == model), None)
-        return {c.note: words.note(picked), c.quote: words.offer(app, picked, sent.org(payer))}
+        return {
+            c.note: words.note(picked),
+            c.quote: words.offer(app, picked, sent.org(payer), user.role),
+        }
 
     quiet = {
         "show_progress": "hidden",
@@ -558,7 +561,7 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
                 value=opened.get(c.model, picked.id if picked else None),
             ),
             c.note: words.note(picked),
-            c.quote: words.offer(app, picked, None),
+            c.quote: words.offer(app, picked, None, user.role),
             c.listing: side.opened(newest),
         }
 

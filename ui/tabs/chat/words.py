@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from chat_app.accounts import permissions
 from chat_app.app import App
 from chat_app.credits import pricing
 from chat_app.credits.pricing import Price, Tier
@@ -66,8 +67,10 @@ def note(view: ModelView | None) -> str:
     return ""
 
 
-def offer(app: App, view: ModelView | None, org_id: int | None) -> str:
+def offer(app: App, view: ModelView | None, org_id: int | None, role: str = "user") -> str:
     """What the model costs, with what the page's script has to know to say more."""
+    if view is None and permissions.may(role, "machine.write"):
+        return 'No model is here yet: <a href="/#setup">set this installation up</a>.'
     if view is None:
         return "Ask an administrator to download a model."
     if not view.available:
@@ -105,7 +108,7 @@ def meter(
         if price is not None and shot.tokens
     )
     so_far = f", <b>{show_credits(spent)}</b> credits" if None not in prices else ""
-    return f'<span role="status"{BUSY}>{tokens} tokens{so_far}</span>'
+    return f"<span{BUSY}>{tokens} tokens{so_far}</span>"
 
 
 def _waiting(snapshot: stream.Snapshot) -> str:
@@ -142,6 +145,9 @@ def banner(*, temporary: bool) -> str:
 
 
 def line(words: str, *, busy: bool = False, conversation: str = "") -> str:
-    """A line beside the button. `conversation` tells the page's script which one is open."""
+    """A line beside the button. `conversation` tells the page's script which one is open.
+
+    It is no status for screen readers: help.js says begin and end once.
+    """
     known = f' data-c="{parts.esc(conversation)}"' if conversation else ""
-    return f'<span role="status"{BUSY if busy else ""}{known}>{parts.esc(words)}</span>'
+    return f"<span{BUSY if busy else ''}{known}>{parts.esc(words)}</span>"
