@@ -13,6 +13,7 @@ from chat_app.flows import (
     free,
     images,
     learn,
+    monitoring,
     notices,
     payments,
     plans,
@@ -94,4 +95,11 @@ def errands(app: App) -> list[Job]:
         Job("hand out announcements", 30, lambda: notices.spread(app)),
         Job("write usage summaries", 900, lambda: summaries.send_due(app)),
         Job("forget old messages", 3600, lambda: deliver.forget_old(app)),
+        Job("forget old faults", 24 * 3600, lambda: monitoring.forget_old(app)),
     ]
+
+
+def proofs(app: App) -> list[Job]:
+    """The jobs that read all of the books, on a thread of their own: they take their time."""
+    hours = app.settings.monitor.prove_hours
+    return [Job("prove the books", hours * 3600, lambda: monitoring.prove(app))]

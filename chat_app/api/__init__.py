@@ -31,6 +31,7 @@ from chat_app.api import (
     openai,
     orgs,
     payments,
+    performance,
     prices,
     rates,
     reports,
@@ -41,6 +42,7 @@ from chat_app.api import (
     shop,
     spending,
     tax_rates,
+    telemetry,
 )
 from chat_app.app import App
 from chat_app.monitor.health import Probe
@@ -74,6 +76,8 @@ ROUTERS = (
     announcements.router,
     monitoring.router,
     notifications.monitoring,
+    telemetry.router,
+    performance.router,
     admin.router,
     composer.admin,
     second_factor.admin,
