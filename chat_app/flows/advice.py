@@ -24,8 +24,13 @@ from chat_app.monitor.series import Slot, Tallies, Tally
 
 log = logging.getLogger(__name__)
 
-RANGES = {"1h": (3600, 60), "24h": (86_400, 900), "7d": (7 * 86_400, 3600),
-          "30d": (30 * 86_400, 6 * 3600)}  # fmt: skip
+# How far back, and the width of a point of a graph; both in seconds.
+RANGES = {
+    "1h": (3600, 60),
+    "24h": (86_400, 1800),
+    "7d": (7 * 86_400, 3 * 3600),
+    "30d": (30 * 86_400, 12 * 3600),
+}
 Range = Literal["1h", "24h", "7d", "30d"]
 GIB = 2**30
 

@@ -14,6 +14,7 @@ from ui.tabs.admin import (
     invoices,
     machine,
     messages,
+    monitoring,
     payments,
     people,
     prices,
@@ -24,7 +25,7 @@ from ui.tabs.admin import (
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (
-    prices, shop, payments, invoices, revenue, messages, fraud, books
+    monitoring, prices, shop, payments, invoices, revenue, messages, fraud, books
 )  # fmt: skip
 
 
