@@ -45,6 +45,7 @@ from chat_app.api import (
     telemetry,
 )
 from chat_app.app import App
+from chat_app.flows import figures
 from chat_app.monitor.health import Probe
 
 PREFIX = "/api"
@@ -112,7 +113,7 @@ def create(app: App) -> FastAPI:
     )
     web.state.app = app
     web.state.pages = shares.Pages(app)
-    web.state.probe = Probe(app.db, app.settings.data_dir)
+    web.state.probe = Probe(app.db, app.settings.data_dir, engine=lambda: figures.engine_state(app))
     errors.install(web)
     web.add_middleware(rates.RateHeaders, app=app)
     rooms = APIRouter(prefix=PREFIX)

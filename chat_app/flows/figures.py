@@ -10,6 +10,7 @@ from typing import Any, Literal
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import holds
+from chat_app.llm import catalogue
 from chat_app.monitor import prometheus
 from chat_app.monitor.health import MIN_FREE_BYTES
 from chat_app.monitor.prometheus import Metric
@@ -132,6 +133,14 @@ def _of_model(model: str, figures: dict[str, Any]) -> list[Trouble]:
             Trouble("warn", f"{model} is overloaded: people wait up to {seconds:.0f} s in line.")
         )
     return found
+
+
+def engine_state(app: App) -> str:
+    """`ok` when a model can answer, else a few words; cheap, no model is asked."""
+    states = {app.engine.state(entry.id).state for entry in catalogue.offered()}
+    if states & {"ready", "available"}:
+        return "ok"
+    return "loading" if "loading" in states else "no model can answer"
 
 
 def page(app: App) -> str:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import repeat
 from typing import Literal
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -51,7 +51,7 @@ def text(metrics: Iterable[Metric]) -> str:
                 f"# TYPE {metric.name} {metric.kind}",
                 *(
                     f"{metric.name}{end}{_labels(labels)} {_number(v)}"
-                    for end, (labels, v) in zip_longest(metric.ends, metric.samples, fillvalue="")
+                    for end, (labels, v) in zip(_ends(metric), metric.samples, strict=False)
                 ),
             ]
     return "".join(f"{line}\n" for line in lines)
@@ -60,6 +60,10 @@ def text(metrics: Iterable[Metric]) -> str:
 def name(words: str) -> str:
     """The words as a metric's name."""
     return _NAME.sub("_", words)
+
+
+def _ends(metric: Metric) -> Iterable[str]:
+    return metric.ends or repeat("")
 
 
 def _labels(labels: Mapping[str, str]) -> str:
