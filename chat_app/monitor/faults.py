@@ -111,6 +111,18 @@ def newest(session: Session, *, limit: int) -> Sequence[MachineAlert]:
     ).all()
 
 
+def between(session: Session, *, since: int, until: int) -> Sequence[MachineAlert]:
+    """Faults that lasted at some moment in [since, until) µs, oldest first."""
+    return session.exec(
+        select(MachineAlert)
+        .where(
+            col(MachineAlert.raised_at) < until,
+            or_(col(MachineAlert.cleared_at).is_(None), col(MachineAlert.cleared_at) >= since),
+        )
+        .order_by(col(MachineAlert.id))
+    ).all()
+
+
 def learn(session: Session, *, name: str, value: Any, now: int) -> None:
     """Keep a fact in place of what was known before."""
     session.merge(MachineFact(name=name, value=json.dumps(value, sort_keys=True), at=now))

@@ -91,6 +91,9 @@ def test_an_open_fault_is_an_alert(watched: Server, root: Person) -> None:
     assert "0.50 GB" in disk["sentence"]
     (fault,) = get(root, "/api/monitoring/faults")["items"]
     assert fault["cleared_at"] is None
+    query = {"kind": "monitoring", "to": f"{app.clock.now():%Y-%m-%d}"}
+    (row,) = get(root, "/api/monitoring/report", **query)["items"]
+    assert (row["rule"], row["value"], row["cleared_at"]) == ("disk_low", 5e8, "")
     end = monitoring.Edge(edge.rule, False, 9e9, app.clock.micros())
     app.db.write(lambda session: monitoring.tell(app, end, session))
     assert get(root, "/api/monitoring/faults")["items"][0]["cleared_at"] is not None
