@@ -66,6 +66,7 @@ def build_web(app: "App") -> Any:
     from chat_app import api, schedule
     from chat_app.api.access import Access
     from chat_app.api.demo import Door
+    from chat_app.flows.monitoring import Monitor
     from chat_app.jobs import Runner
 
     web = api.create(app)
@@ -75,24 +76,33 @@ def build_web(app: "App") -> Any:
         await app.start()
         runners = [
             Runner(app.db, app.clock, jobs)
-            for jobs in (schedule.jobs(app), schedule.errands(app), schedule.chores(app))
+            for jobs in (
+                schedule.jobs(app),
+                schedule.errands(app),
+                schedule.chores(app),
+                schedule.proofs(app),
+            )
         ]
         for runner in runners:
             runner.start()
         keepers = [asyncio.create_task(keep(app)) for keep in (keep_progress, keep_secrets)]
+        keepers.append(asyncio.create_task(app.telemetry.lag.watch()))
+        monitor = Monitor(app)
+        monitor.start()
         try:
             yield
         finally:
             await app.drain()
             for keeper in keepers:
                 keeper.cancel()
+            await asyncio.to_thread(monitor.stop)
             for runner in runners:
                 await asyncio.to_thread(runner.stop)
             await app.stop()
 
     web.router.lifespan_context = lifespan
     page = ui.mount(app, web)
-    return Access(Door(page, app) if app.demo else page)
+    return Access(Door(page, app) if app.demo else page, app.telemetry.traffic.saw)
 
 
 async def keep_progress(app: "App") -> None:

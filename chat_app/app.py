@@ -28,6 +28,8 @@ from chat_app.ml import registry
 from chat_app.ml.fraud import Costs, Rules
 from chat_app.ml.fraud.watch import Watch
 from chat_app.money import MICRO
+from chat_app.monitor import telemetry
+from chat_app.monitor.telemetry import Telemetry
 from chat_app.notify import wire
 from chat_app.notify.wire import Wire
 from chat_app.secrets import Secrets
@@ -58,6 +60,7 @@ class App:
     payments: Provider
     fraud: Watch
     fetches: Fetches
+    telemetry: Telemetry
     replies: "Replies[object]" = field(default_factory=Replies)
     titles: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     exports: set[int] = field(default_factory=set)
@@ -105,6 +108,7 @@ class App:
         self.passwords.close()
         self.outlook_thread.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.db.close)
+        self.telemetry.recorder.store.close()
 
 
 def build(settings: Settings, *, clock: Clock | None = None) -> App:
@@ -137,6 +141,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         payments=provider,
         fraud=_watch(settings, keys, clock),
         fetches=Fetches(settings.models_dir),
+        telemetry=telemetry.build(settings),
     )
 
 

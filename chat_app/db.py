@@ -60,10 +60,37 @@ class DatabaseUnavailable(Unavailable):
     message = "The books cannot be written right now, so nothing was done. Try again in a moment."
 
 
+class Waits:
+    """How long writes took, from being asked for to being durable. Safe from any thread."""
+
+    MOST = 2000
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: list[float] = []
+        self.total = 0
+        self.seconds_total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more write is durable."""
+        with self._lock:
+            self.total += 1
+            self.seconds_total += seconds
+            if len(self._seconds) < self.MOST:
+                self._seconds.append(seconds)
+
+    def take(self) -> list[float]:
+        """The writes since the last call, sorted; of very many the first ones."""
+        with self._lock:
+            taken, self._seconds = self._seconds, []
+        return sorted(taken)
+
+
 @dataclass
 class _Ticket:
     story: Story[Any]
     future: "Future[Any]" = field(default_factory=Future)
+    at: float = field(default_factory=time.monotonic)
 
 
 class Database:
@@ -71,6 +98,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.waits = Waits()
         self.sqlite = make_url(url).get_backend_name() == "sqlite"
         if self.sqlite:
             path = make_url(url).database
@@ -201,7 +229,9 @@ class Database:
                 if ticket.future.set_running_or_notify_cancel():
                     outcomes.append(_in_savepoint(connection, ticket))
         # Only now is it durable, so only now may anybody hear of it.
+        durable = time.monotonic()
         for ticket, result, error in outcomes:
+            self.waits.add(durable - ticket.at)
             if error is None:
                 ticket.future.set_result(result)
             else:
@@ -212,6 +242,13 @@ class Database:
     # PostgreSQL: a transaction each, retried where the server asks for it
 
     def _run_alone(self, story: Story[T]) -> T:
+        began = time.monotonic()
+        try:
+            return self._run_again(story)
+        finally:
+            self.waits.add(time.monotonic() - began)
+
+    def _run_again(self, story: Story[T]) -> T:
         for attempt in range(PG_ATTEMPTS):
             session = Session(self.engine, expire_on_commit=False)
             try:

@@ -16,6 +16,7 @@ from chat_app.flows import (
     free,
     images,
     learn,
+    monitoring,
     notices,
     payments,
     plans,
@@ -100,9 +101,16 @@ def errands(app: App) -> list[Job]:
         Job("write usage summaries", 900, lambda: summaries.send_due(app)),
         Job("mail finance reports", 900, lambda: finance_mail.send_due(app)),
         Job("forget old messages", 3600, lambda: deliver.forget_old(app)),
+        Job("forget old faults", 24 * 3600, lambda: monitoring.forget_old(app)),
     ]
 
 
 def chores(app: App) -> list[Job]:
     """The jobs that may take minutes, so that nothing else waits for them."""
     return [Job("make backups", 600, lambda: backup.tend(app))]
+
+
+def proofs(app: App) -> list[Job]:
+    """The jobs that read all of the books, on a thread of their own: they take their time."""
+    hours = app.settings.monitor.prove_hours
+    return [Job("prove the books", hours * 3600, lambda: monitoring.prove(app))]

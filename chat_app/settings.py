@@ -321,6 +321,16 @@ class Backups(Section):
     drill_days: Count = 7
 
 
+class Monitor(Section):
+    sample_seconds: Annotated[float, Field(ge=1, le=60)] = 5
+    minutes_days: Annotated[int, Field(ge=1, le=60)] = 3
+    quarters_days: Annotated[int, Field(ge=1, le=730)] = 45
+    days: Annotated[int, Field(ge=1, le=7300)] = 730
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    prove_hours: Annotated[int, Field(ge=1, le=720)] = 24
+    alert_days: Annotated[int, Field(ge=7, le=3650)] = 365
+
+
 class Settings(BaseSettings):
     """All settings. `load()` makes one; nothing in the program keeps it in a module."""
 
@@ -350,6 +360,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     logging: Logging = Logging()
     backups: Backups = Backups()
+    monitor: Monitor = Monitor()
 
     @property
     def database_url(self) -> str:

@@ -32,6 +32,7 @@ from chat_app.api import (
     openai,
     orgs,
     payments,
+    performance,
     prices,
     rates,
     reports,
@@ -44,8 +45,10 @@ from chat_app.api import (
     shop,
     spending,
     tax_rates,
+    telemetry,
 )
 from chat_app.app import App
+from chat_app.flows import figures
 from chat_app.monitor.health import Probe
 
 PREFIX = "/api"
@@ -77,6 +80,8 @@ ROUTERS = (
     announcements.router,
     monitoring.router,
     notifications.monitoring,
+    telemetry.router,
+    performance.router,
     admin.router,
     composer.admin,
     second_factor.admin,
@@ -114,7 +119,7 @@ def create(app: App) -> FastAPI:
     )
     web.state.app = app
     web.state.pages = shares.Pages(app)
-    web.state.probe = Probe(app.db, app.settings.data_dir)
+    web.state.probe = Probe(app.db, app.settings.data_dir, engine=lambda: figures.engine_state(app))
     errors.install(web)
     web.add_middleware(rates.RateHeaders, app=app)
     rooms = APIRouter(prefix=PREFIX)

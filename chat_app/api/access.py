@@ -17,6 +17,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+Saw = Callable[[str, int, float], None]
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,14 @@ _QUIET = ("/livez", "/readyz", "/health", "/metrics", "/assets/", "/static/", "/
 
 
 class Access:
-    """Wraps an application. The answer carries the request's id as `X-Request-ID`."""
+    """Wraps an application. The answer carries the request's id as `X-Request-ID`.
 
-    def __init__(self, inner: ASGI) -> None:
+    `saw(path, status, seconds)` is told of each answer; the seconds are up to its head.
+    """
+
+    def __init__(self, inner: ASGI, saw: Saw | None = None) -> None:
         self.inner = inner
+        self.saw = saw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; a caller's own id is taken if it is plain."""
@@ -43,12 +48,12 @@ class Access:
         # Handlers of the page run in tasks of their own and find it there.
         others = [(name, value) for name, value in scope["headers"] if name != HEADER]
         scope["headers"] = [*others, (HEADER, id.encode())]
-        status, began = 0, time.monotonic()
+        status, began, seconds = 0, time.monotonic(), None
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, seconds
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, seconds = message["status"], time.monotonic() - began
                 headers = list(message.get("headers", []))
                 if not any(name.lower() == HEADER for name, _ in headers):
                     headers.append((HEADER, id.encode()))
@@ -59,6 +64,9 @@ class Access:
             try:
                 await self.inner(scope, receive, answer)
             finally:
+                took = time.monotonic() - began
+                if self.saw is not None:
+                    self.saw(scope["path"], status, took if seconds is None else seconds)
                 log.log(
                     logging.DEBUG if scope["path"].startswith(_QUIET) else logging.INFO,
                     "request",
@@ -66,7 +74,7 @@ class Access:
                         "method": scope["method"],
                         "route": _route(scope),
                         "status": status or 499,
-                        "duration_ms": round((time.monotonic() - began) * 1000),
+                        "duration_ms": round(took * 1000),
                     },
                 )
 

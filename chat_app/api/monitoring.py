@@ -27,7 +27,11 @@ async def health_of(request: Request, app: App) -> HealthOut:
     probe = request.app.state.probe
     assert isinstance(probe, Probe)
     health = await probe.look(draining=app.draining, at=app.clock.micros())
-    return HealthOut(status="ok" if health.ready else "unavailable", checks=health.checks)
+    return HealthOut(
+        status="ok" if health.ready else "unavailable",
+        checks=health.checks,
+        engine=health.engine,
+    )
 
 
 def metrics_of(app: App) -> MetricsOut:

@@ -18,7 +18,7 @@ from chat_app.clock import rfc3339
 from chat_app.flows import alerts, deliver, figures, notices
 from chat_app.flows.alerts import AlertView
 from chat_app.money import format_credits
-from chat_app.monitor import system
+from chat_app.monitor import faults, system
 from chat_app.notify import inbox, kinds, outbox, preferences, webhooks
 from chat_app.notify.alerts import Rule
 from chat_app.notify.tables import InboxRow, OutboxRow
@@ -185,10 +185,17 @@ class MessageOut(DeliveryOut):
 
 
 class TroubleOut(Shown):
-    """Something that needs a person; `bad` cannot wait."""
+    """Something that needs a person; `bad` cannot wait.
+
+    With a `rule` it is a fault that an alert was raised for, at `place` (empty: everywhere).
+    """
 
     level: str
     sentence: str
+    rule: str | None = None
+    place: str | None = None
+    since: str | None = None
+    advice: str | None = None
 
 
 class NewWebhook(Body):
@@ -433,7 +440,22 @@ async def resend_message(app: deps.App, who: Telling, id: deps.Id) -> MessageOut
 def show_troubles(app: deps.App, who: Operating) -> Page[TroubleOut]:
     """What an operator should do something about, worst first; empty is good news."""
     found = figures.troubles(app, system.snapshot(app.settings), app.engine.stats())
-    return Page(items=[TroubleOut(level=one.level, sentence=one.sentence) for one in found])
+    items = [TroubleOut(level=one.level, sentence=one.sentence) for one in found]
+    with app.db.read() as session:
+        known, rows = faults.rules_of(session), faults.open_ones(session)
+    items += [
+        TroubleOut(
+            level=rule.level,
+            sentence=rule.sentence(row.value),
+            rule=rule.name,
+            place=row.place,
+            since=rfc3339(row.raised_at),
+            advice=rule.advice,
+        )
+        for row in rows
+        if (rule := known.get(row.rule)) is not None
+    ]
+    return Page(items=sorted(items, key=lambda item: item.level != "bad"))
 
 
 def _topics(who: SignedIn) -> list[str]:

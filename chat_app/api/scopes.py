@@ -136,6 +136,12 @@ _ROUTES = {
         GET /metrics
         GET /api/monitoring/metrics
         GET /api/monitoring/alerts
+        GET /api/monitoring/analytics
+        GET /api/monitoring/series
+        GET /api/monitoring/rules
+        GET /api/monitoring/faults
+        GET /api/performance/metrics
+        GET /api/performance/analysis
         GET /api/admin/dashboard
         GET /api/admin/users
         GET /api/admin/users/{id}

@@ -618,10 +618,14 @@ class UsageLineOut(Shown):
 
 
 class HealthOut(Shown):
-    """`ok` or what is wrong; `checks` has a line for each part."""
+    """`ok` or what is wrong; `checks` has a line for each part.
+
+    `engine` says whether a model can answer; without one the server is ready all the same.
+    """
 
     status: str
     checks: dict[str, str]
+    engine: str
 
 
 class MetricsOut(Shown):

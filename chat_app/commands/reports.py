@@ -12,7 +12,9 @@ from chat_app.settings import Settings
 def add(commands: Any) -> None:
     """Add the commands of this room."""
     made = add_command(commands, "report", report, "print a report of a time as JSON or CSV")
-    made.add_argument("kind", help="usage, financial, revenue, tax, receivables or reconciliation")
+    made.add_argument(
+        "kind", help="usage, financial, revenue, tax, receivables, reconciliation or monitoring"
+    )
     made.add_argument("--from", dest="first", type=_day, help="the first day (default: 30 days)")
     made.add_argument("--to", dest="last", type=_day, help="the last day (default: today)")
     made.add_argument("--format", choices=("json", "csv"), default="json")

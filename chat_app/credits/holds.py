@@ -51,6 +51,7 @@ _PAYER = Statement(
     "SELECT a.org_id FROM hold h JOIN account a ON a.id = h.account_id WHERE h.id = :id"
 )
 _COUNT_OPEN = Statement("SELECT count(*) FROM hold WHERE state = 'open'")
+_OLDEST_OPEN = Statement("SELECT min(created_at) FROM hold WHERE state = 'open'")
 _USAGE = Statement(
     """INSERT INTO usage (transfer_id, account_id, user_id, reply_id, model, price_version,
      price_tier, prompt_tokens, completion_tokens, cached_tokens, cost, duration_ms, engine_ms,
@@ -327,6 +328,12 @@ def count_open(session: Session) -> int:
     row = Books(session).one(_COUNT_OPEN)
     assert row is not None
     return int(row[0])
+
+
+def oldest_open(session: Session) -> int | None:
+    """When the oldest open hold was placed, in µs; None without any."""
+    row = Books(session).one(_OLDEST_OPEN)
+    return None if row is None or row[0] is None else int(row[0])
 
 
 def out_of_credits(*, needed: int, available: int, pooled: bool = False) -> OutOfCredits:

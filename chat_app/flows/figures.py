@@ -11,9 +11,11 @@ from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.credits import holds
 from chat_app.flows import backup, server_figures
+from chat_app.llm import catalogue
 from chat_app.monitor import prometheus
 from chat_app.monitor.health import MIN_FREE_BYTES
 from chat_app.monitor.prometheus import Metric
+from chat_app.monitor.requests import BOUNDS
 from chat_app.monitor.system import SystemStats
 from chat_app.notify import outbox
 
@@ -21,6 +23,41 @@ PREFIX = "chat_app"
 FULL_MEMORY_SHARE = 0.92
 SLOW_QUEUE_MS = 10_000.0
 BUSY_QUEUE_SHARE = 0.8
+# Figure of the time series: name on the page, its words, and what makes it the base unit.
+_MEASURED = {
+    "cpu.percent": ("system_cpu_ratio", "Share of the machine's processors at work.", 0.01),
+    "cpu.process_percent": ("process_cpu_ratio", "Processors that this process takes.", 0.01),
+    "memory.used_bytes": ("system_memory_used_bytes", "Memory of the machine in use.", 1),
+    "memory.percent": ("system_memory_used_ratio", "Share of the memory in use.", 0.01),
+    "memory.process_bytes": ("process_memory_bytes", "Resident memory of this process.", 1),
+    "memory.workers_bytes": ("models_memory_bytes", "Resident memory of the models.", 1),
+    "swap.used_bytes": ("system_swap_used_bytes", "Swap in use.", 1),
+    "disk.free_bytes": ("disk_free_bytes", "Room on the disk of the data directory.", 1),
+    "process.open_files": ("process_open_files", "Open files and sockets.", 1),
+    "process.threads": ("process_threads", "Threads.", 1),
+    "gpu.count": ("gpus", "GPUs that can be seen.", 1),
+    "gpu.missing": ("gpus_missing", "GPUs that were there once.", 1),
+    "loop.lag_ms": ("event_loop_lag_seconds", "How late the event loop was at worst.", 0.001),
+    "db.wait_ms_p95": ("db_write_wait_seconds", "p95 of the newest writes.", 0.001),
+    "db.read_ms": ("db_read_seconds", "How long reading the figures took.", 0.001),
+    "db.bytes": ("db_bytes", "Size of the database's file.", 1),
+    "db.wal_bytes": ("db_wal_bytes", "Size of the write-ahead log.", 1),
+    "db.down": ("db_down", "1 while the books cannot be written.", 1),
+    "engine.models_broken": ("models_broken", "Models that cannot answer by a fault.", 1),
+    "engine.down": ("engine_down", "1 while no model can answer.", 1),
+    "ledger.hold_oldest_seconds": ("hold_oldest_seconds", "Age of the oldest open hold.", 1),
+    "ledger.problems": ("ledger_mismatch", "Discrepancies of the last proof; must be 0.", 1),
+    "ledger.proof_hours": ("ledger_proof_age_seconds", "Since the books were proven.", 3600),
+    "jobs.failing": ("jobs_failing", "Background jobs whose last run failed.", 1),
+    "backup.age_hours": ("backup_age_seconds", "Age of the newest backup.", 3600),
+    "monitor.cost_ms": ("monitor_look_seconds", "How long the last look took.", 0.001),
+}
+_GPU = {
+    "percent": ("gpu_busy_ratio", "Share of the time in which the GPU worked.", 0.01),
+    "memory_used_bytes": ("gpu_memory_used_bytes", "Memory of the GPU in use.", 1),
+    "watts": ("gpu_power_watts", "Power that the GPU takes.", 1),
+    "celsius": ("gpu_temperature_celsius", "Temperature of the GPU.", 1),
+}
 LATE_MESSAGE_MICROS = 3600 * MICROS_PER_SECOND
 MIN_FAILURES = 3
 MANY_FAILURES_SHARE = 0.1
@@ -114,12 +151,21 @@ def _of_model(model: str, figures: dict[str, Any]) -> list[Trouble]:
     return found
 
 
+def engine_state(app: App) -> str:
+    """`ok` when a model can answer, else a few words; cheap, no model is asked."""
+    states = {app.engine.state(entry.id).state for entry in catalogue.offered()}
+    if states & {"ready", "available"}:
+        return "ok"
+    return "loading" if "loading" in states else "no model can answer"
+
+
 def page(app: App) -> str:
     """All metrics in Prometheus' text format."""
     engine = app.engine.stats()
+    own = [*_of_program(app), *_of_workers(engine), *_of_answers(engine)]
     elsewhere = server_figures.metrics(engine.get("servers", ()))
     return prometheus.text(
-        [*_of_program(app), *_of_workers(engine), *_of_answers(engine), *elsewhere]
+        [*own, *_of_machine(app), *_of_requests(app), *elsewhere, *_by_other_names(app, engine)]
     )
 
 
@@ -156,6 +202,78 @@ def _of_program(app: App) -> list[Metric]:
             kept["misses_total"]
         ),
     ]
+
+
+def _of_machine(app: App) -> list[Metric]:
+    """The newest figures of the time series: what is measured of the machine and the books."""
+    latest, found = app.telemetry.latest, []
+    for figure, (name, words, scale) in _MEASURED.items():
+        if figure in latest:
+            found.append(_gauge(name, words).add(round(latest[figure] * scale, 6)))
+    gpus: dict[str, Metric] = {}
+    for figure, value in latest.items():
+        part = figure.split(".")
+        if len(part) == 3 and part[0] == "gpu" and part[2] in _GPU:
+            name, words, scale = _GPU[part[2]]
+            gpus.setdefault(name, _gauge(name, words)).add(round(value * scale, 6), gpu=part[1])
+    faults = _gauge("alert_raised", "1 while a rule's fault lasts for this process.")
+    for rule, state in sorted(app.telemetry.judge.states.items()):
+        faults.add(float(state.raised), rule=rule)
+    waits = app.db.waits
+    return [
+        *found,
+        *gpus.values(),
+        faults,
+        _counter("db_writes_total", "Writes of the database that ended.").add(waits.total),
+        _counter("db_write_seconds_total", "Time of all writes until they were durable.").add(
+            round(waits.seconds_total, 6)
+        ),
+    ]
+
+
+def _of_requests(app: App) -> list[Metric]:
+    answered = _counter("http_requests_total", "Requests that were answered, by class and end.")
+    times = Metric(
+        f"{PREFIX}_http_request_duration_seconds", "histogram",
+        "From the request to the head of its answer.",
+    )  # fmt: skip
+    for name, count in app.telemetry.traffic.totals().items():
+        if count.requests:
+            fine = count.requests - count.refused - count.failed
+            for end, number in (("ok", fine), ("4xx", count.refused), ("5xx", count.failed)):
+                answered.add(number, room=name, end=end)
+            times.fill(BOUNDS, count.buckets, round(count.seconds, 6), room=name)
+    return [answered, times]
+
+
+def _by_other_names(app: App, engine: dict[str, Any]) -> list[Metric]:
+    """The same under vLLM's and OpenTelemetry's names, so that their dashboards show them."""
+    running = Metric("vllm:num_requests_running", "gauge", "Answers that are written.")
+    waiting = Metric("vllm:num_requests_waiting", "gauge", "Answers that wait in the engine.")
+    kv = Metric("vllm:kv_cache_usage_perc", "gauge", "Share of the KV cache that is used, 0 to 1.")
+    for model, state in engine["models"].items():
+        running.add(state.get("running", 0), model_name=model)
+        waiting.add(state.get("waiting", 0), model_name=model)
+        if "kv_used_share" in state.get("figures", {}):
+            kv.add(state["figures"]["kv_used_share"], model_name=model)
+    read = Metric("vllm:prompt_tokens_total", "counter", "Tokens of prompts.")
+    written = Metric("vllm:generation_tokens_total", "counter", "Tokens that were written.")
+    asked = Metric("vllm:prefix_cache_queries_total", "counter", "Tokens looked for in the cache.")
+    hits = Metric("vllm:prefix_cache_hits_total", "counter", "Tokens that were in the cache.")
+    ended = Metric("vllm:request_success_total", "counter", "Answers that ended well.")
+    for model, figures in engine.get("recent", {}).items():
+        read.add(figures["prompt_tokens_total"], model_name=model)
+        written.add(figures["completion_tokens_total"], model_name=model)
+        asked.add(figures["prompt_tokens_total"], model_name=model)
+        hits.add(figures["cached_tokens_total"], model_name=model)
+        ended.add(figures["answers_done_total"], model_name=model)
+    http = Metric(
+        "http_server_request_duration_seconds", "histogram", "OpenTelemetry's name of the same."
+    )
+    for name, count in app.telemetry.traffic.totals().items():
+        if count.requests:
+            http.fill(BOUNDS, count.buckets, round(count.seconds, 6), http_route=name)
+    return [running, waiting, kv, read, written, asked, hits, ended, http]
 
 
 def _of_workers(engine: dict[str, Any]) -> list[Metric]:

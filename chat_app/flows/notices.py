@@ -4,7 +4,7 @@
 kind and key for the same person is told once, however often it is asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,11 +36,19 @@ class BadAnnouncement(Invalid):
 
 
 def tell(
-    session: Session, *, user_id: int, kind: str, key: str, data: Mapping[str, Any], now: int
+    session: Session,
+    *,
+    user_id: int,
+    kind: str,
+    key: str,
+    data: Mapping[str, Any],
+    now: int,
+    by: Container[str] = ("mail", "app", "webhook"),
 ) -> bool:
     """Tell a person, once for each (kind, key); False if nothing new was written.
 
-    Mail and app follow the person's preferences, webhooks the events they were set up for.
+    Mail and app follow the person's preferences, webhooks the events they were set up for; what
+    is not in `by` is left out.
     """
     what = kinds.KINDS[kind]
     person = users.get(session, user_id)
@@ -51,7 +59,9 @@ def tell(
     name = f"{kind}:{user_id}:{key}"
     told = False
     for channel in what.channels:
-        if not preferences.wants(session, user_id=user_id, topic=what.topic, channel=channel):
+        if channel not in by or not preferences.wants(
+            session, user_id=user_id, topic=what.topic, channel=channel
+        ):
             continue
         if channel == "app":
             told |= inbox.put(
@@ -71,7 +81,7 @@ def tell(
                 now=now,
                 user_id=user_id,
             )
-    if what.event is None:
+    if what.event is None or "webhook" not in by:
         return told
     for endpoint in webhooks.of(session, user_id=user_id):
         if endpoint.enabled and what.event in endpoint.events:

@@ -22,9 +22,12 @@ from chat_app.db import Database
 from chat_app.errors import Invalid
 from chat_app.flows import revenue_figures
 from chat_app.money import format_credits
+from chat_app.monitor import faults
 from chat_app.revenue.months import roll_forward
 
-Kind = Literal["usage", "financial", "revenue", "tax", "receivables", "reconciliation"]
+Kind = Literal[
+    "usage", "financial", "revenue", "tax", "receivables", "reconciliation", "monitoring"
+]
 Format = Literal["json", "csv", "pdf"]
 MEDIA = {"json": "application/json", "csv": "text/csv; charset=utf-8", "pdf": "application/pdf"}
 PAGE = 1000
@@ -259,6 +262,19 @@ def _reconciliation(db: Database, since: date, until: date) -> Iterator[Row]:
             return
 
 
+def _monitoring(db: Database, since: date, until: date) -> Iterator[Row]:
+    """Faults of the machine that lasted in this time."""
+    with db.read() as session:
+        found = faults.between(
+            session, since=_micros(since), until=_micros(until + timedelta(days=1))
+        )
+    for row in found:
+        yield (
+            row.rule, row.place, row.value, row.threshold, rfc3339(row.raised_at),
+            "" if row.cleared_at is None else rfc3339(row.cleared_at),
+        )  # fmt: skip
+
+
 _KINDS: dict[
     str,
     tuple[tuple[str, ...], tuple[str, ...], Callable[[Database, date, date], Iterator[Row]]],
@@ -299,6 +315,11 @@ _KINDS: dict[
          "last_seen_at"),
         (),
         _reconciliation,
+    ),
+    "monitoring": (
+        ("rule", "place", "value", "threshold", "raised_at", "cleared_at"),
+        (),
+        _monitoring,
     ),
 }  # fmt: skip
 KINDS = tuple(sorted(_KINDS))

@@ -108,6 +108,12 @@ class Cache:
         for found in [found for found in self._kept if found[0] == scope]:
             self._kept.pop(found, None)
 
+    def clear(self) -> int:
+        """Drop every answer; returns how many there were."""
+        count = len(self._kept)
+        self._kept.clear()
+        return count
+
     def stats(self) -> dict[str, Any]:
         """Entries and bytes now, hits and misses since the start."""
         return {

@@ -20,7 +20,7 @@ from typing import IO
 import psutil
 
 import chat_app
-from chat_app.llm import wire
+from chat_app.llm import lines, wire
 from chat_app.llm.backends.base import Spec
 from chat_app.llm.engine import ChatMessage, Done, Event, Failed, Loading, ModelNotReady, Request
 from chat_app.llm.writer import Refused, Uncountable
@@ -212,4 +212,4 @@ def _pump(pipe: IO[bytes], model: str) -> None:
     """What libraries print goes to the log, line by line."""
     with pipe:
         for line in pipe:
-            _log.info("%s: %s", model, line.decode(errors="replace").rstrip())
+            lines.relay(_log, line.decode(errors="replace"), model=model)

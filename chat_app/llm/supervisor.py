@@ -9,6 +9,7 @@ stuck or unwanted. It never imports a library that runs models.
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -541,7 +542,8 @@ class Supervisor:
         return self._models.setdefault(model, _Model(model))
 
     def _spawn(self, story: Any) -> None:
-        task = asyncio.create_task(story)
+        # It outlives the request that began it, and is not to carry its id in the log.
+        task = asyncio.create_task(story, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from chat_app.errors import AppError
-from chat_app.llm import prompt, wire
+from chat_app.llm import lines, prompt, wire
 from chat_app.llm.backends.base import (
     MARKERS,
     Backend,
@@ -94,7 +94,7 @@ class Desk:
             self._tell(request.id, Failed(error.code, str(error), Usage()))
             return
         except Exception:
-            _log.exception("the prompt of %s could not be made", request.id)
+            _log.exception("the prompt could not be made", extra={"reply": request.id})
             self._tell(request.id, Failed("engine_error", _BROKE, Usage()))
             return
         self.waiting[request.id] = _Answer(
@@ -161,7 +161,7 @@ class Desk:
             )
         except Exception:
             # Sampling that the library refuses concerns this answer only.
-            _log.exception("the answer %s could not begin", id)
+            _log.exception("the answer could not begin", extra={"reply": id})
             del self.waiting[id]
             self._tell(id, Failed("engine_error", _BROKE, answer.usage(begun=False)))
             return True
@@ -212,7 +212,7 @@ class Desk:
         if isinstance(error, RanOutOfMemory | MemoryError):
             failed = Failed("out_of_memory", _OUT_OF_MEMORY, answer.usage())
         else:
-            _log.error("answer %s failed", answer.request.id, exc_info=error)
+            _log.error("the answer failed", exc_info=error, extra={"reply": answer.request.id})
             failed = Failed("engine_error", _BROKE, answer.usage())
         self._tell(answer.request.id, failed)
 
@@ -350,7 +350,7 @@ def _end_with(sock: socket.socket) -> None:
 
 def main() -> None:
     """Serve the socket whose number is the only argument."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    lines.configure()
     sock = socket.socket(fileno=int(sys.argv[1]))
     _end_with(sock)
     # A closed line means that the web process is gone, and so is the reason to be here.

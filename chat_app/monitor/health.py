@@ -1,5 +1,6 @@
 """Health: whether the program can do its work now. Runs no model and hashes nothing."""
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable
@@ -21,10 +22,15 @@ FRESH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Health:
-    """`ready` when every check is `ok`; a check that is not says why in a few words."""
+    """`ready` when every check is `ok`; a check that is not says why in a few words.
+
+    `engine` says whether a model can answer. It is no check: without one everything else works,
+    and an operator must come in to mend it.
+    """
 
     ready: bool
     checks: dict[str, str] = field(default_factory=dict)
+    engine: str = "ok"
 
 
 class Probe:
@@ -37,20 +43,22 @@ class Probe:
         *,
         now: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] | None = None,
+        engine: Callable[[], str] | None = None,
     ) -> None:
         self._db = db
         self._data_dir = data_dir
         self._now = now
         self._free_bytes = free_bytes or (lambda path: shutil.disk_usage(path).free)
-        self._last: tuple[float, dict[str, str]] | None = None
+        self._engine = engine or (lambda: "ok")
+        self._last: tuple[float, dict[str, str], str] | None = None
 
     async def look(self, *, draining: bool, at: int) -> Health:
         """The health now. `at` in microseconds is what the heartbeat row gets."""
         if self._last is None or self._now() - self._last[0] >= FRESH_SECONDS:
             checks = {"database": await self._database(at), "disk": self._disk()}
-            self._last = (self._now(), checks)
+            self._last = (self._now(), checks, await asyncio.to_thread(self._engine))
         checks = {"server": "draining" if draining else "ok", **self._last[1]}
-        return Health(all(state == "ok" for state in checks.values()), checks)
+        return Health(all(state == "ok" for state in checks.values()), checks, self._last[2])
 
     async def _database(self, at: int) -> str:
         try:

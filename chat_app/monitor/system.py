@@ -47,7 +47,7 @@ def snapshot(settings: Settings) -> SystemStats:
     """
     import psutil
 
-    used, total = _memory()
+    used, total = memory()
     disk = shutil.disk_usage(existing(settings.data_dir))
     gpus, reason = find_gpus()
     return SystemStats(
@@ -105,7 +105,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     )
 
 
-def _memory() -> tuple[int, int]:
+def memory() -> tuple[int, int]:
     """Used and total bytes: of the container if it has a limit below the machine's memory."""
     import psutil
 

@@ -90,6 +90,7 @@ TOPICS = {
     "prices": Topic("Price changes", "A model's price is about to change"),
     "news": Topic("Announcements", "Words from the operator"),
     "security": Topic("Security", "Sign-in, password, webhooks, payments taken back", fixed=True),
+    "machine": Topic("Machine", "The server needs somebody", fixed=True, permission="machine.read"),
 }
 
 
@@ -309,6 +310,26 @@ def _test(data: Data) -> Letter:
     return Letter("A test", (f"A test of {data.get('url', 'this channel')}.",))
 
 
+def _fault(data: Data) -> Letter:
+    return Letter(
+        f"Alert: {data['title']}",
+        (str(data["sentence"]), str(data["advice"])),
+        (("Where", str(data["place"] or "the installation")), ("Since", str(data["since"]))),
+    )
+
+
+def _well(data: Data) -> Letter:
+    return Letter(
+        f"Over: {data['title']}",
+        (f"It is well again. {data['sentence']}",),
+        (
+            ("Where", str(data["place"] or "the installation")),
+            ("Since", str(data["since"])),
+            ("Until", str(data["until"])),
+        ),
+    )
+
+
 KINDS = {
     "balance_low": Kind("balance", _low, "balance.low"),
     "balance_critical": Kind("balance", _critical, "balance.critical"),
@@ -334,6 +355,8 @@ KINDS = {
     "webhook_test": Kind("security", _test, "test", channels=()),
     "mail_test": Kind("security", _test, channels=("mail",)),
     "security_notice": Kind("security", _plain),
+    "machine_alert": Kind("machine", _fault, "machine.alert"),
+    "machine_cleared": Kind("machine", _well, "machine.cleared"),
     "security_link": Kind("security", _link, channels=("mail",)),
 }
 EVENTS = tuple(sorted({kind.event for kind in KINDS.values() if kind.event and kind.channels}))

@@ -248,6 +248,7 @@ THINGS: dict[str, Callable[[Scene], str]] = {
     "/api/admin/payments/": payment,
     "/api/admin/messages/": dead_message,
     "/api/admin/announcements/": announcement,
+    "/api/monitoring/rules/": lambda _scene: "queue_wait",
     "/api/announcements/": announcement,
     "/v1/models/": lambda _scene: "gemma-3-1b-it",
 }

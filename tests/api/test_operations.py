@@ -80,11 +80,23 @@ def test_draining_is_not_ready_but_alive(serve: Serve) -> None:
         assert answer.json() == {
             "status": "unavailable",
             "checks": {"server": "draining", "database": "ok", "disk": "ok"},
+            "engine": "ok",
         }
     assert client.get("/livez").status_code == 200
     person = server.person()
     refused = person.ask()
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+
+
+def test_without_a_model_the_server_is_ready_and_says_so(serve: Serve) -> None:
+    """An operator has to come in to mend it, and everything but answers works."""
+    from chat_app.llm.engine import ModelState
+
+    server = serve()
+    engine = server.app.engine
+    engine.state = lambda _: ModelState("broken", "bad bytes")  # type: ignore[method-assign]
+    answer = server.client().get("/readyz")
+    assert (answer.status_code, answer.json()["engine"]) == (200, "no model can answer")
 
 
 def test_metrics_count_what_is_there(server: Server, root: Person) -> None:

@@ -26,7 +26,7 @@ FINE = SystemStats(
     gpus=(),
 )
 QUIET: dict[str, Any] = {"running": 0, "waiting": 0, "models": {}, "recent": {}}
-_SAMPLE = re.compile(r'([a-z_0-9]+)(\{([a-z_]+="(?:[^"\\]|\\.)*",?)+\})? (-?[\d.e+-]+|NaN)')
+_SAMPLE = re.compile(r'([a-z_:0-9]+)(\{([a-z_]+="(?:[^"\\]|\\.)*",?)+\})? (-?[\d.e+-]+|NaN)')
 
 
 def samples(page: str) -> dict[str, float]:
@@ -121,6 +121,47 @@ def test_servers_elsewhere_are_on_the_page_and_in_the_verdict(tmp_path: Path) ->
             assert levels == ["bad", "bad"]
 
     asyncio.run(story())
+
+
+def test_prometheus_own_parser_takes_the_page(tmp_path: Path) -> None:
+    """Every family once, counters end in _total, histograms add up; vLLM's names are there."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from chat_app.flows.monitoring import Monitor
+
+    async def story() -> str:
+        async with running_app(tmp_path) as app:
+            alice = await person(app)
+            await answer(app, alice, await ask(app, alice))
+            for seconds, status in ((0.003, 200), (0.2, 404), (99.0, 500)):
+                app.telemetry.traffic.saw("/api/billing/balance", status, seconds)
+            monitor = Monitor(app)
+            for _ in range(2):
+                await asyncio.to_thread(monitor.tick, wait=True)
+            app.telemetry.latest["gpu.0.percent"] = 40.0
+            monitor.stop()
+            return await asyncio.to_thread(figures.page, app)
+
+    page = asyncio.run(story())
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    assert len(families) == page.count("# TYPE")
+    kinds = {family.type for family in families.values()}
+    assert kinds == {"gauge", "counter", "histogram"}
+    times = families["chat_app_http_request_duration_seconds"].samples
+    assert {one.labels.get("room") for one in times} == {"billing"}
+    found = {(one.name.rpartition("_")[2], one.labels.get("le")): one.value for one in times}
+    assert found["bucket", "0.005"] == 1
+    assert found["bucket", "0.25"] == 2
+    assert found["bucket", "30"] == 2
+    assert found["bucket", "+Inf"] == found["count", None] == 3
+    assert found["sum", None] == pytest.approx(99.203)
+    for name in (
+        "vllm:prompt_tokens", "vllm:generation_tokens", "vllm:request_success",
+        "http_server_request_duration_seconds", "chat_app_disk_free_bytes", "chat_app_db_down",
+        "chat_app_gpu_busy_ratio", "chat_app_alert_raised", "chat_app_db_writes",
+    ):  # fmt: skip
+        assert name in families, name
+    assert families["chat_app_gpu_busy_ratio"].samples[0].value == 0.4
 
 
 def test_labels_and_help_cannot_break_a_line() -> None:

@@ -94,8 +94,8 @@ def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     }.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(system, "_CGROUP", tmp_path)
-    assert system._memory() == (400_000, 1_000_000)
+    assert system.memory() == (400_000, 1_000_000)
     (tmp_path / "memory.max").write_text("max\n")
-    assert system._memory()[1] == psutil.virtual_memory().total
+    assert system.memory()[1] == psutil.virtual_memory().total
     (tmp_path / "memory.max").write_text(f"{10**18}\n")
-    assert system._memory()[1] == psutil.virtual_memory().total
+    assert system.memory()[1] == psutil.virtual_memory().total

@@ -84,6 +84,8 @@ MATRIX = {
     "tax_rates_add": "invoices.write",
     "tax_rates_remove": "invoices.write",
     "close": "users.read",
+    "monitoring_show": "machine.read",
+    "monitoring_look": "machine.read",
     "revenue_show": "books.read",
     "revenue_ask": "books.write",
     "revenue_close": "books.write",

@@ -16,6 +16,7 @@ from ui.tabs.admin import (
     machine,
     messages,
     models,
+    monitoring,
     payments,
     people,
     predictions,
@@ -28,8 +29,8 @@ from ui.tabs.admin import (
 # In the order in which they stand; each has `build()`, `bind(c, app, shell, tab)` and
 # `needs(c)`: which of its components are of no use without which permission.
 SECTIONS: tuple[Any, ...] = (
-    setup, prices, shop, payments, invoices, revenue, predictions, messages, fraud, models,
-    books, backups
+    setup, monitoring, prices, shop, payments, invoices, revenue, predictions, messages, fraud,
+    models, books, backups
 )  # fmt: skip
 
 
