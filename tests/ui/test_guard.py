@@ -265,12 +265,14 @@ def test_no_handler_shows_or_changes_what_is_anothers(site: Site, cast: Cast) ->
 @pytest.mark.parametrize(
     ("role", "tabs"),
     [
-        ("support", {"Overview", "Payments", "Invoices", "Messages", "Fraud", "Model versions"}),
-        ("finance", {"Overview", "Models & prices", "Packages & codes", "Payments", "Invoices",
-                     "Revenue", "Predictions", "Fraud", "Model versions", "Audit & books"}),
-        ("admin", {"Overview", "Setup", "Models & prices", "Packages & codes", "Payments",
-                   "Invoices", "Revenue", "Predictions", "Messages", "Fraud", "Model versions",
-                   "Audit & books", "Backups"}),
+        ("support", {"Overview", "Monitoring", "Payments", "Invoices", "Messages", "Fraud",
+                     "Model versions"}),
+        ("finance", {"Overview", "Monitoring", "Models & prices", "Packages & codes", "Payments",
+                     "Invoices", "Revenue", "Predictions", "Fraud", "Model versions",
+                     "Audit & books"}),
+        ("admin", {"Overview", "Setup", "Monitoring", "Models & prices", "Packages & codes",
+                   "Payments", "Invoices", "Revenue", "Predictions", "Messages", "Fraud",
+                   "Model versions", "Audit & books", "Backups"}),
     ],
 )  # fmt: skip
 def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[str]) -> None:
