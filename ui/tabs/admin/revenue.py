@@ -280,7 +280,7 @@ def _behind(row: Month, figure: Figure) -> str:
     first, last = _days_of(row.period)
     query = f"figure={figure}&from={first}&to={last}&currency={row.currency}"
     return (
-        f'<a href="{EXPORT}rows?{parts.esc(query)}" target="_blank" rel="noopener" '
+        f'<a class="figure" href="{EXPORT}rows?{parts.esc(query)}" target="_blank" rel="noopener" '
         f'title="The orders behind this figure">{shown}</a>'
     )
 
