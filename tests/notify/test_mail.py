@@ -172,6 +172,8 @@ def test_every_kind_has_words_and_a_topic() -> None:
         "title": "Your week", "from": "1 Jan 2026", "to": "7 Jan 2026", "messages": 3,
         "credits": "12", "total": "88", "models": [{"model": "m", "credits": "12"}],
     }  # fmt: skip
+    fault = {"title": "Disk", "sentence": "It is full.", "advice": "Make room.", "place": "",
+             "since": "3 Mar 2026 12:00"}  # fmt: skip
     books = {"title": "Week 9", "earned": "5.00 USD", "from": "1 Jan 2026", "to": "7 Jan 2026",
              "since": "2026-01-01", "until": "2026-01-07",
              "rows": [{"name": "Sold", "value": "9.00 USD"}]}  # fmt: skip
@@ -186,6 +188,8 @@ def test_every_kind_has_words_and_a_topic() -> None:
         "security_notice": plain, "security_link": {**plain, "label": "Go", "path": "/x"},
         "webhook_stopped": {"url": "https://x.example/", "reason": "status 500"},
         "webhook_test": {}, "mail_test": {},
+        "staff_model": plain,
+        "machine_alert": fault, "machine_cleared": {**fault, "until": "3 Mar 2026 12:10"},
         "renewal_unpaid": {"plan": "Plus", "amount": "9.90 USD", "left": 2, "then": "pause",
                            "next": "3 Mar 2026 12:00"},
         "plan_stopped": {"plan": "Plus", "then": "end"},
