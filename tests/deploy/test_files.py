@@ -15,8 +15,6 @@ from tests.house import tree
 
 DEPLOY = tree.ROOT / "deploy"
 COMPOSE = sorted(DEPLOY.glob("compose*.yaml"))
-# Promised to outside programs; a setting as soon as several processes serve.
-PROMISED = {"CHAT_APP_REDIS__URL"}
 OURS = "ml-chat-billing"
 # Made by the operator, as the file's head says.
 THEIRS = {"./tls", "./postgres-password.txt", "./metrics-key.txt"}
@@ -132,7 +130,7 @@ def test_compose_names_what_exists(compose: dict[str, Any]) -> None:
             assert "healthcheck" in compose["services"][other]
         for variable in service.get("environment", {}):
             if variable.startswith(settings.PREFIX):
-                assert variable in settings.known_names() | PROMISED
+                assert variable in settings.known_names()
     for secret in compose.get("secrets", {}).values():
         assert secret["file"] in THEIRS
 
