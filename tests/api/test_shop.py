@@ -95,7 +95,10 @@ def test_a_plan_from_beginning_to_end(ann: Person, root: Person) -> None:
     assert root.client.post("/api/admin/plans", json=offers[0]).status_code == 409
     offered = {plan["id"] for plan in ann.client.get("/api/billing/plans").json()["items"]}
     assert {"light", "heavy"} <= offered
-    assert ann.client.get("/api/billing/subscription").json() == {"subscription": None}
+    assert ann.client.get("/api/billing/subscription").json() == {
+        "subscription": None,
+        "waiting": None,
+    }
     key = {"Idempotency-Key": "plan"}
     for _ in range(2):
         held = ann.client.post(

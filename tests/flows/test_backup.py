@@ -439,10 +439,10 @@ def test_names_are_those_of_the_rooms() -> None:
     from chat_app.audit import anchors
     from chat_app.chat import images
     from chat_app.credits.receipts import keys
-    from chat_app.flows import learn
+    from chat_app.ml import registry
 
     assert anchors.FILE == make.ANCHORS
-    assert (images.FOLDER, learn.FOLDER) == make.FOLDERS
+    assert (images.FOLDER, registry.FOLDER) == make.FOLDERS
     assert keys.FILE == make.RECEIPT_KEYS
 
 
