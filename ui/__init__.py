@@ -40,7 +40,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     import gradio as gr
     from starlette.middleware.cors import CORSMiddleware
 
-    from ui import installed, page, theme
+    from ui import installed, page, sessions, theme
 
     demo = page.build(app)
     # Gradio checks file paths only in apps that were launched; a mounted one never is.
@@ -65,4 +65,5 @@ def mount(app: App, web: "FastAPI") -> ASGI:
         css=theme.css(),
         head=theme.head(),
     )
+    sessions.install(web, demo)
     return Shield(web, app.settings, handlers=demo.fns, scripts=[theme.script()])
