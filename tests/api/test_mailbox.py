@@ -1,6 +1,7 @@
 """Confirming, forgetting and resetting over HTTP: one answer for known and unknown (bar 15)."""
 
 import re
+import time
 from email import message_from_bytes, policy
 from typing import Any
 
@@ -46,6 +47,16 @@ def token(words: str, page: str) -> str:
     return found[1]
 
 
+def link(server: Server, to: str, page: str) -> str:
+    """The token of the link that was mailed; the server's own jobs may be about to send it."""
+    until = time.monotonic() + 10
+    words = mailed(server, to)
+    while f"#{page}=" not in words and time.monotonic() < until:
+        time.sleep(0.05)
+        words = mailed(server, to)
+    return token(words, page)
+
+
 def shape(answer: httpx.Response) -> tuple[int, object, set[str]]:
     """What a stranger can compare: status, body without its own names, names of headers."""
     body: Any = answer.json() if answer.content else None
@@ -62,7 +73,7 @@ def test_from_sign_up_to_welcome_credits(strict: Server) -> None:
     client.post("/api/auth/login", json={"login": "ann", "password": PASSWORD}).raise_for_status()
     assert client.get("/api/billing/balance").json()["available"] == "0"
     assert client.post("/api/auth/verify-email/resend").status_code == 202
-    body = {"token": token(mailed(strict, "ann@example.org"), "verify")}
+    body = {"token": link(strict, "ann@example.org", "verify")}
     done = strict.client().post("/api/auth/verify-email", json=body)
     assert done.json() == {
         "username": "ann",
@@ -81,7 +92,7 @@ def test_a_stranger_cannot_tell_who_has_an_account(strict: Server) -> None:
     """Bar 15: register, login, me, resend and forgot for a known and an unknown address."""
     owner = strict.client()
     register(owner, "known").raise_for_status()
-    body = {"token": token(mailed(strict, "known@example.org"), "verify")}
+    body = {"token": link(strict, "known@example.org", "verify")}
     owner.post("/api/auth/verify-email", json=body).raise_for_status()
     seen: list[list[object]] = []
     for name, email in (("probe1", "Known@example.org"), ("probe2", "unknown@example.org")):
@@ -111,7 +122,7 @@ def test_reset_over_http(strict: Server) -> None:
     person.post("/api/auth/login", json={"login": "bob", "password": PASSWORD}).raise_for_status()
     asked = strict.client().post("/api/auth/password/forgot", json={"email": "BOB@example.org"})
     assert asked.status_code == 202
-    body = {"token": token(mailed(strict, "bob@example.org"), "reset"), "password": NEW}
+    body = {"token": link(strict, "bob@example.org", "reset"), "password": NEW}
     weak = strict.client().post("/api/auth/password/reset", json={**body, "password": "short"})
     assert (weak.status_code, weak.json()["error"]["code"]) == (422, "weak_password")
     assert strict.client().post("/api/auth/password/reset", json=body).status_code == 204
