@@ -26,8 +26,11 @@ def register(client: httpx.Client, name: str, email: str = "") -> httpx.Response
     return client.post("/api/auth/register", json=body)
 
 
-def mailed(server: Server, to: str) -> str:
-    """The text of the newest mail to an address."""
+def mailed(server: Server, to: str, page: str) -> str:
+    """The text of the newest mail to an address with a link to a page; empty without one.
+
+    What is sent at once comes in any order.
+    """
     recover.answer_wishes(server.app)
     deliver.deliver_due(server.app)
     files = (server.app.settings.data_dir / "outbox").glob("*.eml")
@@ -35,7 +38,7 @@ def mailed(server: Server, to: str) -> str:
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
         mail = message_from_bytes(path.read_bytes(), policy=policy.default)
         body = mail.get_body(("plain",))
-        if mail["To"] == to and body is not None:
+        if mail["To"] == to and body is not None and f"#{page}=" in body.get_content():
             found = body.get_content()
     return found
 
@@ -50,10 +53,8 @@ def token(words: str, page: str) -> str:
 def link(server: Server, to: str, page: str) -> str:
     """The token of the link that was mailed; the server's own jobs may be about to send it."""
     until = time.monotonic() + 10
-    words = mailed(server, to)
-    while f"#{page}=" not in words and time.monotonic() < until:
+    while not (words := mailed(server, to, page)) and time.monotonic() < until:
         time.sleep(0.05)
-        words = mailed(server, to)
     return token(words, page)
 
 

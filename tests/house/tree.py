@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SKIPPED = {".git", ".venv", "data", "models_cache", "build", "dist", "__pycache__"}
+SKIPPED = {
+    ".git", ".venv", "data", "models_cache", "build", "dist", "__pycache__", "node_modules",
+}  # fmt: skip
 TEXT = {".py", ".md", ".toml", ".txt", ".sh", ".css", ".js", ".html", ".svg", ".yml", ".yaml", ""}
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gradio.state_holder import SessionState, StateHolder
 
 from tests.apps import script_settings
@@ -38,19 +39,17 @@ def test_a_session_is_as_gradio_makes_it_and_its_own(tmp_path: Path) -> None:
     assert first.config_values[key] == second.config_values[key]
 
 
-def test_beginning_one_describes_no_component_again(tmp_path: Path) -> None:
+def test_beginning_one_describes_no_component_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With hundreds of components that held the event loop up for 50 ms for each page."""
     made = blocks(tmp_path)
     ours = Sessions(made)
-    kind = type(made.default_config)
 
     def told(*_: Any) -> Any:
         raise AssertionError("described again")
 
-    usual, kind.config_for_block = kind.config_for_block, staticmethod(told)
-    try:
-        state = ours["one"]
-    finally:
-        kind.config_for_block = usual
+    monkeypatch.setattr(type(made.default_config), "config_for_block", staticmethod(told))
+    state = ours["one"]
     assert isinstance(state.config_values, Descriptions)
     assert len(state.config_values) == 0
