@@ -8,6 +8,7 @@ model when no model is there, and prints a one-time link that creates the first 
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -232,6 +233,10 @@ async def serve(app: "App", setup_token: str | None) -> None:
     while not server.started and not serving.done():
         await asyncio.sleep(0.05)
     if server.started:
+        # What stays for good is not looked through again: without this each full collection
+        # held everybody up for up to half a second.
+        gc.collect()
+        gc.freeze()
         port = server.servers[0].sockets[0].getsockname()[1]
         host = server_settings.host
         shown = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::"} else host  # noqa: S104

@@ -40,7 +40,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     import gradio as gr
     from starlette.middleware.cors import CORSMiddleware
 
-    from ui import installed, page, sessions, theme
+    from ui import installed, page, sessions, straight, theme
 
     demo = page.build(app)
     # Gradio checks file paths only in apps that were launched; a mounted one never is.
@@ -66,4 +66,5 @@ def mount(app: App, web: "FastAPI") -> ASGI:
         head=theme.head(),
     )
     sessions.install(web, demo)
+    straight.install(web)
     return Shield(web, app.settings, handlers=demo.fns, scripts=[theme.script()])

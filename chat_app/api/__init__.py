@@ -125,9 +125,10 @@ def create(app: App) -> FastAPI:
     rooms = APIRouter(prefix=PREFIX)
     for router in ROUTERS:
         rooms.include_router(router)
+    # Routes are tried in their order: the few that are asked most stand first.
+    web.include_router(monitoring.ops)
+    web.include_router(openai.router)
     web.include_router(rooms)
     web.include_router(shares.page)
-    web.include_router(openai.router)
-    web.include_router(monitoring.ops)
     web.openapi = lambda: docs.describe(web)  # type: ignore[method-assign]
     return web
