@@ -1,14 +1,15 @@
 """How many people can chat at once: streaming answers through the page's own protocol.
 
-    python -m benchmarks.streams [--chats 100] [--seconds 20] [--rate 20]
+    python -m benchmarks.streams [--chats 100] [--seconds 20] [--rate 20] [--earlier 40]
 
 Starts the real program with the script engine, opens one page for each person, then sends one
-message from each, spread over `--ramp` seconds. Printed are, over all chats:
+message from each, spread over `--ramp` seconds, in a conversation of `--earlier` messages. Printed
+are, over all chats:
 
 - first update: from sending until the first text of the answer is there
 - update lag: how much later a piece of text is on the page than the engine made it, beyond the
   quickest piece of the same answer; at 8 updates a second up to 125 ms of it is intended
-- CPU of the server process, in shares of one core, while all answers stream
+- CPU of the server process, in shares of one core, while all answers stream, and per update
 
 and, as the baseline of the same run, the same figures for plain server-sent events over REST.
 """
@@ -27,10 +28,13 @@ from pathlib import Path
 
 import httpx
 import psutil
+from sqlmodel import Session
 
 from chat_app import db as database_room
 from chat_app import settings as settings_room
 from chat_app.accounts import sessions, users
+from chat_app.chat import imports
+from chat_app.chat.imports import Said, Talk
 from chat_app.clock import Clock
 from chat_app.credits import ledger
 from chat_app.db import Database
@@ -40,6 +44,9 @@ from tests.servers import MODEL, Person, Server, serving
 
 WORD = re.compile(rb"w(\d+) ")
 FIRST_TOKEN_SECONDS = 0.05
+SENTENCE = (
+    "This is one of the sentences that were said before, with **bold** and `code` in it. " * 2
+)
 
 
 @dataclass
@@ -70,18 +77,23 @@ class Chat:
         return [value - min(late) for value in late]
 
 
-def prepare(data_dir: Path, count: int) -> list[str]:
-    """People with credits and a browser session each; returns their cookies."""
+def prepare(data_dir: Path, count: int, *, earlier: int) -> list[tuple[str, str | None]]:
+    """People with credits, a browser session and a conversation each: their cookies, and its id."""
     database = Database(f"sqlite:///{data_dir / 'chat.db'}")
     database_room.migrate(database)
     settings = settings_room.load()
     now = Clock().micros()
-    cookies = []
+    said = [Said("user", "What is it now?", None, None)] + [
+        Said("user" if place % 2 == 0 else "assistant", SENTENCE, MODEL, None, place - 1)
+        for place in range(1, earlier)
+    ]
+    talk = Talk("Earlier", tuple(said), leaf=earlier - 1)
+    people = []
     for number in range(count):
 
-        def story(session: object, number: int = number) -> str:
+        def story(session: Session, number: int = number) -> tuple[str, str | None]:
             user = users.create(
-                session,  # type: ignore[arg-type]
+                session,
                 username=f"chatter{number}",
                 email=f"chatter{number}@example.org",
                 password_hash="unused",
@@ -89,7 +101,7 @@ def prepare(data_dir: Path, count: int) -> list[str]:
             )
             assert user.id is not None
             ledger.grant(
-                session,  # type: ignore[arg-type]
+                session,
                 user_id=user.id,
                 micro=1000 * MICRO,
                 source="promo",
@@ -98,25 +110,36 @@ def prepare(data_dir: Path, count: int) -> list[str]:
                 key=str(number),
                 actor="benchmark",
             )
-            return sessions.create(
-                session,  # type: ignore[arg-type]
+            begun = imports.store(
+                session,
+                user_id=user.id,
+                talks=[talk] if earlier else [],
+                models=[MODEL],
+                default_model=MODEL,
+                now=now,
+            )
+            cookie = sessions.create(
+                session,
                 user=user,
                 now=now,
                 settings=settings.accounts,
                 ip="127.0.0.1",
                 agent="benchmark",
             )
+            return cookie, begun[0].id if begun else None
 
-        cookies.append(database.write(story))
+        people.append(database.write(story))
     database.close()
-    return cookies
+    return people
 
 
 class PageTab:
     """A browser tab: opened before, as it is when somebody sends a message."""
 
-    def __init__(self, client: httpx.AsyncClient, cookie: str, page: Page) -> None:
-        self.client, self.page = client, page
+    def __init__(
+        self, client: httpx.AsyncClient, cookie: str, conversation: str | None, page: Page
+    ) -> None:
+        self.client, self.conversation, self.page = client, conversation, page
         self.headers = {"Cookie": cookie}
         self.session_hash = secrets.token_hex(6)
 
@@ -128,7 +151,7 @@ class PageTab:
     async def chat(self) -> Chat:
         """Send a message, then follow what is written."""
         chat = Chat(sent=time.monotonic())
-        question = ["hello there", MODEL, None, secrets.token_hex(8), "", ""]
+        question = ["hello there", MODEL, self.conversation, secrets.token_hex(8), "", ""]
         async for _ in self.call("send", question):
             pass
         async for line in self.call("write", [None]):
@@ -167,8 +190,10 @@ class PageTab:
 class RestTab:
     """A program with an open connection."""
 
-    def __init__(self, client: httpx.AsyncClient, cookie: str, _page: Page) -> None:
-        self.client = client
+    def __init__(
+        self, client: httpx.AsyncClient, cookie: str, conversation: str | None, _page: Page
+    ) -> None:
+        self.client, self.conversation = client, conversation
         self.headers = {"Cookie": cookie}
 
     async def open(self) -> None:
@@ -181,7 +206,12 @@ class RestTab:
             "POST",
             "/api/chat/message",
             headers=self.headers,
-            json={"model": MODEL, "message": "hello there", "stream": True},
+            json={
+                "model": MODEL,
+                "message": "hello there",
+                "stream": True,
+                **({"conversation_id": self.conversation} if self.conversation else {}),
+            },
         ) as events:
             async for line in events.aiter_lines():
                 if line == "event: done":
@@ -194,7 +224,7 @@ class RestTab:
 async def run(
     way: type[PageTab] | type[RestTab],
     server: Server,
-    cookies: list[str],
+    people: list[tuple[str, str | None]],
     page: Page,
     options: argparse.Namespace,
 ) -> dict[str, float]:
@@ -206,7 +236,7 @@ async def run(
         headers={"Origin": server.url},
         limits=httpx.Limits(max_connections=None),
     ) as client:
-        tabs = [way(client, cookie, page) for cookie in cookies]
+        tabs = [way(client, cookie, talk, page) for cookie, talk in people]
         for tab in tabs:
             await tab.open()
 
@@ -220,6 +250,7 @@ async def run(
         await asyncio.sleep(max(3.0, options.seconds - options.ramp - 5))
         after, took = process.cpu_times(), time.monotonic() - began
         chats = await asyncio.gather(*tasks)
+    shown = sum(began <= at <= began + took for chat in chats for at, _ in chat.seen)
     busy = (after.user + after.system - before.user - before.system) / took
     firsts = [chat.first - chat.sent for chat in chats if chat.first is not None]
     lags = [lag for chat in chats for lag in chat.lags(options.rate)]
@@ -233,6 +264,7 @@ async def run(
         "updates per second": sum(chat.updates for chat in chats) / options.seconds,
         "bytes per update": sum(chat.bytes for chat in chats) / sum(chat.updates for chat in chats),
         "server CPU, cores": busy,
+        "server CPU per update ms": 1000 * busy * took / max(1, shown),
     }
 
 
@@ -247,10 +279,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="length of one answer")
     parser.add_argument("--rate", type=float, default=20, help="tokens per second of one answer")
     parser.add_argument("--ramp", type=float, default=4, help="seconds in which all are sent")
+    parser.add_argument("--earlier", type=int, default=0, help="messages in each conversation")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
-        cookies = prepare(data_dir, options.chats)
+        people = prepare(data_dir, options.chats, earlier=options.earlier)
         with serving(
             data_dir,
             LLM__SCRIPT__TOKENS=str(int(options.rate * options.seconds)),
@@ -260,17 +293,17 @@ def main() -> None:
         ) as server:
             looked_at = Page(server, Person(server, "looker"))
             name = sessions.cookie_name(False)
-            wearing = [f"{name}={cookie}" for cookie in cookies]
+            wearing = [(f"{name}={cookie}", talk) for cookie, talk in people]
             page = asyncio.run(run(PageTab, server, wearing, looked_at, options))
             rest = asyncio.run(run(RestTab, server, wearing, looked_at, options))
     print(
         f"{options.chats} chats, {options.rate:g} tokens/s each, {options.seconds:g} s, "
         f"sent over {options.ramp:g} s"
     )
-    print(f"{'':24}{'page':>10}{'REST':>10}{'ratio':>8}")
+    print(f"{'':26}{'page':>10}{'REST':>10}{'ratio':>8}")
     for label, value in page.items():
         ratio = value / rest[label] if rest[label] else float("nan")
-        print(f"{label:24}{value:10.2f}{rest[label]:10.2f}{ratio:8.2f}")
+        print(f"{label:26}{value:10.2f}{rest[label]:10.2f}{ratio:8.2f}")
     print(json.dumps({"page": page, "rest": rest}))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from chat_app import db as database
 from chat_app import secrets
 from chat_app.accounts import limits, passwords
-from chat_app.accounts.standing import Standing
+from chat_app.accounts.standing import Looks
 from chat_app.backups import make as backups
 from chat_app.chat.live import Replies
 from chat_app.clock import Clock
@@ -68,7 +68,7 @@ class App:
     outlook_thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="outlook")
     )
-    looks: "dict[int, asyncio.Future[Standing | None]]" = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
     draining: bool = False
     demo: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)

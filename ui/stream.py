@@ -11,6 +11,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
 from chat_app.chat.conversations import MessageRow
 from chat_app.chat.live import Piece, Status
 from chat_app.clock import MICROS_PER_SECOND
@@ -97,6 +99,22 @@ async def together(
     finally:
         for task in listeners:
             task.cancel()
+
+
+class Packed:
+    """Messages that stay as they are while an answer is written, each encoded once.
+
+    Gradio walks through a value three times for every update. It passes over what it does not
+    know, so that earlier messages cost nothing; the same message is always the same object.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, orjson.Fragment] = {}
+
+    def __call__(self, messages: Sequence[Message]) -> list[Any]:
+        """The messages as they are to be given to Gradio."""
+        encoded = (orjson.dumps(message) for message in messages)
+        return [self._known.setdefault(text, orjson.Fragment(text)) for text in encoded]
 
 
 def text_message(role: str, text: str, foot: str = "", head: str = "") -> Message:

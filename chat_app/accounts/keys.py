@@ -8,7 +8,7 @@ at every request. What it may spend is counted in credits/key_budgets.py.
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlmodel import Session, col, func, or_, select, update
@@ -188,10 +188,14 @@ def standing(session: Session, key_id: str, *, now: int) -> bool:
     return _find(session, key_id, now=now) is not None
 
 
-def standing_of(session: Session, user: User, *, now: int) -> list[ApiKey]:
-    """The user's keys that may be used now."""
-    keys = session.exec(select(ApiKey).where(ApiKey.user_id == user.id))
-    return [key for key in keys if _stands(key, user, now=now)]
+def standing_of(session: Session, user_ids: Collection[int], *, now: int) -> list[ApiKey]:
+    """The keys of these users that may be used now."""
+    found = session.exec(
+        select(ApiKey, User)
+        .join(User, col(User.id) == ApiKey.user_id)
+        .where(col(ApiKey.user_id).in_(user_ids))
+    )
+    return [key for key, user in found if _stands(key, user, now=now)]
 
 
 def spending(session: Session, key_id: str, *, now: int) -> ApiKey:

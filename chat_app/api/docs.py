@@ -79,6 +79,7 @@ def describe(web: FastAPI) -> dict[str, Any]:
             description=web.description,
             routes=web.routes,
         )
+        schema["paths"] = dict(sorted(schema["paths"].items(), key=_chapter))
         for path, methods in schema["paths"].items():
             for route in methods.values():
                 _correct(path, route)
@@ -97,6 +98,11 @@ def describe(web: FastAPI) -> dict[str, Any]:
         examples.add(schema)
         web.openapi_schema = schema
     return web.openapi_schema
+
+
+def _chapter(item: tuple[str, object]) -> int:
+    """Ours first, probes last: readers want another order than the routes are tried in."""
+    return [item[0].startswith(start) for start in ("/api/", "/share/", "/v1/", "/")].index(True)
 
 
 def _correct(path: str, route: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Open streams: whoever may no longer be here is sent away within five seconds.
 
-Streams of every transport pass through here. One look at the database for each user and two
-seconds serves all of the user's streams in this process, however many pieces they carry.
+Streams of every transport pass through here. One look at the database each two seconds serves all
+streams of all users in this process, however many pieces they carry.
 """
 
 import asyncio
@@ -110,21 +110,55 @@ def _good(found: Standing | None, who: SignedIn, *, staff: bool) -> bool:
 
 
 async def _look(app: App, user_id: int) -> Standing | None:
-    """How the user stands, at most two seconds ago."""
-    look = app.looks.get(user_id)
+    """How the user stands, at most two seconds ago, or three while the database is slow."""
+    looks = app.looks
+    looks.asked.add(user_id)
+    look = looks.get(user_id)
     if look is None:
-        look = asyncio.ensure_future(asyncio.to_thread(_ask, app, user_id))
-        app.looks[user_id] = look
-        asyncio.get_running_loop().call_later(LOOK_SECONDS, _forget, app, user_id, look)
+        if not looks:
+            _in_a_while(app)
+        look = looks[user_id] = asyncio.ensure_future(_one(app, user_id))
     # Shielded: a listener who leaves must not take the others' answer away.
     return await asyncio.shield(look)
 
 
-def _ask(app: App, user_id: int) -> Standing | None:
+async def _one(app: App, user_id: int) -> Standing | None:
+    return (await asyncio.to_thread(_ask, app, {user_id})).get(user_id)
+
+
+def _in_a_while(app: App) -> None:
+    """Renew all looks later, until nobody asks any more."""
+
+    def begin() -> None:
+        app.looks.round = asyncio.ensure_future(_renew(app))
+
+    if app.looks.timer is not None:
+        app.looks.timer.cancel()
+    app.looks.timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, begin)
+
+
+async def _renew(app: App) -> None:
+    """Look at everybody at once who is still asked about; nobody waits for it."""
+    looks = app.looks
+    for user_id in looks.keys() - looks.asked:
+        del looks[user_id]
+    looks.asked.clear()
+    before = dict(looks)
+    if not before:
+        return
+    try:
+        async with asyncio.timeout(WAKE_SECONDS):
+            found = await asyncio.to_thread(_ask, app, set(before))
+    except Exception:
+        looks.clear()  # whoever asks now looks alone, and hears what is wrong
+        return
+    for user_id, look in before.items():
+        if looks.get(user_id) is look:
+            looks[user_id] = asyncio.get_running_loop().create_future()
+            looks[user_id].set_result(found.get(user_id))
+    _in_a_while(app)
+
+
+def _ask(app: App, user_ids: set[int]) -> dict[int, Standing]:
     with app.db.read() as session:
-        return standing.of(session, user_id=user_id, now=app.clock.micros())
-
-
-def _forget(app: App, user_id: int, look: "asyncio.Future[Standing | None]") -> None:
-    if app.looks.get(user_id) is look:
-        del app.looks[user_id]
+        return standing.of(session, user_ids, now=app.clock.micros())

@@ -34,27 +34,82 @@ async def ticks(count: int) -> AsyncIterator[int]:
         await asyncio.sleep(0)
 
 
+async def listening(app: App, who: SignedIn) -> None:
+    """A stream that only a refusal ends."""
+    while True:
+        await open_streams.require(app, who)
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Whom each look at the database asked about."""
+    asked: list[set[int]] = []
+    original = standing.of
+
+    def counted(session: Any, user_ids: set[int], *, now: int) -> Any:
+        asked.append(set(user_ids))
+        return original(session, user_ids, now=now)
+
+    monkeypatch.setattr(standing, "of", counted)
+    return asked
+
+
 @in_loop
 async def test_many_streams_and_pieces_share_one_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rounds: list[set[int]]
 ) -> None:
     async with running_app(tmp_path) as app:
         who = await here(app, await person(app))
-        looks: list[int] = []
-        original = standing.of
-
-        def counted(session: Any, *, user_id: int, now: int) -> Any:
-            looks.append(user_id)
-            return original(session, user_id=user_id, now=now)
-
-        monkeypatch.setattr(standing, "of", counted)
 
         async def listen() -> int:
             return len([item async for item in open_streams.watch(app, who, ticks(100))])
 
         assert await asyncio.gather(*(listen() for _ in range(10))) == [100] * 10
         # One, and another for each two seconds that this took on a slow machine.
-        assert len(looks) < 20
+        assert len(rounds) < 20
+
+
+@in_loop
+async def test_all_who_listen_are_looked_up_at_once(
+    tmp_path: Path, rounds: list[set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_streams, "LOOK_SECONDS", 0.2)
+    async with running_app(tmp_path) as app:
+        people = [await person(app, f"reader{number}") for number in range(5)]
+        here_now = [await here(app, user_id) for user_id in people]
+        for who in here_now:
+            await open_streams.require(app, who)
+        first = len(rounds)
+        while len(rounds) < first + 3:
+            await asyncio.gather(*(open_streams.require(app, who) for who in here_now))
+            await asyncio.sleep(0.01)
+        assert [len(asked) for asked in rounds[first:]] == [5, 5, 5]
+        await signin.logout(app, session_id=here_now[0].session_id)
+        with pytest.raises(NotSignedIn):
+            await listening(app, here_now[0])
+        await asyncio.sleep(1)
+        assert app.looks == {}, "nobody asks any more"
+
+
+@in_loop
+async def test_a_database_that_fails_is_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_streams, "LOOK_SECONDS", 0.2)
+    async with running_app(tmp_path) as app:
+        who = await here(app, await person(app))
+        await open_streams.require(app, who)
+
+        def lost(*_: Any, **__: Any) -> Any:
+            raise OSError("the database is gone")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(standing, "of", lost)
+            with pytest.raises(OSError, match="gone"):
+                await listening(app, who)
+        await asyncio.sleep(0.5)
+        await open_streams.require(app, who)
 
 
 @in_loop

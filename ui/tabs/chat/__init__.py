@@ -333,7 +333,8 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
                 ends = [shot.end for shot in shots if shot.end is not None]
                 if len(ends) == len(ids):
                     log = await asyncio.to_thread(read.after, app, user, ends)
-                    log = log or [*before.messages, *(stream.ended(end) for end in ends)]
+                    ended = [stream.ended(end) for end in ends]
+                    log = [*before.packed(log[:-1]), log[-1]] if log else [*before.messages, *ended]
                     line = words.costs(ends)
                 else:
                     if len(ids) == 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -55,11 +56,12 @@ def opened(app: App, user: User, conversation: str) -> Opened:
 class Before:
     """What is shown while answers are written: all there is, and the text that one goes on from."""
 
-    messages: list[stream.Message]
-    rest: list[stream.Message]
-    text: str = ""
+    messages: list[Any]
+    rest: list[Any]
+    text: str
+    packed: stream.Packed
 
-    def with_text(self, written: str) -> list[stream.Message]:
+    def with_text(self, written: str) -> list[Any]:
         """The messages with an answer so far, joined to what it continues."""
         if not written:
             return self.messages
@@ -71,13 +73,14 @@ def before(app: App, user: User, conversation: str, following: Sequence[str]) ->
     with app.db.read() as session:
         rows = conversations.messages(session, user_id=user_id(user), conversation_id=conversation)
     kept = [row for row in rows if row.reply_id not in following]
-    shown = stream.shown(kept)
+    shown, packed = stream.shown(kept), stream.Packed()
     goes_on = [row for row in rows if row.reply_id in following and row.parent_id]
     if not (kept and goes_on and kept[-1].role == "assistant"):
-        return Before(shown, shown)
+        return Before(packed(shown), packed(shown), "", packed)
     last = [row for row in kept if row.role == "user"][-1:]
     at = kept.index(last[0]) + 1 if last else 0
-    return Before(shown, shown[:-1], "".join(row.content for row in kept[at:]))
+    text = "".join(row.content for row in kept[at:])
+    return Before(packed(shown), packed(shown[:-1]), text, packed)
 
 
 def after(app: App, user: User, views: Sequence[reply.ReplyView]) -> list[stream.Message] | None:
