@@ -77,7 +77,9 @@ class Chat:
         return [value - min(late) for value in late]
 
 
-def prepare(data_dir: Path, count: int, *, earlier: int) -> list[tuple[str, str | None]]:
+def prepare(
+    data_dir: Path, count: int, *, earlier: int, credits: int = 1000
+) -> list[tuple[str, str | None]]:
     """People with credits, a browser session and a conversation each: their cookies, and its id."""
     database = Database(f"sqlite:///{data_dir / 'chat.db'}")
     database_room.migrate(database)
@@ -103,7 +105,7 @@ def prepare(data_dir: Path, count: int, *, earlier: int) -> list[tuple[str, str 
             ledger.grant(
                 session,
                 user_id=user.id,
-                micro=1000 * MICRO,
+                micro=credits * MICRO,
                 source="promo",
                 now=now,
                 scope="benchmark",

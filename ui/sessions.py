@@ -1,12 +1,16 @@
-"""Sessions: what Gradio keeps of an open page, made from one description that all pages share.
+"""Sessions: what Gradio keeps of an open page, as little as our pages need.
 
-Gradio describes every component anew for each page that opens, which takes the event loop longer
-the more components there are. Here a page has a description of its own only of what it changed.
+Gradio copies its table of components for each page that opens, and describes every component of
+it anew, again with each update of one, so that a link to the page's state could be made. There is
+no such link here: a page keeps only the components that it changed, and no values at all.
 """
 
-from types import SimpleNamespace
+from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from gradio.blocks import BlocksConfig
+from gradio.components import State
 from gradio.routes import App as GradioApp
 from gradio.state_holder import SessionState, StateHolder
 
@@ -14,49 +18,79 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
-Description = dict[str, Any]
 
+class Changed(dict[int, Any]):
+    """The components that one page changed; all others are those that the pages share."""
 
-class Descriptions(dict[int, Description]):
-    """The descriptions of one page: the shared ones, copied when they are first asked for."""
-
-    def __init__(self, shared: dict[int, Description]) -> None:
+    def __init__(self, shared: dict[int, Any]) -> None:
         super().__init__()
         self._shared = shared
 
-    def __missing__(self, key: int) -> Description:
-        found = self._shared[key]
-        own = self[key] = {**found, "props": dict(found["props"])} if "props" in found else found
-        return own
+    def __missing__(self, key: int) -> Any:
+        return self._shared[key]
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(key) or key in self._shared
 
+    def get(self, key: int, default: Any = None) -> Any:
+        return super().get(key, self._shared.get(key, default))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._shared)
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+    def keys(self) -> Any:
+        return self._shared.keys()
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
     def items(self) -> Any:
-        """All of them, the page's own before the shared."""
-        return {**self._shared, **dict(super().items())}.items()
+        return [(key, self[key]) for key in self]
+
+
+class Session(SessionState):  # type: ignore[misc]
+    """One open page. Components of it are set as Gradio does, and never described."""
+
+    def __init__(self, blocks: "gr.Blocks") -> None:
+        shared = blocks.default_config
+        self.blocks_config = BlocksConfig(shared.root_block)
+        self.blocks_config.blocks = Changed(shared.blocks)
+        self.blocks_config.fns = shared.fns
+        self.blocks_config.fn_id = shared.fn_id
+        self.config_values: dict[int, Any] = {}
+        self.state_data: dict[int, Any] = {}
+        self._state_ttl: dict[int, Any] = {}
+        self.is_closed = False
+        self.STATE_TTL_WHEN_CLOSED = 3600
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        block = self.blocks_config.blocks.get(key)
+        if isinstance(block, State):
+            self._state_ttl[key] = (block.time_to_live, datetime.now())  # noqa: DTZ005 - Gradio's
+            self.state_data[key] = value
+        else:
+            self.blocks_config.blocks[key] = value
+
+    def _update_config(self, key: int) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        pass
 
 
 class Sessions(StateHolder):  # type: ignore[misc]
-    """Gradio's sessions, which are cheap to begin."""
+    """Gradio's sessions, which are cheap to begin and to keep."""
 
     def __init__(self, blocks: "gr.Blocks") -> None:
         super().__init__()
         self.set_blocks(blocks)
-        made = blocks.default_config
-        self._shared = {
-            key: made.config_for_block(key, [], block)
-            for key, block in made.blocks.items()
-            if key in blocks.blocks
-        }
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
-            # Without blocks it describes none; all else is as Gradio makes it.
-            bare: Any = SimpleNamespace(default_config=self.blocks.default_config, blocks={})
-            state = SessionState(bare)
-            state.config_values = Descriptions(self._shared)
-            self.session_data[session_id] = state
+            self.session_data[session_id] = Session(self.blocks)
         return super().__getitem__(session_id)
 
 

@@ -1,13 +1,14 @@
-"""Sessions of the page: cheap to begin, and none sees what another changed."""
+"""Sessions of the page: cheap to begin and to keep, and none sees what another changed."""
 
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
-from gradio.state_holder import SessionState, StateHolder
+from gradio.state_holder import StateHolder
 
 from tests.apps import script_settings
-from ui.sessions import Descriptions, Sessions
+from ui.sessions import Sessions
 
 
 def blocks(tmp_path: Path) -> Any:
@@ -23,33 +24,52 @@ def test_a_session_is_as_gradio_makes_it_and_its_own(tmp_path: Path) -> None:
     plain, ours = StateHolder(), Sessions(made)
     plain.set_blocks(made)
     first, second, theirs = ours["one"], ours["two"], plain["one"]
-    assert isinstance(first, SessionState)
-    assert dict(first.config_values.items()) == theirs.config_values
-    assert [*first.components] == [*theirs.components]
     assert vars(first).keys() == vars(theirs).keys()
+    assert vars(first.blocks_config).keys() == vars(theirs.blocks_config).keys()
+    assert dict(first.blocks_config.blocks.items()) == theirs.blocks_config.blocks
+    assert first.blocks_config.blocks.keys() == theirs.blocks_config.blocks.keys()
+    assert first.blocks_config.fns == theirs.blocks_config.fns
+    assert first.blocks_config.renderables == theirs.blocks_config.renderables == []
 
-    key = next(key for key, one in theirs.config_values.items() if "value" in one.get("props", {}))
-    before = theirs.config_values[key]["props"]["value"]
+    key = next(key for key, one in made.blocks.items() if isinstance(one, gr.Dropdown))
+    before = second[key]
     for state in (first, theirs):
-        state._update_value_in_config(key, "changed")
-    assert dict(first.config_values.items()) == theirs.config_values
-    assert second.config_values[key]["props"]["value"] == before
-    assert ours["three"].config_values[key]["props"]["value"] == before
-    first[key] = second[key]
-    assert first.config_values[key] == second.config_values[key]
+        state[key] = gr.Dropdown(choices=["a", "b"], render=False)
+        assert state[key].choices == [("a", "a"), ("b", "b")]
+        assert key in state
+        assert state.blocks_config.blocks[key] is state[key]
+    assert [*first.blocks_config.blocks] == [*theirs.blocks_config.blocks]
+    assert second[key] is before is ours["three"][key] is made.blocks[key]
+    with pytest.raises(KeyError):
+        first[10**6]
+    assert 10**6 not in first
+    assert first.get(10**6) is None
 
 
-def test_beginning_one_describes_no_component_again(
+def test_state_of_a_page_is_its_own(tmp_path: Path) -> None:
+    made = blocks(tmp_path)
+    ours = Sessions(made)
+    key = next(key for key, one in made.blocks.items() if isinstance(one, gr.State))
+    ours["one"][key] = "mine"
+    assert ours["one"][key] == "mine"
+    assert ours["two"][key] != "mine"
+    assert [value for _, value, _ in ours["one"].state_components] == ["mine"]
+
+
+def test_nothing_is_described_or_kept_for_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With hundreds of components that held the event loop up for 50 ms for each page."""
     made = blocks(tmp_path)
-    ours = Sessions(made)
 
     def told(*_: Any) -> Any:
         raise AssertionError("described again")
 
     monkeypatch.setattr(type(made.default_config), "config_for_block", staticmethod(told))
-    state = ours["one"]
-    assert isinstance(state.config_values, Descriptions)
-    assert len(state.config_values) == 0
+    state = Sessions(made)["one"]
+    key = next(key for key, one in made.blocks.items() if isinstance(one, gr.HTML))
+    state[key] = gr.HTML("changed", render=False)
+    state._update_config(key)
+    state._update_value_in_config(key, "a message")
+    assert state.config_values == {}
+    assert [*state.components] == []
