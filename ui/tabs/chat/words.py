@@ -47,11 +47,6 @@ def price_words(price: Price | Tier) -> str:
     return " + ".join(words) or "free"
 
 
-def image_words(price: Price) -> str:
-    """` + 5 an image`, or nothing."""
-    return f" + {show_credits(price.per_image)} an image" if price.per_image else ""
-
-
 def label(view: ModelView) -> str:
     state = _STATES.get(view.state, "")
     return f"{view.name} · {price_words(view.price)}{state}"
@@ -76,7 +71,7 @@ def offer(app: App, view: ModelView | None, org_id: int | None, role: str = "use
     if not view.available:
         return "This model cannot answer now."
     payer = "" if org_id is None else f' data-payer="org:{org_id}"'
-    price = f"{parts.esc(view.name)}: {price_words(view.price)}{image_words(view.price)}"
+    price = f"{parts.esc(view.name)}: {price_words(view.price)}"
     return f'<span data-model="{parts.esc(view.id)}"{payer}>{price}</span>{sees(app, view)}'
 
 
