@@ -6,7 +6,6 @@ Scoring is safe from several threads. Knows no database and blocks nothing by it
 """
 
 import logging
-import threading
 import time
 from array import array
 from collections import OrderedDict, deque
@@ -25,6 +24,7 @@ from chat_app.ml.fraud.events import BadEvent, Event
 from chat_app.ml.fraud.rules import HOLD, REVIEW, Finding, Rules, odd_hour
 from chat_app.ml.fraud.rules import judge as judge_rules
 from chat_app.ml.fraud.state import State, places
+from chat_app.ml.fraud.turn import Turn
 from chat_app.ml.rollout import Health, Rollout
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Engine:
         self.rules = rules or Rules()
         self.state = state or State()
         self.cache: Cache[Decision] = Cache(self.clock)
-        self.lock = threading.Lock()
+        self.lock = Turn()
         self._costs = costs or Costs()
         self._panel = self._alone(self._nobody("no_model"))
         self._recent: OrderedDict[str, tuple[float, ...]] = OrderedDict()
@@ -289,7 +289,7 @@ class Engine:
 
     def _made(self, model: Any, version: str) -> Judge:
         reader = model.reader(features.NAMES)
-        reader(_row(array("d", [0.0] * len(features.NAMES))))  # the first call is slow
+        reader((0.0,) * len(features.NAMES))  # the first call is slow
         rows = int(model.report.get("rows", 0))
         return Judge(version, self.clock, reader=reader, why=None, rows=rows)
 
@@ -322,21 +322,27 @@ class Engine:
         """
         began = time.perf_counter_ns()
         read = event if isinstance(event, Event) else events.read(event)
+        # One at a time to the end: threads that work at once would only take turns at the
+        # interpreter, and be stopped for milliseconds in the middle.
+        with self.lock:
+            return self._score(read, began)
+
+    def _score(self, read: Event, began: int) -> Decision:
         try:
-            figures = self.observe(read)
+            figures = self._take_in(read)
         except Exception:
             log.exception("an event could not be taken into the fraud state")
             return Decision(0.0, "allow", (), RULES_ONLY, "", fallback_reason="state_failed")
-        packed = array("d", figures)
+        content = array("d", figures).tobytes()
         panel = self._panel
         judge, place = self._chosen(panel, read)
-        key = (judge.version, packed.tobytes())
+        key = (judge.version, content)
         kept = self.cache.get(key)
         if kept is not None:
             spent = (time.perf_counter_ns() - began) // 1000
             return replace(kept, cached=True, latency_us=spent, bucket=place)
-        decision = self._judge(judge, figures, packed, key[1], began)
-        decision = self._shadowed(panel, decision, figures, packed)
+        decision = self._judge(judge, figures, content, began)
+        decision = self._shadowed(panel, decision, figures)
         # What was judged while the versions changed is not kept for those who come after.
         if decision.fallback_reason == judge.why and panel is self._panel:
             self.cache.put(key, decision)
@@ -345,13 +351,16 @@ class Engine:
     def observe(self, event: Event) -> tuple[float, ...]:
         """The figures of an event, which the state takes in, once for each id."""
         with self.lock:
-            found = self._recent.get(event.id)
-            if found is None:
-                found = tuple(features.observe(self.state, event))
-                self._recent[event.id] = found
-                if len(self._recent) > RECENT:
-                    self._recent.popitem(last=False)
-            return found
+            return self._take_in(event)
+
+    def _take_in(self, event: Event) -> tuple[float, ...]:
+        found = self._recent.get(event.id)
+        if found is None:
+            found = tuple(features.observe(self.state, event))
+            self._recent[event.id] = found
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
+        return found
 
     def refuse(self, event: Mapping[str, Any] | Event) -> None:
         """What was judged was stopped: the state knows, once for each id, that nothing moved."""
@@ -384,9 +393,8 @@ class Engine:
                 if values is not None:
                     state.put(kind, key, values)
             state.touched.difference_update(fresh)
-        packed = array("d", figures)
         judge, place = self._chosen(self._panel, read)
-        found = self._judge(judge, figures, packed, packed.tobytes(), began)
+        found = self._judge(judge, figures, array("d", figures).tobytes(), began)
         return replace(found, bucket=place)
 
     def confirm(self, event: Mapping[str, Any] | Event, *, fraud: bool) -> None:
@@ -399,13 +407,10 @@ class Engine:
         self,
         judge: Judge,
         figures: tuple[float, ...],
-        packed: "array[float]",
         content: bytes,
         began: int,
     ) -> Decision:
-        asked = time.perf_counter_ns()
-        chance, novelty, why = self._ask(judge, packed)
-        micros = (time.perf_counter_ns() - asked) // 1000
+        chance, novelty, why, micros = self._ask(judge, figures)
         points, layers = self._weigh(figures, chance, novelty)
         if judge.reader is not None and why != "breaker_open":
             judge.health.saw(chance, micros=micros, blocked=points >= HOLD)
@@ -447,16 +452,13 @@ class Engine:
         panel: _Panel,
         decision: Decision,
         figures: tuple[float, ...],
-        packed: "array[float]",
     ) -> Decision:
         """The decision with what the shadow would have said; it changes nothing else."""
         name = panel.rollout.shadow if panel.rollout is not None else None
         shadow = panel.judges.get(name) if name else None
         if shadow is None or shadow.reader is None or shadow.version == decision.model_version:
             return decision
-        began = time.perf_counter_ns()
-        chance, novelty, why = self._ask(shadow, packed)
-        micros = (time.perf_counter_ns() - began) // 1000
+        chance, novelty, why, micros = self._ask(shadow, figures)
         if why == "breaker_open":
             return decision
         points, _ = self._weigh(figures, chance, novelty)
@@ -466,25 +468,26 @@ class Engine:
         return replace(decision, shadow_version=shadow.version, shadow_score=round(points, 1))
 
     def _ask(
-        self, judge: Judge, packed: "array[float]"
-    ) -> tuple[float | None, float | None, str | None]:
-        """Probability and novelty by the model, or why there are none."""
+        self, judge: Judge, figures: tuple[float, ...]
+    ) -> tuple[float | None, float | None, str | None, int]:
+        """Probability and novelty by the model, or why there are none; µs of its own time."""
         reader = judge.reader
         if reader is None:
-            return None, None, judge.why or "no_model"
+            return None, None, judge.why or "no_model", 0
         if judge.breaker.is_open:
-            return None, None, "breaker_open"
-        began = time.perf_counter_ns()
+            return None, None, "breaker_open", 0
+        began = time.thread_time_ns()  # what others do with the processor is not its fault
         try:
-            chance, novelty = reader(_row(packed))
+            chance, novelty = reader(figures)
         except Exception:
             log.exception("the fraud model failed")
             judge.breaker.failed()
-            return None, None, "model_failed"
-        if time.perf_counter_ns() - began > self.budget_us * 1000:
+            return None, None, "model_failed", (time.thread_time_ns() - began) // 1000
+        micros = (time.thread_time_ns() - began) // 1000
+        if micros > self.budget_us:
             judge.breaker.failed()
-            return None, None, "model_late"
-        return chance, novelty if judge.novelty else None, None
+            return None, None, "model_late", micros
+        return chance, novelty if judge.novelty else None, None, micros
 
     def _model_says(self, chance: float) -> list[Finding]:
         points = points_of(chance, self._costs)
@@ -507,12 +510,6 @@ def _novelty_says(tail: float) -> list[Finding]:
     points = min(NOVELTY_MOST, 15.0 * rare if rare < 2 else 30.0 + 20.0 * (rare - 2))
     text = f"as odd as {tail:.2%} of all events" if points >= ODD_WITH else ""
     return [Finding("novelty", points, text)]
-
-
-def _row(packed: "array[float]") -> Any:
-    import numpy as np
-
-    return np.frombuffer(packed, dtype=np.float64)
 
 
 __all__ = ["BadCosts", "BadEvent", "Breaker", "Costs", "Decision", "Engine", "points_of"]

@@ -7,8 +7,11 @@ that asks no labels. No class weights anywhere. Takes any table of numbers and c
 
 import json
 import warnings
+from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import exp
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +21,7 @@ from chat_app.errors import Invalid
 from chat_app.ml import calibrate, columns
 from chat_app.ml.calibrate import Platt
 from chat_app.ml.columns import Encoder
-from chat_app.ml.fraud import forest
+from chat_app.ml.fraud import forest, single
 from chat_app.ml.learners import newton, order
 from chat_app.ml.scores import Floats, brier, log_loss
 from chat_app.revenue import frames
@@ -302,44 +305,62 @@ class RowReader:
         for column in encoder.columns:
             if column.name not in place or column.kind not in ("number", "flag"):
                 raise BadFrame(f"The model knows a column {column.name}.", column=column.name)
-        self._model = model
-        self._take = np.array(
-            [place[encoder.columns[source].name] for source in encoder.source], dtype=np.intp
-        )
-        gaps = [
+        self._take = [place[encoder.columns[source].name] for source in encoder.source]
+        self._gaps = [
             number
             for number, source in enumerate(encoder.source)
             if encoder.names[number] != encoder.columns[source].name
         ]
-        self._gaps = np.array(gaps, dtype=np.intp)
-        self._middle = encoder.middle
-        knots = np.array(model.knots)
-        self._knots, self._tails = knots, np.array(forest.TAILS)
+        width = len(self._take)
+        self._middle: list[float] = encoder.middle.tolist()
+        self._knots = list(model.knots)
+        self._forest = single.scorer(model._forest, width) if model._forest is not None else None
+        self._rate = model.rate if model.basis == "insufficient" else None
+        self._share, self._platt = model.share, model.platt
+        self._trees = single.scorer(model._trees, width) if model.share else None
+        self._mean, self._spread = model.mean, model.spread
+        self._slope = model.beta[1:]
+        self._level = float(model.beta[0]) if len(model.beta) else 0.0
 
-    def __call__(self, row: Any) -> tuple[float, float]:
+    def __call__(self, figures: Sequence[float]) -> tuple[float, float]:
         """The probability of fraud, and the share of usual rows that are at least as odd."""
-        model = self._model
-        values = row[self._take]
-        missing = np.isnan(values)
-        gaps = self._gaps
-        if len(gaps):
-            values[gaps] = missing[gaps]
-            missing[gaps] = False
-        matrix = values.reshape(1, -1)
-        filled = np.where(missing, self._middle, values).reshape(1, -1)
-        novelty = 1.0
-        if model._forest is not None:
-            depth = model._forest.predict(filled, num_threads=1)[0]
-            novelty = float(np.interp(depth, self._knots, self._tails, left=forest.TAILS[0] / 2))
-        if model.basis == "insufficient":
-            return model.rate, novelty
+        values = [figures[place] for place in self._take]
+        for gap in self._gaps:
+            values[gap] = 1.0 if values[gap] != values[gap] else 0.0
+        known = [
+            middle if value != value else value  # noqa: PLR0124
+            for value, middle in zip(values, self._middle, strict=True)
+        ]
+        filled = array("d", known)
+        novelty = 1.0 if self._forest is None else self._tail(self._forest(filled))
+        if self._rate is not None:
+            return self._rate, novelty
         raw = 0.0
-        if model.share:
-            raw += model.share * model._trees.predict(matrix, raw_score=True, num_threads=1)[0]
-        if model.share < 1:
-            scaled = np.clip((filled[0] - model.mean) / model.spread, -CLIP, CLIP)
-            raw += (1 - model.share) * float(scaled @ model.beta[1:] + model.beta[0])
-        return float(model.platt.apply(raw)), novelty
+        if self._trees is not None:
+            raw += self._share * self._trees(array("d", values))
+        if self._share < 1:
+            raw += (1 - self._share) * self._line(filled)
+        platt = self._platt
+        logit = max(-35.0, min(35.0, platt.slope * raw + platt.offset))
+        return 1.0 / (1.0 + exp(-logit)), novelty
+
+    def _line(self, filled: "array[float]") -> float:
+        scaled = np.frombuffer(filled, dtype=np.float64) - self._mean
+        scaled /= self._spread
+        np.minimum(scaled, CLIP, out=scaled)
+        np.maximum(scaled, -CLIP, out=scaled)
+        return float(scaled.dot(self._slope)) + self._level
+
+    def _tail(self, depth: float) -> float:
+        """As `forest.tail`, for one row."""
+        knots, tails = self._knots, forest.TAILS
+        place = bisect_right(knots, depth) - 1
+        if place < 0:
+            return tails[0] / 2
+        if place >= len(knots) - 1:
+            return tails[-1]
+        rise = (tails[place + 1] - tails[place]) / (knots[place + 1] - knots[place])
+        return tails[place] + rise * (depth - knots[place])
 
 
 def _target(y: Any, rows: int) -> Floats:
