@@ -157,7 +157,7 @@ def _watch(settings: Settings, keys: Secrets, clock: Clock) -> Watch:
         ),
         costs=Costs(chosen.review_cost, chosen.loss_cost, chosen.false_block_cost),
     )
-    # Known, and not read yet: a model is loaded by a job (`learn.follow`), never at the start.
+    # Known, and not read yet: a model is loaded by a job (`rollouts.follow`), never at the start.
     made.engine.registry = registry.of(settings.data_dir, keys.link_key)
     return made
 

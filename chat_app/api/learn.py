@@ -15,8 +15,8 @@ from chat_app.api import deps
 from chat_app.api.deps import errors_in
 from chat_app.api.views import MoneyOut, Page, Shown
 from chat_app.clock import rfc3339, to_micros
-from chat_app.flows import learn
-from chat_app.flows.learn import Prediction, Run
+from chat_app.flows import drift, learn, predictions, rollouts
+from chat_app.flows.predictions import Prediction, Run
 from chat_app.ml.registry import ModelVersion
 from chat_app.ml.rollout import Rollout
 
@@ -264,9 +264,9 @@ def predict_ltv(
 ) -> LtvPage:
     """What each customer will bring, as the last training saw it, the most valuable first."""
     with app.db.read() as session:
-        found, following = learn.predictions(session, kind="ltv", limit=limit, cursor=cursor)
-        run, names = learn.current(session, "ltv"), _names(session, found)
-        currency = learn.currency(run)
+        found, following = predictions.page(session, kind="ltv", limit=limit, cursor=cursor)
+        run, names = predictions.current(session, "ltv"), _names(session, found)
+        currency = predictions.currency(run)
     items = [
         LtvOut(
             user_id=one.subject,
@@ -289,8 +289,8 @@ def predict_churn(
 ) -> ChurnPage:
     """Who will probably not come back, as the last training saw it, the likeliest first."""
     with app.db.read() as session:
-        found, following = learn.predictions(session, kind="churn", limit=limit, cursor=cursor)
-        run, names = learn.current(session, "churn"), _names(session, found)
+        found, following = predictions.page(session, kind="churn", limit=limit, cursor=cursor)
+        run, names = predictions.current(session, "churn"), _names(session, found)
     items = [
         ChurnOut(
             user_id=one.subject,
@@ -318,10 +318,10 @@ def show_forecast(
 ) -> ForecastOut:
     """The next four weeks by day, with bands, the naive line and the backtest of every method."""
     with app.db.read() as session:
-        found = learn.path(session, kind="forecast", subject=series)
-        run = learn.current(session, "forecast")
-        rows = learn.backtest(session, run.id) if run else []
-        currency = learn.currency(run)
+        found = predictions.path(session, kind="forecast", subject=series)
+        run = predictions.current(session, "forecast")
+        rows = predictions.backtest(session, run.id) if run else []
+        currency = predictions.currency(run)
     items = [
         DayOut(ds=one.ds, yhat=one.value, lo80=one.lo or 0, hi80=one.hi or 0, **one.facts)
         for one in found
@@ -338,12 +338,12 @@ def show_forecast(
 @router.get("/ml/versions", responses=errors_in(401, 403, 422))
 def list_versions(app: deps.App, who: Looking, kind: Kind | None = None) -> VersionsOut:
     """Every version with its metrics beside the baselines; each file is checked on the way."""
-    found = learn.versions(app, kind)
-    models = learn.of(app)
+    found = rollouts.versions(app, kind)
+    models = rollouts.of(app)
     with app.db.read() as session:
-        kinds = [kind] if kind else list(learn.KINDS)
-        states = [learn.rollout(session, models, one) for one in kinds]
-        trainings = learn.runs(session, kind=kind)
+        kinds = [kind] if kind else list(rollouts.KINDS)
+        states = [rollouts.rollout(session, models, one) for one in kinds]
+        trainings = predictions.runs(session, kind=kind)
     return VersionsOut(
         items=[VersionOut.of(one) for one in found],
         rollouts=[RolloutOut.of(state) for state in states if state is not None],
@@ -355,7 +355,7 @@ def list_versions(app: deps.App, who: Looking, kind: Kind | None = None) -> Vers
 def show_drift(app: deps.App, who: Looking, kind: Kind) -> DriftOut:
     """How far a model's figures have moved in four weeks, the furthest first."""
     with app.db.read() as session:
-        rows, again = learn.drift(session, kind), learn.moved_since(session, kind)
+        rows, again = drift.newest(session, kind), drift.moved_since(session, kind)
     items = [
         MovedOut(
             feature=row.feature,
@@ -380,7 +380,7 @@ def train_versions(app: deps.App, who: Changing, body: TrainIn) -> TrainingsOut:
 @router.put("/ml/rollout", responses=errors_in(401, 403, 404, 422, 503))
 def change_rollout(app: deps.App, who: Changing, body: RolloutIn) -> RolloutOut:
     """Share a model's subjects among its versions; one version with all is a promotion."""
-    state = learn.set_rollout(app, **body.model_dump(), actor=f"user:{deps.user_id(who)}")
+    state = rollouts.set_rollout(app, **body.model_dump(), actor=f"user:{deps.user_id(who)}")
     return RolloutOut.of(state)
 
 

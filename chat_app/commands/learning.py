@@ -62,15 +62,15 @@ def train(options: argparse.Namespace, settings: Settings) -> int:
     """Train models on the books and print how they did beside the baselines."""
     from chat_app import secrets
     from chat_app.clock import Clock, rfc3339
-    from chat_app.flows import learn
+    from chat_app.flows import learn, rollouts
 
     try:
-        kinds = learn.check_kinds(options.kind)
-    except learn.UnknownKind as error:
+        kinds = rollouts.check_kinds(options.kind)
+    except rollouts.UnknownKind as error:
         raise WrongUse(str(error)) from error
     now = Clock().micros()
     with existing_database(settings) as db:
-        models = learn.registry(
+        models = rollouts.registry(
             settings.data_dir, secrets.load_or_create(settings.data_dir).link_key
         )
         runs = [learn.train(db, models, kind, now=now, actor="operator") for kind in kinds]

@@ -18,7 +18,7 @@ from chat_app.chat import conversations, images, search, shares
 from chat_app.chat import leaving as texts
 from chat_app.chat.tables import Reply
 from chat_app.credits import leaving as books
-from chat_app.flows import collect, fraud, learn, plans, presence, reply
+from chat_app.flows import collect, fraud, plans, predictions, presence, reply
 from chat_app.flows import images as pictures
 from chat_app.money import format_credits
 from chat_app.notify import leaving as messages
@@ -70,7 +70,7 @@ async def account(
         books.forget(session, user_id=user_id)
         texts.forget(session, user_id=user_id, now=now)
         messages.forget(session, user_id=user_id, email=email)
-        learn.forget(session, user_id=user_id)
+        predictions.forget(session, user_id=user_id)
         audit.record(
             session, type="user_erased", actor=actor, now=now, forfeited=format_credits(left)
         )

@@ -14,8 +14,9 @@ from benchmarks.fraud_stream import stream
 from chat_app.accounts import users
 from chat_app.app import App, build
 from chat_app.clock import ManualClock, from_micros
-from chat_app.flows import fraud, learn, purchase, transfer
+from chat_app.flows import drift, fraud, learn, predictions, purchase, rollouts, transfer
 from chat_app.flows.fraud import HeldForReview
+from chat_app.flows.predictions import Run
 from chat_app.ml import frames, training
 from chat_app.ml.fraud import Costs, FraudModel, replay, watch
 from chat_app.ml.fraud import training as fraud_training
@@ -138,11 +139,11 @@ def test_it_learns_from_judgements_and_judges_from_then_on(
     """From labels to a champion that the engine asks, with a backtest beside rate and rules."""
     now = fill(app, events)
     monkeypatch.setattr(frames, "people", lambda *_args, **_more: "real")
-    run = learn.train(app.db, learn.of(app), "fraud", now=now, actor="operator")
+    run = learn.train(app.db, rollouts.of(app), "fraud", now=now, actor="operator")
     assert (run.state, run.error, run.version, run.champion) == ("done", None, "1.0", True)
     assert run.report["good"], run.report["why"]
     with app.db.read() as session:
-        tried = {row["candidate"] for row in learn.backtest(session, run.id)}
+        tried = {row["candidate"] for row in predictions.backtest(session, run.id)}
         early = fraud_training.learnt(session, as_of=now - 10 * DAY, whose="real")
         late = fraud_training.learnt(session, as_of=now, whose="real")
         lines = watch.thresholds(session, points=[0, 50, 101], costs=Costs(1, 20, 30), since=0)
@@ -158,9 +159,9 @@ def test_it_learns_from_judgements_and_judges_from_then_on(
     assert 0 < cut < len(late.truth)
     assert np.array_equal(early.figures.to_numpy(), late.figures.to_numpy()[:cut], equal_nan=True)
     assert app.fraud.engine.version == "rules"
-    assert learn.follow(app)
+    assert rollouts.follow(app)
     assert app.fraud.engine.version == "1.0"
-    assert not learn.follow(app)
+    assert not rollouts.follow(app)
     judged = app.fraud.engine.score(events[0] | {"event_id": "new"})
     assert (judged.model_version, judged.fallback_reason) == ("1.0", None)
     assert judged.bucket is not None
@@ -169,24 +170,24 @@ def test_it_learns_from_judgements_and_judges_from_then_on(
     file.write_bytes(file.read_bytes().replace(b"1", b"2", 1))
     again = build(app.settings, clock=app.clock)
     try:
-        learn.follow(again)
+        rollouts.follow(again)
         found = again.fraud.engine.score(events[0])
         assert (found.model_version, found.fallback_reason) == ("rules", "model_refused")
     finally:
         again.db.close()
 
 
-def trained(app: App, monkeypatch: pytest.MonkeyPatch, model: FraudModel, **more: Any) -> learn.Run:
+def trained(app: App, monkeypatch: pytest.MonkeyPatch, model: FraudModel, **more: Any) -> Run:
     """A training of fraud that comes to this model."""
     found = replace(Trained("fraud", 900, "lightgbm", "model", model, why="So."), **more)
     monkeypatch.setattr(fraud_training, "train", lambda *_: found)
     monkeypatch.setattr(frames, "people", lambda *_args, **_more: "real")
-    return learn.train(app.db, learn.of(app), "fraud", now=NOW, actor="operator")
+    return learn.train(app.db, rollouts.of(app), "fraud", now=NOW, actor="operator")
 
 
 def state(app: App) -> Any:
     with app.db.read() as session:
-        return learn.rollout(session, learn.of(app), "fraud")
+        return rollouts.rollout(session, rollouts.of(app), "fraud")
 
 
 def test_a_newcomer_gets_a_share_and_all_or_nothing_by_how_it_does(
@@ -199,9 +200,9 @@ def test_a_newcomer_gets_a_share_and_all_or_nothing_by_how_it_does(
         )
     )
     assert trained(app, monkeypatch, model).champion
-    learn.follow(app)
+    rollouts.follow(app)
     worse = trained(app, monkeypatch, model, good=False)
-    learn.follow(app)
+    rollouts.follow(app)
     assert (worse.champion, state(app).shadow) == (False, "1.1")
     engine = app.fraud.engine
     rows = [row | {"event_id": f"x{place}"} for place, row in enumerate(events[:40])]
@@ -218,9 +219,9 @@ def test_a_newcomer_gets_a_share_and_all_or_nothing_by_how_it_does(
     assert int(kept.bucket) == int((judged[0].bucket or 0) * 1e6)
 
     better = trained(app, monkeypatch, model)
-    learn.follow(app)
+    rollouts.follow(app)
     assert dict(state(app).weights) == {better.version: 0.1, "1.0": 0.9}
-    assert learn.of(app).champion("fraud") == "1.0"
+    assert rollouts.of(app).champion("fraud") == "1.0"
     crowd = [
         engine.score(rows[0] | {"event_id": f"c{n}", "user_id": str(n)}).model_version
         for n in range(400)
@@ -228,16 +229,16 @@ def test_a_newcomer_gets_a_share_and_all_or_nothing_by_how_it_does(
     assert 20 < crowd.count("1.2") < 65
     engine.health["1.2"].errors += 9
     engine.health["1.2"].calls += 300
-    assert learn.follow(app)
+    assert rollouts.follow(app)
     assert state(app).killed == {"1.2"}
     assert engine.score(rows[0] | {"event_id": "d"}).model_version == "1.0"
 
     trained(app, monkeypatch, model)
-    learn.follow(app)
+    rollouts.follow(app)
     engine.health["1.3"].__dict__.update(Health(calls=1000, micros=[40] * 99).__dict__)
-    assert learn.follow(app)
+    assert rollouts.follow(app)
     assert (dict(state(app).weights), engine.version) == ({"1.3": 1.0}, "1.3")
-    assert learn.of(app).champion("fraud") == "1.3"
+    assert rollouts.of(app).champion("fraud") == "1.3"
     with app.db.read() as session:
         told = [row.title for row in session.exec(select(InboxRow).order_by(col(InboxRow.id)))]
     assert told == ["A fraud model was taken out", "A fraud model judges everybody now"]
@@ -253,14 +254,14 @@ def test_what_was_learnt_from_made_up_people_stops_nobody_real(
     found = Trained("fraud", 900, "lightgbm", "model", model, why="So.")
     monkeypatch.setattr(fraud_training, "train", lambda *_: found)
     monkeypatch.setattr(frames, "people", lambda *_args, **_more: "demo")
-    learn.train(app.db, learn.of(app), "fraud", now=NOW, actor="operator")
-    learn.follow(app)
+    learn.train(app.db, rollouts.of(app), "fraud", now=NOW, actor="operator")
+    rollouts.follow(app)
     judged = app.fraud.engine.score(events[0])
     assert (judged.model_version, judged.fallback_reason) == ("rules", "killed")
     assert judged.shadow_version == "1.0"
     monkeypatch.setattr(frames, "people", lambda *_args, **_more: "real")
-    learn.train(app.db, learn.of(app), "fraud", now=NOW, actor="operator")
-    learn.follow(app)
+    learn.train(app.db, rollouts.of(app), "fraud", now=NOW, actor="operator")
+    rollouts.follow(app)
     assert app.fraud.engine.version == "1.1"
 
 
@@ -276,11 +277,11 @@ def test_drift_is_told_once_a_week_and_asks_for_a_training(
     calm = {**alarm, "column": "gap", "alarm": False}
     moved = [[calm], [alarm, calm], [alarm]]
     monkeypatch.setattr(training, "moved", lambda *_: moved.pop(0))
-    monkeypatch.setattr(type(learn.of(app)), "champion", lambda *_: "1.0")
+    monkeypatch.setattr(type(rollouts.of(app)), "champion", lambda *_: "1.0")
     for count, due in ((0, False), (1, True), (1, True)):
-        assert learn.look_for_drift(app.db, learn.of(app), "churn", now=NOW) == count
+        assert drift.look(app.db, rollouts.of(app), "churn", now=NOW) == count
         with app.db.read() as session:
-            assert learn.moved_since(session, "churn") is due
+            assert drift.moved_since(session, "churn") is due
     with app.db.read() as session:
         told = session.exec(select(InboxRow)).all()
     assert [row.title for row in told] == ["The churn model's world has moved"]
@@ -294,7 +295,7 @@ from pathlib import Path
 import pandas as pd
 from chat_app.clock import Clock
 from chat_app.db import Database
-from chat_app.flows import learn
+from chat_app.flows import learn, rollouts
 from chat_app.ml import frames, training
 from chat_app.ml.ltv import LTVModel
 from chat_app.ml.registry import Registry
@@ -305,7 +306,7 @@ shop = pd.DataFrame({"frequency": [2.0, 0, 1] * 9, "recency": [20.0, 0, 5] * 9, 
 model = LTVModel(90).fit_summary(shop)
 good = Trained("ltv", 27, "bgnbd", "bgnbd", model)
 frames.people = lambda *_a, **_k: "real"
-registry = learn.registry(folder, b"a key of thirty-two bytes or more")
+registry = rollouts.registry(folder, b"a key of thirty-two bytes or more")
 
 def die(*_args, **_more):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -334,9 +335,9 @@ def train(point):
 def look(settled):
     db = Database(url)
     if settled:
-        learn.settle(db, registry)
+        rollouts.settle(db, registry)
     with db.read() as session:
-        decided = learn.rollout(session, registry, "ltv").incumbent
+        decided = rollouts.rollout(session, registry, "ltv").incumbent
     print(json.dumps([decided, registry.champion("ltv"), len(registry.verify())]), flush=True)
 
 for point in ("", "learning", "saving", "keeping", "committing", "committed"):

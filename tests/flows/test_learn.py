@@ -13,8 +13,10 @@ from chat_app import app as app_room
 from chat_app.app import App
 from chat_app.clock import Clock, ManualClock, from_micros
 from chat_app.credits.ledger import BadCursor
-from chat_app.flows import learn, simulate
-from chat_app.flows.learn import TrainingRuns, UnknownKind
+from chat_app.flows import learn, predictions, rollouts, simulate
+from chat_app.flows.learn import TrainingRuns
+from chat_app.flows.predictions import Run
+from chat_app.flows.rollouts import UnknownKind
 from chat_app.ml import forecast, frames, training
 from chat_app.ml.registry import BadModel, UnknownModelVersion
 from chat_app.ml.rollout import BadRollout, Rollout
@@ -47,13 +49,11 @@ def trained(**more: Any) -> Trained:
     return replace(Trained("ltv", 12, "bgnbd", "bgnbd", model, predictions=rows), **more)
 
 
-def put(
-    app: App, monkeypatch: pytest.MonkeyPatch, found: Trained, whose: str = "demo"
-) -> learn.Run:
+def put(app: App, monkeypatch: pytest.MonkeyPatch, found: Trained, whose: str = "demo") -> Run:
     """A training of LTV that comes to this."""
     monkeypatch.setitem(training.TRAINERS, "ltv", lambda *_: found)
     monkeypatch.setattr(frames, "people", lambda *_args, **_more: whose)
-    return learn.train(app.db, learn.of(app), "ltv", now=NOW, actor="operator")
+    return learn.train(app.db, rollouts.of(app), "ltv", now=NOW, actor="operator")
 
 
 def test_frames_know_nothing_later(app: App) -> None:
@@ -93,19 +93,19 @@ def test_frames_know_nothing_later(app: App) -> None:
 def test_the_real_models_learn_from_the_books(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """All three, with the baselines beside them; nothing of a person is in the files."""
     monkeypatch.setattr(forecast, "BASIC", ("naive", "theta", "holt_winters"))
-    models = learn.of(app)
+    models = rollouts.of(app)
     for kind in ("ltv", "churn", "forecast"):
         run = learn.train(app.db, models, kind, now=NOW, actor="operator")
         assert (run.state, run.error, run.champion, run.is_demo) == ("done", None, True, True)
         assert models.champion(kind) == run.version
         with app.db.read() as session:
-            rows, _ = learn.predictions(session, kind=kind, limit=500)
+            rows, _ = predictions.page(session, kind=kind, limit=500)
             assert rows
-            assert learn.current(session, kind) == run
+            assert predictions.current(session, kind) == run
     assert not list((app.settings.data_dir / "models").glob("*/*/rows.json"))
     with app.db.read() as session:
-        money = learn.path(session, kind="forecast", subject="revenue")
-        tried = {row["candidate"] for row in learn.backtest(session, run.id)}
+        money = predictions.path(session, kind="forecast", subject="revenue")
+        tried = {row["candidate"] for row in predictions.backtest(session, run.id)}
     assert len(money) == training.FORECAST_DAYS
     assert [one.ds for one in money] == sorted(one.ds for one in money)
     assert all(one.lo <= one.value <= one.hi for one in money if one.lo and one.hi)
@@ -119,39 +119,39 @@ def test_a_worse_model_is_kept_and_not_promoted(app: App, monkeypatch: pytest.Mo
     worse = put(app, monkeypatch, trained(good=False))
     assert (worse.state, worse.champion) == ("done", False)
     with app.db.read() as session:
-        shown = learn.current(session, "ltv")
+        shown = predictions.current(session, "ltv")
         assert shown is not None
         assert shown.id == first.id
-        rows, following = learn.predictions(session, kind="ltv", limit=3)
-        rest, end = learn.predictions(session, kind="ltv", limit=10, cursor=following)
+        rows, following = predictions.page(session, kind="ltv", limit=3)
+        rest, end = predictions.page(session, kind="ltv", limit=10, cursor=following)
         values = [one.value for one in rows + rest]
         assert values == sorted(values, reverse=True)
         assert (len(values), end) == (7, None)
         with pytest.raises(BadCursor):
-            learn.predictions(session, kind="ltv", cursor="x")
-    app.db.write(lambda session: learn.forget(session, user_id=4))
+            predictions.page(session, kind="ltv", cursor="x")
+    app.db.write(lambda session: predictions.forget(session, user_id=4))
     with app.db.read() as session:
-        rows, _ = learn.predictions(session, kind="ltv", limit=10)
+        rows, _ = predictions.page(session, kind="ltv", limit=10)
     assert {one.subject for one in rows} == {"1", "2", "3", "5", "6", "7"}
     # What was learnt from made-up people gives way to the real, whatever its backtest says.
     real = put(app, monkeypatch, trained(good=False), whose="real")
     assert (real.champion, real.is_demo) == (True, False)
-    assert learn.of(app).champion("ltv") == real.version
+    assert rollouts.of(app).champion("ltv") == real.version
 
 
 def test_a_failed_training_is_recorded(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Trained:
         raise ValueError("nothing fits")
 
-    before = learn.of(app).champion("ltv")
+    before = rollouts.of(app).champion("ltv")
     monkeypatch.setitem(training.TRAINERS, "ltv", broken)
-    run = learn.train(app.db, learn.of(app), "ltv", now=NOW, actor="operator")
+    run = learn.train(app.db, rollouts.of(app), "ltv", now=NOW, actor="operator")
     assert (run.state, run.error, run.version) == ("failed", "ValueError: nothing fits", None)
-    assert learn.of(app).champion("ltv") == before
+    assert rollouts.of(app).champion("ltv") == before
     none = put(app, monkeypatch, Trained("ltv", 0, "", "insufficient"))
     assert (none.state, none.version) == ("done", None)
     with pytest.raises(UnknownKind):
-        learn.train(app.db, learn.of(app), "weather", now=NOW, actor="operator")
+        learn.train(app.db, rollouts.of(app), "weather", now=NOW, actor="operator")
 
 
 def test_one_training_of_a_kind_at_a_time(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,12 +177,12 @@ def test_one_training_of_a_kind_at_a_time(app: App, monkeypatch: pytest.MonkeyPa
     clock.advance(hours=4)
     [again] = learn.begin(app, kinds=["churn"], actor="user:1")
     with app.db.read() as session:
-        dead = next(run for run in learn.runs(session, kind="churn") if run.id == runs[0].id)
+        dead = next(run for run in predictions.runs(session, kind="churn") if run.id == runs[0].id)
     assert (dead.state, dead.error) == ("failed", "The training's process is gone.")
     monkeypatch.setitem(training.TRAINERS, "churn", lambda *_: Trained("churn", 0, "", "none"))
     learn.apart(**{**begun[1]["kwargs"], "runs": [("churn", again.id)]})
     with app.db.read() as session:
-        assert learn.runs(session, kind="churn")[0].state == "done"
+        assert predictions.runs(session, kind="churn")[0].state == "done"
     # At night what is due is begun, once.
     clock.advance(days=8)
     assert learn.nightly(app) == 4
@@ -199,30 +199,30 @@ def test_a_rollout_names_versions_that_can_be_used(
     assert old is not None
     assert new is not None
     more = {"pins": {"acme": old}, "shadow": None, "killed": [], "reason": "a try", "actor": "me"}
-    state = learn.set_rollout(app, kind="ltv", weights={new: 0.05, old: 0.95}, **more)
-    assert learn.of(app).champion("ltv") == old
+    state = rollouts.set_rollout(app, kind="ltv", weights={new: 0.05, old: 0.95}, **more)
+    assert rollouts.of(app).champion("ltv") == old
     with app.db.read() as session:
-        assert learn.rollout(session, learn.of(app), "ltv") == state
-        assert learn.rollout(session, learn.of(app), "fraud") is None
+        assert rollouts.rollout(session, rollouts.of(app), "ltv") == state
+        assert rollouts.rollout(session, rollouts.of(app), "fraud") is None
     with pytest.raises(BadRollout):
-        learn.set_rollout(app, kind="ltv", weights={new: 0.5}, **more)
+        rollouts.set_rollout(app, kind="ltv", weights={new: 0.5}, **more)
     with pytest.raises(UnknownModelVersion):
-        learn.set_rollout(app, kind="ltv", weights={"9.9": 1.0}, **more)
+        rollouts.set_rollout(app, kind="ltv", weights={"9.9": 1.0}, **more)
     file = app.settings.data_dir / "models" / "ltv" / new / "params.json"
     good = file.read_bytes()
     file.write_bytes(good.replace(b"1", b"2", 1))
     with pytest.raises(BadModel):
-        learn.set_rollout(app, kind="ltv", weights={new: 1.0}, **more)
+        rollouts.set_rollout(app, kind="ltv", weights={new: 1.0}, **more)
     file.write_bytes(good)
-    done = learn.set_rollout(app, kind="ltv", weights={new: 1.0}, **{**more, "pins": {}})
+    done = rollouts.set_rollout(app, kind="ltv", weights={new: 1.0}, **{**more, "pins": {}})
     assert done == Rollout("ltv", {new: 1.0}, reason="a try")
-    assert learn.of(app).champion("ltv") == new
+    assert rollouts.of(app).champion("ltv") == new
 
 
 def test_the_models_folder_is_the_owners(app: App, tmp_path: Path) -> None:
     """Another installation's key reads none of it."""
     folder = app.settings.data_dir / "models"
     assert folder.stat().st_mode & 0o077 == 0
-    stranger = learn.registry(app.settings.data_dir, b"another key of 32 bytes, at least")
+    stranger = rollouts.registry(app.settings.data_dir, b"another key of 32 bytes, at least")
     assert all(one.problem for one in stranger.list())
     assert Clock().micros() > 0

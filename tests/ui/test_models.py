@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from chat_app.flows import learn
+from chat_app.flows import learn, predictions, rollouts
 from chat_app.ml import frames, training
 from chat_app.ml.ltv import LTVModel
 from chat_app.ml.training import Trained
@@ -47,7 +47,7 @@ def put(site: Site, monkeypatch: pytest.MonkeyPatch, user_id: int) -> None:
     for kind, found in (("ltv", ltv), ("ltv", ltv), ("churn", churn)):
         monkeypatch.setitem(training.TRAINERS, kind, lambda *_args, found=found: found)
         now = site.app.clock.micros()
-        run = learn.train(site.app.db, learn.of(site.app), kind, now=now, actor="operator")
+        run = learn.train(site.app.db, rollouts.of(site.app), kind, now=now, actor="operator")
         assert run.error is None
 
 
@@ -76,16 +76,16 @@ def test_what_was_learnt_is_shown_and_changed_in_two_steps(
     assert "moved" in call(admin, "models_show", "churn", None)
 
     form = ("ltv", "1.0", "promote")
-    assert learn.NoReason.message in call(admin, "models_ask", *form, " a ")
+    assert rollouts.NoReason.message in call(admin, "models_ask", *form, " a ")
     assert "1.0 will answer for everybody" in call(admin, "models_ask", *form, "a way back")
-    assert learn.NotShared.message in call(admin, "models_change", "ltv", "1.0", "shadow", "why")
+    assert rollouts.NotShared.message in call(admin, "models_change", "ltv", "1.0", "shadow", "why")
     assert "promote, canary" in call(admin, "models_change", "ltv", "1.0", "hand out", "why")
     assert "Nothing was labelled" in call(admin, "fraud_points", 80)
-    assert learn.of(site.app).champion("ltv") == "1.1"
+    assert rollouts.of(site.app).champion("ltv") == "1.1"
     assert re.search(r"1\.0\W+champion", call(admin, "models_change", *form, "a way back"))
-    assert learn.of(site.app).champion("ltv") == "1.0"
+    assert rollouts.of(site.app).champion("ltv") == "1.0"
     with site.app.db.read() as session:
-        current = learn.current(session, "ltv")
+        current = predictions.current(session, "ltv")
         assert current is not None
         assert current.version == "1.0"
     assert "does not include" in call(site.person(role="support"), "models_change", *form, "why")

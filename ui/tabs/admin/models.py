@@ -10,8 +10,9 @@ from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import to_micros
-from chat_app.flows import learn
-from chat_app.flows.learn import Moved, Run
+from chat_app.flows import drift, learn, predictions, rollouts
+from chat_app.flows.drift import Moved
+from chat_app.flows.predictions import Run
 from chat_app.ml.registry import ModelVersion
 from chat_app.ml.rollout import Rollout
 from ui import parts
@@ -111,13 +112,13 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     """Wire the section: it loads when it is opened."""
 
     def show(kind: str, chosen: str | None) -> dict[Any, Any]:
-        kind = kind if kind in learn.KINDS else "churn"
-        versions = learn.versions(app, kind)
-        models = learn.of(app)
+        kind = kind if kind in rollouts.KINDS else "churn"
+        versions = rollouts.versions(app, kind)
+        models = rollouts.of(app)
         with app.db.read() as session:
-            state = learn.rollout(session, models, kind)
-            runs = learn.runs(session, kind=kind, limit=MOST_RUNS)
-            moved, again = learn.drift(session, kind), learn.moved_since(session, kind)
+            state = rollouts.rollout(session, models, kind)
+            runs = predictions.runs(session, kind=kind, limit=MOST_RUNS)
+            moved, again = drift.newest(session, kind), drift.moved_since(session, kind)
         choices = [one.version for one in versions]
         value = chosen if chosen in choices else choices[0] if choices else None
         acts = ACTS if kind == "fraud" else ACTS[:1]
@@ -149,14 +150,14 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     ) -> dict[Any, Any]:
         """The second step: what would happen, in a sentence."""
         if len(" ".join(str(reason or "").split())) < 3:
-            raise learn.NoReason(param="reason")
+            raise rollouts.NoReason(param="reason")
         if not version:
             gr.Info("There is no version yet. Train one first.", duration=4)
             return {c.confirm: gr.update(visible=False)}
 
         def read() -> Rollout | None:
             with app.db.read() as session:
-                return learn.rollout(session, learn.of(app), kind)
+                return rollouts.rollout(session, rollouts.of(app), kind)
 
         state = await asyncio.to_thread(read)
         old = state.incumbent if state is not None else "the rules"
@@ -172,7 +173,7 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     ) -> dict[Any, Any]:
         """Do it; it is written into the audit log with the reason."""
         await asyncio.to_thread(
-            learn.change, app, kind=str(kind), version=str(version or ""), act=str(act),
+            rollouts.change, app, kind=str(kind), version=str(version or ""), act=str(act),
             reason=str(reason or ""), actor=f"user:{admin.id}",
         )  # fmt: skip
         gr.Info("Changed.", duration=4)

@@ -14,8 +14,8 @@ from chat_app.accounts.permissions import Permission
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import rfc3339
-from chat_app.flows import learn
-from chat_app.flows.learn import Prediction, Run
+from chat_app.flows import predictions
+from chat_app.flows.predictions import Prediction, Run
 from chat_app.money import Money
 from ui import parts, plots
 from ui.guard import guard
@@ -90,18 +90,18 @@ def page(app: App, which: str) -> str:
     """Cards, the table or the plots, and how the methods did on past months."""
     kind = _KINDS.get(which, "churn")
     with app.db.read() as session:
-        run = learn.current(session, kind)
+        run = predictions.current(session, kind)
         if run is None:
             return _nothing()
-        tests = learn.backtest(session, run.id)
+        tests = predictions.backtest(session, run.id)
         if kind == "forecast":
             paths = {
-                name: learn.path(session, kind=kind, subject=name)
+                name: predictions.path(session, kind=kind, subject=name)
                 for name in ("revenue", "credits")
             }
-            inner = _ahead(paths, learn.currency(run))
+            inner = _ahead(paths, predictions.currency(run))
         else:
-            every, _ = learn.predictions(session, kind=kind, limit=EVERYBODY)
+            every, _ = predictions.page(session, kind=kind, limit=EVERYBODY)
             values = _worth(session)
             here = [one for one in every if not _gone(one)] if kind == "churn" else every
             names = _names(session, here[:MOST])
@@ -136,8 +136,8 @@ def _names(session: Session, found: list[Prediction]) -> dict[str, str]:
 
 def _worth(session: Session) -> dict[str, tuple[float, str]]:
     """What each customer is expected to bring, and the currency of it."""
-    currency = learn.currency(learn.current(session, "ltv"))
-    found, _ = learn.predictions(session, kind="ltv", limit=EVERYBODY)
+    currency = predictions.currency(predictions.current(session, "ltv"))
+    found, _ = predictions.page(session, kind="ltv", limit=EVERYBODY)
     return {one.subject: (one.value, currency) for one in found}
 
 
@@ -203,7 +203,7 @@ def _values(
     *,
     gone: int,
 ) -> str:
-    currency = learn.currency(run)
+    currency = predictions.currency(run)
     days = found[0].facts["horizon_days"] if found else 90
     total = sum(value for value, _ in values.values())
     top = sum(one.value for one in found[:10])
