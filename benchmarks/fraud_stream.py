@@ -1,7 +1,8 @@
 """A made-up stream of events with seven kinds of fraud in it, for the fraud benchmarks and tests.
 
-What a model reaches on it says little: it is here to keep the rules and the state honest. Every
-honest user has a device, an address and hours of their own; some share an address with others.
+What a model reaches on it says little: it is here to keep the rules and the state honest. Honest
+people do much of what a thief does: they buy a telephone, travel, forget a password, come back
+after weeks, sit up at night, sign in at a hotel. Some thieves sit at the victim's own device.
 """
 
 import random
@@ -12,6 +13,44 @@ from typing import Any
 Row = dict[str, Any]
 START = datetime(2026, 1, 5, tzinfo=UTC)
 SCENARIOS = ("card_testing", "mule", "sybil", "voucher", "refund", "burn", "takeover")
+# Of honest people, each day on which they come.
+SIGNS_IN, NEW_PASSWORD, AT_NIGHT, AWAY, BORROWS = 0.3, 0.004, 0.03, 0.03, 0.1
+NEW_DEVICE = 1 / 365
+TWO_DEVICES, IN_OFFICES = 0.4, 0.1
+
+
+class Home:
+    """Where an honest person comes from: devices and addresses of their own, some of them new."""
+
+    def __init__(self, chance: random.Random, user: int) -> None:
+        self.chance = chance
+        self.name = f"d{user}"
+        # A tenth work in offices behind one address.
+        own = f"81.2.{user // 250}.{user % 250}"
+        self.ip = own if chance.random() > IN_OFFICES else "81.9.9.9"
+        self.devices = [self.name]
+        self.carrier = chance.randrange(4) if chance.random() < TWO_DEVICES else None
+        if self.carrier is not None:
+            self.devices.append(f"{self.name}-phone")
+        self.fresh = False  # today's device was never used before
+
+    def today(self, place: int) -> dict[str, str]:
+        """The device and the address of a day."""
+        chance = self.chance
+        device = chance.choice(self.devices)
+        self.fresh = chance.random() < NEW_DEVICE
+        if self.fresh:
+            device = f"{self.name}-{place}"
+            self.devices[chance.randrange(len(self.devices))] = device
+        ip = self.ip
+        moves = device.endswith("-phone") or (self.fresh and chance.random() < 0.3)
+        if moves and chance.random() < 0.5:  # a mobile network, elsewhere each day
+            ip = f"92.{40 + (self.carrier or 0)}.{chance.randrange(250)}.{chance.randrange(250)}"
+        elif chance.random() < AWAY:
+            ip = f"90.1.{chance.randrange(200)}.7"
+            if chance.random() < BORROWS:
+                self.fresh, device = True, f"hotel-{chance.randrange(10**6)}"
+        return {"device_id": device, "ip": ip}
 
 
 class Stream:
@@ -23,6 +62,7 @@ class Stream:
         self.rows: list[Row] = []
         self.number = 0
         self.known: dict[str, Row] = {}  # who has been there for long, and as whom
+        self.homes: dict[str, dict[str, str]] = {}
         for user in range(users):
             self._honest(user)
         for name in SCENARIOS:
@@ -40,51 +80,67 @@ class Stream:
 
     def _honest(self, user: int) -> None:
         chance = self.random
-        name, device = f"u{user}", f"d{user}"
-        # A tenth work in offices behind one address.
-        ip = f"81.2.{user // 250}.{user % 250}" if chance.random() > 0.1 else "81.9.9.9"
+        name, home = f"u{user}", Home(chance, user)
         joined = START + timedelta(days=chance.uniform(-200, self.days * 0.9))
         domain = chance.choice(("gmail.com", "web.de", f"firm{user % 40}.example"))
-        common = {"ip": ip, "device_id": device, "email_domain": domain, "email_verified": True,
-                  "account_created_at": joined, "tenant": "", "channel": "ui"}  # fmt: skip
+        common = {"email_domain": domain, "email_verified": True, "account_created_at": joined,
+                  "tenant": "", "channel": "ui"}  # fmt: skip
+        at_home = {"ip": home.ip, "device_id": home.name}
         if joined < START:
             self.known[name] = {"account_created_at": joined, "email_domain": domain}
+            self.homes[name] = at_home
         else:
-            self._add(joined + timedelta(minutes=1), "signup_bonus", name, credits=100, **common)
+            self._add(joined + timedelta(minutes=1), "signup_bonus", name, credits=100,
+                      **common, **at_home)  # fmt: skip
         rate, size = chance.lognormvariate(-0.5, 0.8), chance.lognormvariate(1.5, 0.7)
         hour = chance.gauss(14, 4) % 24
         day = max(START, joined).replace(hour=0, minute=0) + timedelta(days=1)
-        end = START + timedelta(days=self.days)
-        card = f"c{user}"
-        while day < end:
+        place = 0
+        while day < START + timedelta(days=self.days):
             if chance.random() < min(0.9, rate):
-                at = day + timedelta(hours=(hour + chance.gauss(0, 1.5)) % 24)
-                for _ in range(1 + int(chance.expovariate(0.25))):
-                    at += timedelta(seconds=20 + chance.expovariate(1 / 120))
-                    here = ip if chance.random() > 0.03 else f"90.1.{chance.randrange(200)}.7"
-                    cost = round(size * chance.uniform(0.5, 2), 2)
-                    tokens = int(chance.lognormvariate(5, 1))
-                    there = common | {"ip": here, "tokens": tokens}
-                    self._add(at, "message", name, credits=cost, **there)
-                if chance.random() < 0.06:
-                    at += timedelta(minutes=3)
-                    if chance.random() < 0.06:
-                        self._add(at, "topup_failed", name, credits=1000, amount_minor=999,
-                                  payment_fingerprint=card, **common)  # fmt: skip
-                        at += timedelta(minutes=1)
-                    amount = chance.choice((500, 1000, 1000, 5000))
-                    self._add(at, "topup", name, credits=amount, amount_minor=amount,
-                              payment_fingerprint=card, **common)  # fmt: skip
-                    if chance.random() < 0.02:
-                        later = at + timedelta(days=chance.uniform(1, 6))
-                        self._add(later, "refund", name, credits=amount / 2, **common)
-                if chance.random() < 0.01:
-                    self._add(at + timedelta(minutes=9), "transfer_out", name, credits=50,
-                              counterparty_id=f"u{chance.randrange(300)}", **common)  # fmt: skip
-                if chance.random() < 0.004:
-                    self._add(at + timedelta(minutes=12), "voucher", name, credits=50,
-                              voucher_code=f"spring{chance.randrange(9)}", **common)  # fmt: skip
+                place += 1
+                usual = hour + chance.gauss(0, 1.5)
+                at = day + timedelta(
+                    hours=chance.uniform(0, 24) if chance.random() < AT_NIGHT else usual % 24
+                )
+                self._sitting(name, f"c{user}", at, size, home, common | home.today(place))
             day += timedelta(days=1)
+
+    def _sitting(
+        self, name: str, card: str, at: datetime, size: float, home: Home, common: Row
+    ) -> None:
+        """What an honest person does in a sitting."""
+        chance = self.random
+        if home.fresh or chance.random() < SIGNS_IN:
+            self._add(at, "login", name, **common)
+            at += timedelta(minutes=1)
+            # On something new the password is forgotten more often.
+            if chance.random() < (0.15 if home.fresh else NEW_PASSWORD):
+                self._add(at, "password_change", name, **common)
+        for _ in range(1 + int(chance.expovariate(0.25))):
+            at += timedelta(seconds=20 + chance.expovariate(1 / 120))
+            cost = round(size * chance.uniform(0.5, 2), 2)
+            tokens = int(chance.lognormvariate(5, 1))
+            self._add(at, "message", name, credits=cost, tokens=tokens, **common)
+        if chance.random() < 0.06:
+            at += timedelta(minutes=3)
+            if chance.random() < 0.06:
+                self._add(at, "topup_failed", name, credits=1000, amount_minor=999,
+                          payment_fingerprint=card, **common)  # fmt: skip
+                at += timedelta(minutes=1)
+            amount = chance.choice((500, 1000, 1000, 5000))
+            self._add(at, "topup", name, credits=amount, amount_minor=amount,
+                      payment_fingerprint=card, **common)  # fmt: skip
+            if chance.random() < 0.02:
+                later = at + timedelta(days=chance.uniform(1, 6))
+                self._add(later, "refund", name, credits=amount / 2, **common)
+        if chance.random() < 0.01:
+            self._add(at + timedelta(minutes=9), "transfer_out", name,
+                      credits=round(chance.lognormvariate(4, 1)),
+                      counterparty_id=f"u{chance.randrange(300)}", **common)  # fmt: skip
+        if chance.random() < 0.004:
+            self._add(at + timedelta(minutes=12), "voucher", name, credits=50,
+                      voucher_code=f"spring{chance.randrange(9)}", **common)  # fmt: skip
 
     def _bad(self, at: datetime, type: str, user: str, scenario: str, **fields: Any) -> None:
         usual = {"label": 1, "scenario": scenario, "tenant": "", "email_verified": True}
@@ -165,14 +221,35 @@ class Stream:
             )
 
     def _takeover(self, name: str, at: datetime) -> None:
+        """Somebody signs in as the victim, mostly locks them out, and empties the account.
+
+        Of ten, one sits at the victim's own device, and two only steal the answers.
+        """
+        chance = self.random
         victim = self._victim()
         common = dict(self.known[victim])
-        common |= {"ip": f"51.{self.random.randrange(250)}.3.4", "device_id": f"x-{name}"}
-        self._bad(at, "login", victim, "takeover", **common)
-        self._bad(at + timedelta(minutes=1), "password_change", victim, "takeover", **common)
-        for place in range(3):
-            self._bad(at + timedelta(minutes=3 + place), "transfer_out", victim, "takeover",
-                      credits=2500, counterparty_id=f"sink-{name}", **common)  # fmt: skip
+        inside = chance.random() < 0.1
+        common |= self.homes[victim] if inside else {
+            "ip": f"{chance.randrange(51, 80)}.{chance.randrange(250)}.3.4",
+            "device_id": f"x-{name}",
+        }  # fmt: skip
+        if not inside:
+            self._bad(at, "login", victim, "takeover", **common)
+        if chance.random() < 0.6:
+            at += timedelta(minutes=chance.uniform(1, 9))
+            self._bad(at, "password_change", victim, "takeover", **common)
+        if chance.random() < 0.2:  # it waits until nobody looks
+            at += timedelta(hours=chance.uniform(2, 20))
+        if chance.random() < 0.2:
+            for _ in range(8):
+                at += timedelta(seconds=chance.uniform(20, 90))
+                self._bad(at, "message", victim, "takeover", tokens=2500,
+                          credits=chance.uniform(15, 60), **common)  # fmt: skip
+            return
+        for _ in range(chance.choice((1, 2, 2, 3))):
+            at += timedelta(minutes=chance.uniform(1, 15))
+            self._bad(at, "transfer_out", victim, "takeover", counterparty_id=f"sink-{name}",
+                      credits=round(chance.lognormvariate(6.5, 0.8)), **common)  # fmt: skip
 
 
 def stream(**options: Any) -> list[Row]:

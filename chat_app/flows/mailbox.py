@@ -13,7 +13,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import Conflict
-from chat_app.flows import letters, notices, presence, welcome
+from chat_app.flows import fraud, letters, notices, presence, welcome
 from chat_app.money import MICRO
 from chat_app.notify import outbox
 
@@ -114,6 +114,7 @@ async def change_email(
         audit.record(session, type="email_change_asked", actor=f"user:{user_id}", now=now)
 
     await app.db.awrite(story)
+    fraud.came(app, type="password_change", user_id=user_id, ip=ip)
 
 
 def forget(session: Session, *, user_id: int) -> None:

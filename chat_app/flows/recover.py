@@ -15,7 +15,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import NotFound
-from chat_app.flows import doors, letters, notices, signin, welcome
+from chat_app.flows import doors, fraud, letters, notices, signin, welcome
 
 log = logging.getLogger(__name__)
 _AT_ONCE = 100
@@ -79,6 +79,7 @@ async def reset(app: App, *, token: str, password: str, ip: str) -> None:
         )
 
     await app.db.awrite(story)
+    fraud.came(app, type="password_change", user_id=link.user_id, ip=ip)
     log.info("a password was reset from %s", ip)
 
 

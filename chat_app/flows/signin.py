@@ -31,7 +31,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.errors import AppError, Invalid, NotAllowed, NotSignedIn
-from chat_app.flows import doors, notices
+from chat_app.flows import doors, fraud, notices
 
 log = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -140,6 +140,7 @@ async def login(
             app, opening, user_id=_id(user), code=code, ip=ip, known=known
         )
         if done is not None:
+            fraud.came(app, type="login", user_id=_id(user), ip=ip, agent=agent)
             logs.bind(user=pseudonym(app, _id(user)))
             log.info("somebody signed in")
             return done
@@ -293,7 +294,9 @@ async def change_password(
         assert done is not None
         return done
 
-    return await app.db.awrite(story)
+    changed = await app.db.awrite(story)
+    fraud.came(app, type="password_change", user_id=user_id, ip=ip, agent=agent)
+    return changed
 
 
 async def prove_password(

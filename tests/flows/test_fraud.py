@@ -12,7 +12,7 @@ from chat_app.accounts.tables import User
 from chat_app.app import App, build
 from chat_app.clock import ManualClock
 from chat_app.credits import ledger
-from chat_app.flows import erase, fraud, free, purchase, signup, transfer
+from chat_app.flows import erase, fraud, free, purchase, signin, signup, transfer
 from chat_app.flows.fraud import HeldForReview
 from chat_app.ml.fraud.tables import EntityState, FraudAssessment
 from chat_app.ml.fraud.watch import AlreadyLabelled, BadLabel, UnknownAssessment
@@ -144,6 +144,45 @@ async def test_after_failed_payments_no_new_order_is_taken_for_a_while(tmp_path:
             await purchase.buy(app, user_id=alice, micro=500 * MICRO, key="again")
         clock.advance(minutes=11)
         assert await purchase.buy(app, user_id=alice, micro=500 * MICRO, key="later")
+
+
+HOME = {"ip": "81.2.69.142", "agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0"}
+AWAY = {"ip": "45.9.148.7", "agent": "Mozilla/5.0 (Windows NT 10.0) Chrome/142.0"}
+
+
+@in_loop
+async def test_whoever_takes_an_account_over_sends_nothing_out_of_it(tmp_path: Path) -> None:
+    """Another network and browser, a new password, a transfer; at home all of it is fine."""
+    clock = ManualClock()
+    async with running_app(tmp_path, clock=clock) as app:
+        alice, _ = await person(app), await person(app, "bob")
+        await bought(app, alice)
+        sign_in = {"login": "alice", "password": PASSWORD}
+        await signin.login(app, **sign_in, **HOME)
+        clock.advance(days=3)
+        newer = HOME["agent"].replace("144", "145")
+        await signin.login(app, **sign_in, ip="81.2.69.9", agent=newer)
+        await asyncio.to_thread(fraud.look, app)
+        assert {row.score for row in rows(app)} == {0}
+        clock.advance(days=1)
+        await signin.login(app, **sign_in, **AWAY)
+        changed = {"current": PASSWORD, "new": "another fine password"}
+        await signin.change_password(app, user_id=alice, **changed, **AWAY)
+        await asyncio.to_thread(fraud.look, app)
+        assert [(row.type, row.action, row.score) for row in rows(app)[-2:]] == [
+            ("login", "allow", 300), ("password_change", "review", 600),
+        ]  # fmt: skip
+        assert "81.2.69" not in "".join(row.event for row in rows(app))
+        assert "Mozilla" not in "".join(row.event for row in rows(app))
+        with pytest.raises(HeldForReview):
+            await sent(app, alice, 5)
+        assert (await fraud.queue(app))[0].reasons[0].startswith("takeover: sent from a device")
+        # The owner is back, with the password of a mail: what is known is the place.
+        clock.advance(minutes=30)
+        again = {"login": "alice", "password": changed["new"]}
+        await signin.login(app, **again, **HOME)
+        await asyncio.to_thread(fraud.look, app)
+        await sent(app, alice, 5, "mine")
 
 
 def copy(app: App) -> Any:

@@ -157,6 +157,90 @@ def test_a_new_place_and_device_with_an_odd_amount_is_looked_at() -> None:
     assert judged(*usual, event("topup", at, credits=90000, **new)).action == "review"
 
 
+OWN = {"ip": "81.2.3.4", "device_id": "laptop"}
+STRANGE = {"ip": "90.1.1.1", "device_id": "thief"}
+DAY_MINUTES = 1440.0
+
+
+def settled(user: str = "ann", days: int = 8) -> Rows:
+    """A user of a week, each noon on the own device at home, with a transfer to a friend."""
+    usual = [event("message", n * DAY_MINUTES, user=user, credits=4 + n % 3, **OWN)
+             for n in range(days)]  # fmt: skip
+    sent = event("transfer_out", 1, user=user, credits=40, counterparty_id="bob", **OWN)
+    return [usual[0], sent, *usual[1:]]
+
+
+def test_after_a_password_changed_by_a_stranger_nothing_leaves_the_account() -> None:
+    """Sign-in, new password, transfer: each new to the account when it began."""
+    at = 8 * DAY_MINUTES
+    came = event("login", at, **STRANGE)
+    changed = event("password_change", at + 2, **STRANGE)
+    assert (found := judged(*settled(), came)).action == "allow"
+    assert found.reasons[0].startswith("stranger: a sign-in from a device and a network")
+    assert judged(*settled(), came, changed).action == "review"
+    for minutes, action in ((5, "hold"), (23 * 60, "hold"), (25 * 60, "review")):
+        sent = event("transfer_out", at + minutes, credits=30, counterparty_id="sink", **STRANGE)
+        found = judged(*settled(), came, changed, sent)
+        assert (found.action, found.reasons[0][:8]) == (action, "takeover"), minutes
+    mine = event("transfer_out", at + 30, credits=30, counterparty_id="sink", **OWN)
+    assert judged(*settled(), came, changed, mine).action == "allow"
+
+
+@pytest.mark.parametrize(("place", "reason"), [
+    ({"ip": "90.1.1.1", "device_id": "laptop"}, "the own device in another network"),
+    ({"ip": "81.2.3.99", "device_id": "telephone"}, "a new device in the own network"),
+    ({"device_id": "laptop"}, "no address at all"),
+    ({}, "nothing known of the place"),
+])  # fmt: skip
+def test_one_familiar_thing_makes_nobody_a_stranger(place: dict[str, Any], reason: str) -> None:
+    at = 8 * DAY_MINUTES
+    happened = [*settled(), event("login", at, **place), event("password_change", at + 2, **place)]
+    sent = event("transfer_out", at + 5, credits=30, counterparty_id="sink", **place)
+    assert judged(*happened).score == 0, reason
+    assert judged(*happened, sent).action == "allow", reason
+
+
+def test_a_place_is_strange_for_three_days_and_never_on_the_first() -> None:
+    def strange(*happened: dict[str, Any]) -> float:
+        return judged(*happened).features[features.PLACE["foreign"]]
+
+    at = 8 * DAY_MINUTES
+    came = event("login", at, **STRANGE)
+    assert strange(*settled(), came) == 1
+    for days, left in ((1, 2 / 3), (2, 1 / 3), (3, 0), (9, 0)):
+        later = event("message", at + days * DAY_MINUTES, credits=4, **STRANGE)
+        assert strange(*settled(), came, later) == pytest.approx(left)
+    young = [event("message", 60, credits=4, **OWN), event("login", 120, **STRANGE)]
+    assert strange(*young) == 0
+    assert strange(*young, event("message", 3 * DAY_MINUTES, credits=4, **STRANGE)) == 0
+
+
+def test_the_own_places_are_not_forgotten_on_a_journey() -> None:
+    """A new network each day pushes out what was not used, never the device that is."""
+    away = [event("message", (8 + n) * DAY_MINUTES, credits=4, ip=f"92.40.{n}.1",
+                  device_id="laptop") for n in range(60)]  # fmt: skip
+    back = event("transfer_out", 70 * DAY_MINUTES, credits=30, counterparty_id="new", **OWN)
+    assert judged(*settled(), *away, back).action == "allow"
+
+
+def test_what_tells_an_owner_is_counted_as_it_says() -> None:
+    def told(name: str, *more: dict[str, Any]) -> float:
+        return judged(*settled(), *more).features[features.PLACE[name]]
+
+    at = 20 * DAY_MINUTES
+    sent = event("transfer_out", at, credits=79, counterparty_id="bob", **OWN)
+    other = event("transfer_out", at, credits=79, counterparty_id="eve", **OWN)
+    assert (told("new_payee", sent), told("new_payee", other)) == (0, 1)
+    assert told("amount_to_most", sent) == pytest.approx(np.log(80 / 41))
+    assert told("rest", sent) == pytest.approx(np.log1p(13 * 24))
+    assert told("sitting", sent) == 0
+    soon = event("message", at + 9, credits=1, **OWN)
+    assert told("rest", sent, soon) == pytest.approx(np.log1p(13 * 24))
+    assert told("sitting", sent, soon) == pytest.approx(np.log1p(9))
+    night = event("message", at + 11 * 60, credits=1, **OWN)
+    assert told("hour_near", sent) > 0.5 > 0.2 > told("hour_near", night)
+
+
 def test_a_large_amount_of_an_account_of_minutes_is_looked_at() -> None:
     others = [event("topup", n, user=f"u{n}", credits=1000) for n in range(150)]
     made = NOON + timedelta(minutes=140)
@@ -179,7 +263,7 @@ def test_an_odd_hour_alone_is_nothing_and_never_makes_a_hold() -> None:
 
 
 def test_every_rule_can_be_switched_off(rows: Rows) -> None:
-    off = Rules(0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0, 0, 0, 0)
+    off = Rules(0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0, 0)
     engine = Engine(rules=off)
     assert {engine.score(row).action for row in rows} == {"allow"}
 
@@ -268,6 +352,7 @@ def test_who_is_forgotten_leaves_no_trace() -> None:
     engine = Engine()
     engine.score(event("topup", 0, user="ann", ip="81.2.3.4", device_id="d", credits=50))
     engine.score(event("transfer_in", 1, user="bob", counterparty_id="ann", credits=50))
+    engine.score(event("transfer_out", 2, user="bob", counterparty_id="ann", credits=5))
     engine.state.forget("user", "ann")
     assert '"ann"' not in json.dumps(engine.state.dump())
 

@@ -44,6 +44,7 @@ class Event(NamedTuple):
     other: str
     tokens: float | None
     channel: str
+    agent: str = ""
 
 
 def read(event: Mapping[str, Any]) -> Event:
@@ -82,6 +83,7 @@ def read(event: Mapping[str, Any]) -> Event:
         text(get("counterparty_id")),
         None if missing(tokens) else number(tokens, "tokens"),
         text(get("channel")),
+        text(get("agent")),
     )
 
 

@@ -22,6 +22,7 @@ from chat_app.ml.fraud.state import (
     LONG,
     MONTH,
     NAN,
+    NONE,
     SHORT,
     Person,
     Place,
@@ -30,6 +31,7 @@ from chat_app.ml.fraud.state import (
     keep,
     newcomers,
     see,
+    use,
     within,
 )
 
@@ -45,6 +47,8 @@ NAMES: Final = (
     # What only the rules count with: exact numbers in fixed windows, this event included.
     "failed_10m", "small_1h", "accounts_device", "accounts_ip", "redeems_place", "refunds_30d",
     "burn", "spend_10m", "over_p99",
+    # Whether it is the owner who acts.
+    "foreign", "since_seized", "new_payee", "amount_to_most", "hour_near", "rest", "sitting",
 )  # fmt: skip
 PLACE: Final = {name: place for place, name in enumerate(NAMES)}
 NUMBER: Final = {name: float(place) for place, name in enumerate(TYPES)}
@@ -55,6 +59,10 @@ COMES_IN = frozenset(("signup_bonus", "voucher", "transfer_in"))
 LEAST_BUCKETS = 5  # of spending before what is usual is known
 LEAST_BURN = 20.0  # credits in ten minutes
 RISK_PRIOR = 20.0
+SITTING = 1800.0  # seconds of nothing end one
+STRANGE = 3 * DAY  # for so long a place is strange to somebody who had others
+OWN_PLACES = 16
+NEAR = 12.0  # events of no hour in particular that an hour's share begins with
 
 
 def observe(state: State, event: Event) -> list[float]:
@@ -66,6 +74,8 @@ def observe(state: State, event: Event) -> list[float]:
     gap = now - me.at if me.n else NAN
     if gap > 0:
         _fade(me, gap)
+    if not gap <= SITTING:
+        me.session_at, me.rest = now, gap if me.n else 0.0
     n, kinds = me.n, me.kinds
     one = 1.0 / n if n else 0.0
     count = kinds.get
@@ -90,6 +100,8 @@ def observe(state: State, event: Event) -> list[float]:
     refund_ratio, refunds = _refunds(me, now, amount if kind == "refund" else None)
     burn, spend = _burn(me, now, amount) if kind == "message" else (0.0, 0.0)
     moved = _moved(me, now, amount if kind == "transfer_out" else 0.0)
+    foreign = _foreign(me, event)
+    own = event.device or event.agent
     tenant = get("tenant", event.tenant, now)
     place = min(BINS - 1, int(size * 4))
     over = float(place > tenant.top()) if event.created is not None and amount else 0.0
@@ -121,7 +133,7 @@ def observe(state: State, event: Event) -> list[float]:
         _since(now, me.password_at),
         moved,
         float(bool(event.ip and me.ips and event.ip not in me.ips)),
-        float(bool(event.device and me.devices and event.device not in me.devices)),
+        float(bool(own and me.devices and own not in me.devices)),
         float(len(ip.users)) if ip is not None else NAN,
         float(len(net.users)) if net is not None else NAN,
         float(len(device.users)) if device is not None else NAN,
@@ -151,7 +163,16 @@ def observe(state: State, event: Event) -> list[float]:
         burn,
         spend,
         over,
+        foreign,
+        _since(now, me.seized_at),
+        float(kind == "transfer_out" and bool(event.other) and event.other not in me.payees),
+        size - log1p(me.most_out) if amount and me.most_out else NAN,
+        _near(me, hour) if n else NAN,
+        log1p(me.rest / HOUR) if n else NAN,
+        log1p(max(0.0, now - me.session_at) / 60.0),
     ]
+    if kind == "password_change" and foreign > 0:
+        me.seized_at = now
     _take_in(me, event, size, hour)
     for part in parts:
         _take_in_place(part, event)
@@ -235,9 +256,14 @@ def _take_in(person: Person, event: Event, size: float, hour: int) -> None:
         person.square += step * (size - person.mean)
     if event.ip and event.ip not in person.ips:
         keep(person.ips, event.ip, SHORT)
-    if event.device and event.device not in person.devices:
-        keep(person.devices, event.device, SHORT)
+    if person.first_at == NONE:
+        person.first_at = now
+    if event.device or event.agent:
+        use(person.devices, event.device or event.agent, now, OWN_PLACES)
+    if event.net or event.ip:
+        use(person.nets, event.net or event.ip, now, OWN_PLACES)
     if kind not in COMES_IN:
+        person.most_out = max(person.most_out, amount)
         person.s10m += amount
         person.s1h += amount
         person.s1d += amount
@@ -278,8 +304,10 @@ def _small(me: Person, _event: Event, now: float, amount: float) -> None:
         keep(me.small, [now, amount], SHORT)
 
 
-def _transfer_out(me: Person, _event: Event, _now: float, amount: float) -> None:
+def _transfer_out(me: Person, event: Event, now: float, amount: float) -> None:
     me.topup_left[1] += amount
+    if event.other:
+        use(me.payees, event.other, now, LONG)
 
 
 def _transfer_in(me: Person, event: Event, now: float, _amount: float) -> None:
@@ -317,6 +345,36 @@ def _take_in_place(part: Place, event: Event) -> None:
         keep(part.redeems, now, LONG)
     elif kind == "topup_failed":
         keep(part.fails, now, SHORT)
+
+
+def _foreign(me: Person, event: Event) -> float:
+    """How strange to this user the place is, device and network both: 1 when first seen, then less.
+
+    Whoever has a known device is no stranger in a new network, nor is a new device at home. What
+    an account was used from on its first day is its owner's.
+    """
+    now, own = event.ts, me.first_at
+    if own == NONE or now - own < DAY:
+        return 0.0
+    known, asked = 0.0, False
+    device, net = event.device or event.agent, event.net or event.ip
+    for what, seen in ((device, me.devices), (net, me.nets)):
+        if not what or not seen:
+            continue
+        asked = True
+        first = seen.get(what, now)
+        if first - own < DAY:
+            return 0.0
+        known = max(known, now - first)
+    return max(0.0, 1.0 - known / STRANGE) if asked else 0.0
+
+
+def _near(me: Person, hour: int) -> float:
+    """The share of the own events about this hour, held towards that of no hour in particular."""
+    hours = me.hours
+    about: float = hours[hour] + hours[hour - 1] + hours[(hour + 1) % 24]
+    about += 0.5 * (hours[hour - 2] + hours[(hour + 2) % 24])
+    return (about + NEAR * 4 / 24) / (me.n + NEAR)
 
 
 def _since(now: float, at: float) -> float:

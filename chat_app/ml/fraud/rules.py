@@ -11,7 +11,7 @@ from math import expm1
 from chat_app.ml.fraud.features import NUMBER, PLACE
 
 HOLD, REVIEW = 80.0, 50.0  # points from which an event is held or looked at
-SURE, LIKELY, ODD = 90.0, 60.0, 10.0
+SURE, LIKELY, WATCHED, ODD = 90.0, 60.0, 30.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Rules:
     refund_share: float = 0.5
     burn: float = 8.0  # times the own 95th percentile of ten minutes
     takeover_z: float = 3.0
+    foreign: float = 0.5  # from how strange a place on it may be somebody else: 1 is never seen
+    seized_hours: float = 24.0  # after a password that was changed from such a place
     new_hours: float = 1.0  # an account as young as this with an amount of the top percent
     odd_share: float = 0.005  # of the own events at this hour, after 50 events
 
@@ -46,8 +48,11 @@ _SENDING = NUMBER["transfer_out"]
 _TOPPING = (NUMBER["topup"], NUMBER["topup_failed"])
 _FREE = (NUMBER["signup_bonus"], NUMBER["voucher"], NUMBER["transfer_out"], NUMBER["transfer_in"])
 _VOUCHER, _REFUND, _MESSAGE = NUMBER["voucher"], NUMBER["refund"], NUMBER["message"]
+_LOGIN, _PASSWORD = NUMBER["login"], NUMBER["password_change"]
 _MOVING = (*_TOPPING, _SENDING, NUMBER["voucher"], NUMBER["refund"], NUMBER["message"])
+_STRANGE = "from a device and a network that are new to the account"
 P = PLACE
+_FOREIGN, _SEIZED, _PAYEE = P["foreign"], P["since_seized"], P["new_payee"]
 (_TYPE, _FAILED, _SMALL, _MOVED, _DEVICE, _ADDRESS, _REDEEMS, _CODE, _REFUNDS, _RATIO, _BURN,
  _SPEND, _NEW_IP, _NEW_DEVICE, _Z, _AGE, _TOP, _HOUR, _EVENTS) = (
     P["type"], P["failed_10m"], P["small_1h"], P["moved_on"], P["accounts_device"],
@@ -78,9 +83,31 @@ def judge(f: Sequence[float], rules: Rules) -> list[Finding]:
     elif kind == _MESSAGE and rules.burn and f[_BURN] > rules.burn:
         text = f"{f[_SPEND]:.0f} credits in 10 minutes, {f[_BURN]:.0f} times the usual peak"
         say(Finding("token_burn", LIKELY, text))
+    if rules.foreign and f[_FOREIGN] >= rules.foreign:
+        _stranger(f, kind, rules, say)
     if kind in _MOVING:
         _anywhere(f, rules, say)
     return found
+
+
+def _stranger(
+    f: Sequence[float], kind: float, rules: Rules, say: Callable[[Finding], None]
+) -> None:
+    """Somebody acts in an account of others' from a place that it never saw before these days."""
+    if kind == _LOGIN:
+        say(Finding("stranger", WATCHED, f"a sign-in {_STRANGE}"))
+    elif kind == _PASSWORD:
+        say(Finding("takeover", LIKELY, f"the password is changed {_STRANGE}"))
+    elif kind in (_SENDING, _REFUND):
+        hours = expm1(f[_SEIZED])
+        if hours < rules.seized_hours:
+            text = f"sent {_STRANGE}, {hours:.1f} hours after the password was changed there"
+            say(Finding("takeover", SURE, text))
+        elif f[_PAYEE]:
+            say(Finding("takeover", LIKELY, f"sent to somebody new {_STRANGE}"))
+    elif rules.takeover_z and f[_Z] > rules.takeover_z:
+        text = f"{_STRANGE}, and {f[_Z]:.1f} standard deviations from the usual"
+        say(Finding("takeover", LIKELY, text))
 
 
 def _free(f: Sequence[float], kind: float, rules: Rules, say: Callable[[Finding], None]) -> None:
@@ -104,7 +131,7 @@ def _free(f: Sequence[float], kind: float, rules: Rules, say: Callable[[Finding]
 
 def _anywhere(f: Sequence[float], rules: Rules, say: Callable[[Finding], None]) -> None:
     far = rules.takeover_z and f[_Z] > rules.takeover_z
-    if far and f[_NEW_IP] and f[_NEW_DEVICE]:
+    if far and f[_NEW_IP] and f[_NEW_DEVICE] and not f[_FOREIGN]:
         text = f"a new address, a new device, and {f[_Z]:.1f} standard deviations from the usual"
         say(Finding("takeover", LIKELY, text))
     if f[_TOP] and f[_AGE] < rules.new_hours:

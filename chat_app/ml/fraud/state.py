@@ -21,6 +21,9 @@ BUCKET = 600.0  # seconds of a bucket of spending
 NONE = -1.0  # a time that there was none of
 NAN = float("nan")
 
+# Another number when a part holds other fields than before: what was saved is then rebuilt.
+FORMAT = 2
+
 KINDS = ("user", "ip", "net", "device", "card", "code", "domain", "tenant")
 
 
@@ -55,8 +58,9 @@ class Person(Part):
     """One user."""
 
     __slots__ = (
-        "amount_n", "c1d", "c1h", "c7d", "c10m", "chat10m", "devices", "fail1d", "fails", "hours",
-        "ips", "kinds", "mean", "password_at", "refunds", "s1d", "s1h", "s7d", "s10m", "senders",
+        "amount_n", "c1d", "c1h", "c7d", "c10m", "chat10m", "devices", "fail1d", "fails",
+        "first_at", "hours", "ips", "kinds", "mean", "most_out", "nets", "password_at", "payees",
+        "refunds", "rest", "s1d", "s1h", "s7d", "s10m", "seized_at", "senders", "session_at",
         "small", "spends", "square", "token_mean", "token_n", "token_square", "topup_at",
         "topup_left", "topups", "voucher_at",
     )  # fmt: skip
@@ -77,7 +81,14 @@ class Person(Part):
         self.topups: list[list[float]] = []  # time and amount
         self.refunds: list[list[float]] = []
         self.ips: list[str] = []
-        self.devices: list[str] = []
+        # Where this user was seen first when, the latest used last.
+        self.devices: dict[str, float] = {}
+        self.nets: dict[str, float] = {}
+        self.first_at, self.session_at = NONE, NONE
+        self.rest = 0.0  # seconds of nothing before this sitting
+        self.seized_at = NONE  # when the password was changed from a strange place
+        self.most_out = 0.0  # the largest amount that was spent or sent
+        self.payees: dict[str, float] = {}
         self.hours: list[int] = [0] * 24
         self.spends: list[list[float]] = []  # number of a bucket and what was spent in it
         self.chat10m = 0.0
@@ -168,9 +179,9 @@ class State:
             return
         for other in KINDS:
             for name, part in self.parts[other].items():
-                seen = getattr(part, "users", None) or getattr(part, "senders", None)
-                if seen and seen.pop(key, None) is not None:
-                    self.touched.add((other, name))
+                for field in ("users", "senders", "payees"):
+                    if getattr(part, field, {}).pop(key, None) is not None:
+                        self.touched.add((other, name))
 
     def tidy(self, now: float) -> int:
         """Drop what was idle for so long that it would begin anew; returns how many."""
@@ -243,6 +254,13 @@ def see(seen: dict[str, float], who: str, now: float, most: int = WIDE) -> None:
         seen[who] = now
         if len(seen) > most:
             del seen[next(iter(seen))]
+
+
+def use(seen: dict[str, float], what: str, now: float, most: int) -> None:
+    """Note what is used, with when it first was; beyond `most` the longest unused is let go."""
+    seen[what] = seen.pop(what, now)
+    if len(seen) > most:
+        del seen[next(iter(seen))]
 
 
 def newcomers(seen: dict[str, float], who: str, since: float) -> int:

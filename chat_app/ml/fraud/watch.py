@@ -22,7 +22,7 @@ from chat_app.errors import Conflict, Invalid, NotFound
 from chat_app.ml.fraud import events
 from chat_app.ml.fraud.engine import Costs, Decision, Engine
 from chat_app.ml.fraud.rules import Rules
-from chat_app.ml.fraud.state import KINDS, State
+from chat_app.ml.fraud.state import FORMAT, KINDS, State
 from chat_app.ml.fraud.tables import EntityState, FraudAssessment, FraudLabel
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ KEPT_DAYS = 90
 DAY = 24 * 3600 * MICROS_PER_SECOND
 MOST_PENDING = 100_000
 LABELS = ("fraud", "legit")
-HIDDEN = ("ip", "ip_net", "device_id", "payment_fingerprint", "voucher_code")
+HIDDEN = ("ip", "ip_net", "device_id", "agent", "payment_fingerprint", "voucher_code")
 # What an erased person's events keep: enough for sums, nothing that leads to anybody.
 PLAIN = ("event_id", "ts", "type", "user_id", "credits", "amount_minor", "tokens")
 
@@ -97,6 +97,7 @@ class Watch:
         self.messages: deque[dict[str, Any]] = deque(maxlen=MOST_PENDING)
         self._key = key
         self._ready = mode == "off"
+        self._rebuilt = False
         self._loading = threading.Lock()
 
     @property
@@ -143,12 +144,16 @@ class Watch:
         if self._ready:  # by another thread meanwhile
             return
         state, mark, ahead, labels = State(), 0, set(), 0
-        for row in session.exec(select(EntityState)):
-            values = json.loads(row.state)
-            if row.kind == MARK:
-                mark, ahead, labels = values["id"], set(values["ahead"]), values["label"]
-            elif row.kind in KINDS:
-                state.put(row.kind, row.key, values)
+        kept = session.get(EntityState, (MARK, ""))
+        values = json.loads(kept.state) if kept is not None else {}
+        if values.get("format") == FORMAT:
+            mark, ahead, labels = values["id"], set(values["ahead"]), values["label"]
+            for row in session.exec(select(EntityState).where(col(EntityState.kind) != MARK)):
+                if row.kind in KINDS:
+                    state.put(row.kind, row.key, json.loads(row.state))
+        elif kept is not None:  # by a release with other fields: what was judged is gone through
+            log.info("what the fraud watch remembers is rebuilt from what it judged")
+            self._rebuilt = True
         self.engine.state = state
         self._replay(session, mark, ahead, labels)
         self._ready = True
@@ -204,12 +209,20 @@ class Watch:
                 part = state.find(kind, key)
                 parts[kind, key] = None if part is None else json.dumps(part.dump())
             recent = self.engine.recent(2000)
+        if self._rebuilt:
+            session.execute(delete(EntityState))
+            self._rebuilt = False
         there = set(
             session.exec(
                 select(FraudAssessment.event_id).where(col(FraudAssessment.event_id).in_(recent))
             )
         )
-        mark = {"id": newest, "ahead": sorted(set(recent) - there), "label": label}
+        mark = {
+            "format": FORMAT,
+            "id": newest,
+            "ahead": sorted(set(recent) - there),
+            "label": label,
+        }
         parts[MARK, ""] = json.dumps(mark)
         for (kind, key), text in parts.items():
             if text is None:
