@@ -21,6 +21,9 @@ WINDOWS = [
 ]  # fmt: skip
 GOAL_COUNT_MAE = 0.84  # of auto in the first window
 GOAL_RATIO = 1.05  # of auto in every window
+# What Fader, Hardie and Lee published for the sample of 2,357 customers.
+GOLDEN = {"r": 0.243, "alpha": 4.414, "a": 0.793, "b": 2.426, "log_likelihood": -9582.4}
+GOAL_GOLDEN = 0.01
 
 
 def purchases(path: str) -> pd.DataFrame:
@@ -62,7 +65,9 @@ def main(master: str, summary: str | None) -> int:
     good = True
     if summary is not None:
         model = LTVModel(273).fit_summary(pd.read_csv(summary))
-        print({name: round(value, 4) for name, value in model.parameters.items()})
+        found = {name: float(model.parameters[name]) for name in GOLDEN}
+        print("BG/NBD:", ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        good = all(abs(found[name] / value - 1) <= GOAL_GOLDEN for name, value in GOLDEN.items())
     tx = purchases(master)
     for number, (as_of, days) in enumerate(WINDOWS):
         rows = window(tx, as_of, days)

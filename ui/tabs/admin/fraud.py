@@ -33,8 +33,14 @@ _TYPES = {
 _RULES = {
     "card_testing": "Card testing", "topup_then_transfer": "Top-up sent on",
     "many_accounts": "Many accounts", "voucher_abuse": "Code abuse", "refund_abuse": "Refund abuse",
-    "token_burn": "Burst of spending", "takeover": "Takeover", "new_account": "New account",
-    "odd_hour": "Odd hour", "model": "Model", "novelty": "Novelty",
+    "token_burn": "Burst of spending", "takeover": "Takeover", "stranger": "Strange place",
+    "new_account": "New account", "odd_hour": "Odd hour", "model": "Model", "novelty": "Novelty",
+}  # fmt: skip
+_ALONE = {
+    "no_model": "no model judges yet", "model_refused": "the model's files were changed",
+    "model_failed": "the model failed", "model_late": "the model took too long",
+    "killed": "the model is out or only in the shadow", "breaker_open": "the model rests",
+    "state_failed": "the event could not be read",
 }  # fmt: skip
 
 
@@ -258,7 +264,8 @@ def _lines(app: App, chosen: Threshold, others: list[Threshold]) -> str:
     return (
         f'{cards}{plot}<p class="hint">Fraud that goes through costs {costs.loss:g}, stopping an '
         f"honest person {costs.false_block:g}; both are settings of the operator, and so is the "
-        "line: the model's chance of fraud becomes points by them. Labels stand mostly at what was "
+        "line: the model's chance of fraud becomes points by them. It rests on the labels of the "
+        "last 90 days, up to now. They stand mostly at what was "
         "flagged, so what was let through is seen less than it should be.</p>"
     )
 
@@ -274,10 +281,13 @@ def _story(case: Case, events: list[Case]) -> str:
         ]
         for event in events
     ]
-    by = "the rules" if case.model_version == "rules" else f"model {case.model_version}"
+    by = f"model {case.model_version} and the rules"
+    if case.model_version == "rules":
+        why = _ALONE.get(case.fallback_reason or "")
+        by = f"the rules alone: {why}" if why else "the rules alone"
     head = (
-        f'<p class="hint">Case #{case.id} was judged by {parts.esc(by)}. The newest events of '
-        "its account:</p>"
+        f'<p class="hint">Case #{case.id} was judged on {parts.when(case.created_at)} by '
+        f"{parts.esc(by)}, on what was known then. The newest events of its account:</p>"
     )
     heads = ["When", "Event", "Why", "Points>", "State"]
     return head + parts.table(heads, rows, caption="The story of the account")
