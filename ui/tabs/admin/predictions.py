@@ -158,8 +158,9 @@ def _leaving(
             Card("More likely than not", f"{len(likely):,}", f"stay away for {days} days"),
             Card("Expected to leave", f"{sum(one.value for one in found):.1f}",
                  f"of the {len(found):,} who are here"),
-            Card("They may still bring", _money(theirs, currency),
-                 "the chance that they leave is in it already"),
+            Card("They may still bring", _money(theirs, currency) if values else "–",
+                 "the chance that they leave is in it already" if values
+                 else "once lifetime values are learnt"),
             _knew(run),
         ]
     )  # fmt: skip
