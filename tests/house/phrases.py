@@ -7,6 +7,7 @@ source, so a sentence is found whether or not a test run shows it.
 import ast
 import html
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -177,3 +178,33 @@ def _plain(text: str) -> str:
 def unique(found: Iterable[str]) -> list[str]:
     """Without repeats, in their order."""
     return list(dict.fromkeys(found))
+
+
+def of_the_page() -> list[str]:
+    """All sentences of the page's modules and scripts."""
+    found: list[str] = []
+    for path in sorted((ROOT / "ui").rglob("*")):
+        if path.suffix == ".py" and path.parent.name != "languages":
+            found += python(path)
+        elif path.suffix == ".js" and path.name not in ("speak.js", "worker.js", "tongue.js"):
+            found += script(path)
+    return unique(found)
+
+
+def bare(text: str) -> str:
+    """A sentence without its parts and marks at the ends: pieces of markup end where tags do."""
+    return re.sub(r"\s+", " ", re.sub(r"\{\d+\}", " ", text)).strip(" .,:;·>s")
+
+
+def main() -> None:
+    """Print what no catalogue has."""
+    from ui import languages
+
+    known = {bare(key) for key in languages.catalogue("de")}
+    for one in of_the_page():
+        if bare(one) not in known:
+            sys.stdout.write(f"{one}\n")
+
+
+if __name__ == "__main__":
+    main()

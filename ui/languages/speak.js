@@ -89,7 +89,9 @@
     if (!/[A-Za-z]{2}/.test(raw)) return raw;
     const bare = raw.trim().replace(/\s+/g, " ");
     if (ours.has(bare) && !exact.has(bare)) return raw;
-    if (/\n/.test(raw.trim()) && say(bare) === null) return raw.split("\n").map(told).join("\n");
+    // A label of several lines is several sentences, a sentence of the markup may be broken.
+    const lines = raw.trim().split(/ *\n */);
+    if (lines.length > 1 && lines.every((line) => !/[A-Za-z]{2}/.test(line) || exact.has(line) || say(line) !== null)) return lines.map(told).join("\n");
     const made = say(bare);
     if (made === null) { if (missed.size < 3000) missed.add(bare); return raw; }
     return raw.match(/^\s*/)[0] + made + raw.match(/\s*$/)[0];
@@ -114,7 +116,7 @@
   // A list's field shows its choice in the language and still has the value that it was given.
   const own = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value");
   const field = (part) => {
-    if (part.getAttribute("role") !== "listbox" || written.get(part)?.field) return;
+    if (part.getAttribute("role") !== "combobox" || written.get(part)?.field) return;
     written.set(part, { ...written.get(part), field: true });
     let given = own.get.call(part), shown = given;
     const show = (value) => { given = String(value ?? ""); shown = told(given); own.set.call(part, shown); };
