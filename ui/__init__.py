@@ -40,7 +40,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     import gradio as gr
     from starlette.middleware.cors import CORSMiddleware
 
-    from ui import installed, page, sessions, straight, theme
+    from ui import installed, languages, page, sessions, straight, theme
 
     demo = page.build(app)
     # Gradio checks file paths only in apps that were launched; a mounted one never is.
@@ -51,6 +51,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     # With a policy on the parent Gradio does not answer other sites' preflight requests.
     web.add_middleware(CORSMiddleware, allow_origins=[])
     installed.install(web)
+    languages.install(web)
     gr.mount_gradio_app(
         web,
         demo,

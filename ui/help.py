@@ -4,6 +4,7 @@ It is plain HTML that `help.js` opens; it knows no user and asks for nothing.
 """
 
 from chat_app.settings import Business
+from ui import languages
 from ui.parts import esc
 
 # What is pressed, and what it does. `Alt` and `Ctrl` are written as a Mac's where it is one.
@@ -58,7 +59,7 @@ def tools(business: Business) -> str:
         '<button type="button" id="help-open" aria-haspopup="dialog" aria-label="Help" '
         f'title="Help and shortcuts (?)">{_icon("help")}</button>'
         '<button type="button" id="theme-toggle" aria-label="Theme: as the system">'
-        f"{looks}</button>"
+        f"{looks}</button>{languages.chooser()}"
         '<p id="announce" class="unseen" role="status"></p>'
         f"{_dialog(business)}"
     )

@@ -74,7 +74,7 @@ def build(app: App) -> gr.Blocks:
             assert user.id is not None
             shown[pill_part] = gr.update(value=pill(app, user.id), visible=True)
             shown[bell_part] = gr.update(value=bell(app, user.id), visible=True)
-            shown[who] = gr.update(value=f"<span>{parts.esc(user.username)}</span>", visible=True)
+            shown[who] = gr.update(value=_name(user), visible=True)
             for room in (chat_room, credits_room, history_room, analytics_room, account_room):
                 shown[room.tab] = gr.update(visible=True)
             if permissions.is_staff(user.role):
@@ -100,3 +100,9 @@ def build(app: App) -> gr.Blocks:
         )
         chat.bind_load(chat_room, app, shell, opened)
     return demo
+
+
+def _name(user: User) -> str:
+    """The name in the bar; by its language the script turns the page."""
+    own = f' data-language="{parts.esc(user.language)}"' if user.language else ""
+    return f'<span translate="no"{own}>{parts.esc(user.username)}</span>'

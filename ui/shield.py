@@ -34,7 +34,7 @@ STREAMS_PER_PAGE = 6
 RETRY_SECONDS = 5
 _OWN = re.compile(
     r"/(?:(?:api|v1)(?:/.*)?|share/[\w-]+|livez|readyz|health|metrics"
-    r"|manifest\.json|sw\.js|offline|icons/[\w-]+\.(?:svg|png))"
+    r"|manifest\.json|sw\.js|offline|icons/[\w-]+\.(?:svg|png)|languages/[\w-]+\.js)"
 )
 _GRADIO = re.compile(
     r"/|/assets/[\w./@-]+|/static/[\w./@-]+|/theme\.css|/favicon\.ico|/robots\.txt"

@@ -1,7 +1,10 @@
 """The look: a Gradio theme, one stylesheet and one small script, all from this folder."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+from ui import languages
 
 STATIC = Path(__file__).parent / "static"
 FONT = "IBM Plex Sans"
@@ -95,10 +98,11 @@ def script() -> str:
     No text in it goes over several lines, so a line may lose its beginning.
     """
     scripts = (
-        "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js", "composer.js",
-        "help.js", "setup.js",
+        "tongue.js", "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js",
+        "composer.js", "help.js", "setup.js",
     )  # fmt: skip
     whole = "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
+    whole = whole.replace("LANGUAGE_FILES", json.dumps(languages.addresses()))
     lines = (line.strip() for line in whole.splitlines())
     return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
 

@@ -44,7 +44,9 @@
     $("account-email").textContent = me.email;
     $("account-name").value = me.display_name || "";
     if (me.role !== "user") $("account-new").minLength = Number($("account-new").dataset.staff);
-    $("account-language").value = me.language || "";
+    const tongue = $("account-language");
+    if (me.language && ![...tongue.options].some((one) => one.value === me.language)) tongue.append(make("option", { value: me.language, textContent: me.language }));
+    tongue.value = me.language || "";
     const zone = $("account-zone");
     if (zone.length < 2 && Intl.supportedValuesOf) zone.append(...Intl.supportedValuesOf("timeZone").map((name) => make("option", { value: name, textContent: name })));
     if (me.timezone && ![...zone.options].some((one) => one.value === me.timezone)) zone.append(make("option", { value: me.timezone, textContent: me.timezone }));
@@ -116,7 +118,7 @@
 
   const withCode = ({ code, ...data }) => ({ ...data, ...(code?.trim() ? { code: code.replace(/\s/g, "") } : {}) });
   const does = {
-    "profile-save": async (data) => { await ask("PATCH", "auth/me", { display_name: data.display_name, language: data.language, timezone: data.timezone }); return "Saved."; },
+    "profile-save": async (data) => { await ask("PATCH", "auth/me", { display_name: data.display_name, language: data.language, timezone: data.timezone }); if (data.language !== me.language) { me.language = data.language; window.chooseTongue(data.language); } return "Saved."; },
     "email-change": async (data, form) => { await ask("PATCH", "auth/me", withCode(data)); form.reset(); return "A link is on its way to the new address. Nothing changes before it is opened."; },
     "export-confirm": async (data, form) => {
       await ask("POST", "auth/confirm", withCode(data)); form.reset();

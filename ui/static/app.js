@@ -276,7 +276,7 @@
   document.addEventListener("dragover", (event) => { if (carries(event)) event.preventDefault(); });
   document.addEventListener("drop", (event) => { if (carries(event)) { event.preventDefault(); attach(event.dataTransfer.files); } });
   // Times in the reader's zone; names for parts that Gradio leaves without one.
-  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const format = new Intl.DateTimeFormat(window.tongue, { dateStyle: "medium", timeStyle: "short" });
   let due = false;
   const polish = () => {
     due = false;
@@ -319,7 +319,7 @@
   // A tab by its name, from the overflow menu if it is there; gives the tab if it is in the bar.
   window.openTab = (bar, name) => {
     const wrapper = document.querySelector(`${bar} > .tab-wrapper`);
-    const find = (where) => Array.from(wrapper?.querySelectorAll(where) || []).find((one) => one.textContent.trim() === name);
+    const find = (where) => Array.from(wrapper?.querySelectorAll(where) || []).find((one) => [name, window.inTongue(name)].includes(one.textContent.trim()));
     const tab = find(".tab-container[role=tablist] button");
     if (tab) { if (tab.getAttribute("aria-selected") !== "true") tab.click(); return tab; }
     if (!find(".overflow-dropdown button")) wrapper?.querySelector(".overflow-menu > button")?.click();

@@ -219,7 +219,7 @@
     const whole = await ask("GET", link.getAttribute("href").slice(5)), facts = whole.receipt;
     const rows = [["Paid", `${facts.credits} ${facts.credits === "1" ? "credit" : "credits"}`], ["Model", facts.model], ["Price version", facts.price_version],
       ["Tokens read", `${facts.prompt_tokens}${facts.cached_tokens ? `, ${facts.cached_tokens} from the cache` : ""}`], ["Tokens written", facts.completion_tokens],
-      ["Settled", new Date(facts.settled_at).toLocaleString()], ["Receipt", facts.id], ["Key", whole.key_id]];
+      ["Settled", new Date(facts.settled_at).toLocaleString(window.tongue)], ["Receipt", facts.id], ["Key", whole.key_id]];
     const holds = await signed(whole);
     const verdict = holds === null ? "Signed. Check it with the public keys." : holds ? "The signature is valid." : "The signature does NOT hold.";
     return make("div", {}, make("h2", { textContent: "Receipt" }),

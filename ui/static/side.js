@@ -24,7 +24,7 @@
   const talk = (item) => `conversations/${item.id}`;
   const say = (text, bad) => { const part = $("side-said"); if (part) { part.textContent = text; part.classList.toggle("bad", Boolean(bad)); } };
   const tried = async (work) => { say(""); try { return await work(); } catch (error) { say(error.message, true); return null; } };
-  const when = (at) => new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" }).format(new Date(at));
+  const when = (at) => new Intl.DateTimeFormat(window.tongue, { dateStyle: "medium", timeStyle: "short" }).format(new Date(at));
 
   // What is known. `rest` are the rows that are neither pinned nor in a folder.
   const now = { open: null, rest: [], next: null, pinned: [], folders: [], inside: {}, unfolded: new Set(), archive: null, found: null, editing: false };
@@ -72,7 +72,7 @@
     if (days < 2) return "Yesterday";
     if (days < 8) return "Previous 7 days";
     const year = at.getFullYear() === today.getFullYear() ? {} : { year: "numeric" };
-    return new Intl.DateTimeFormat("en", { month: "long", ...year }).format(at);
+    return new Intl.DateTimeFormat(window.tongue || "en", { month: "long", ...year }).format(at);
   };
   const dots = (what, id, name) => make("button", { type: "button", className: "dots", textContent: "…", data: { [what]: id }, aria: { haspopup: "menu", expanded: "false", label: `Options of ${name}` } });
   const dot = (id) => {
@@ -394,7 +394,7 @@
     const tabs = document.querySelectorAll("#tabs > .tab-wrapper .tab-container[role=tablist] button");
     const go = () => { drawer(true); $("side-search").focus(); $("side-search").select(); };
     if ($("chat-layout").offsetParent) { go(); return; }
-    Array.from(tabs).find((tab) => tab.textContent.trim() === "Chat")?.click();
+    Array.from(tabs).find((tab) => ["Chat", window.inTongue("Chat")].includes(tab.textContent.trim()))?.click();
     setTimeout(go, 100);
   };
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from chat_app.settings import Accounts
+from ui import languages
 from ui.parts import esc
 
 _SCOPES = (
@@ -124,8 +125,8 @@ def _profile() -> str:
             "profile-save",
             '<div class="pair">'
             + _input("name", "display_name", "Display name", more='maxlength="64"')
-            + _input("language", "language", "Language", more='maxlength="16" placeholder="en"')
-            + '<label class="field"><span>Time zone</span><select id="account-zone" '
+            + _language()
+            + '<label class="field"><span>Time zone</span><select translate="no" id="account-zone" '
             'name="timezone"><option value="">As in this browser</option></select></label></div>',
             "Save",
         )
@@ -141,6 +142,14 @@ def _profile() -> str:
             "Send a link to the new address",
         )
         + "</details>"
+    )
+
+
+def _language() -> str:
+    own = "".join(f'<option value="{tag}">{name}</option>' for tag, name in languages.NAMES.items())
+    return (
+        '<label class="field"><span>Language</span><select id="account-language" name="language">'
+        f'<option value="">As in this browser</option>{own}</select></label>'
     )
 
 

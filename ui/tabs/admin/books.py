@@ -302,7 +302,7 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    return "<small>" + parts.esc(", ".join(_pairs(facts.items()))) + "</small>"
+    return '<small translate="no">' + parts.esc(", ".join(_pairs(facts.items()))) + "</small>"
 
 
 def _pairs(items: Iterable[tuple[str, Any]]) -> list[str]:

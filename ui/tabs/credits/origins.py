@@ -45,7 +45,7 @@ def sheet(lots: Sequence[LotView], coming: NextGrant | None, *, now: int) -> str
             f" The next {show_credits(coming.micro)} come with {name} on {parts.when(coming.at)}."
         )
     table = parts.table(
-        ["From", "Left>", "Ends", "Since"], rows, caption="Your credits by their origin"
+        ["From", "Remaining>", "Ends", "Since"], rows, caption="Your credits by their origin"
     )
     return (
         '<div class="sheet"><div class="sheet-head"><h2>Where your credits are from</h2></div>'
