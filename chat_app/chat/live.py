@@ -89,6 +89,11 @@ class Live(Generic[End]):
         self.end = end
         self._wake()
 
+    async def news(self, seen: int, shown: Status | None) -> None:
+        """Wait until there is more than `seen` pieces and this status line, or the end."""
+        while len(self.pieces) <= seen and self.status == shown and self.end is None:
+            await self._changed.wait()
+
     async def follow(self, after: int = 0) -> AsyncIterator["Piece | Status | End"]:
         """Pieces after number `after`, status lines as they change, and the end as last item."""
         seen = after
