@@ -5,7 +5,7 @@ happens on one event loop.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -94,7 +94,7 @@ class Live(Generic[End]):
         while len(self.pieces) <= seen and self.status == shown and self.end is None:
             await self._changed.wait()
 
-    async def follow(self, after: int = 0) -> AsyncIterator["Piece | Status | End"]:
+    async def follow(self, after: int = 0) -> AsyncGenerator["Piece | Status | End", None]:
         """Pieces after number `after`, status lines as they change, and the end as last item."""
         seen = after
         shown: Status | None = None

@@ -8,7 +8,7 @@ a reply ended is for the database to say. Nothing is kept in Redis.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +152,7 @@ class Relay:
         found = self._mirrors.get(reply_id)
         return None if found is None else found.live
 
-    async def read(self, mirror: Mirror, after: int) -> AsyncIterator[Piece | Status]:
+    async def read(self, mirror: Mirror, after: int) -> AsyncGenerator[Piece | Status, None]:
         """What is heard of it after piece `after`; ends when it is over, or quiet, or Redis is
         lost: then the database knows more.
         """

@@ -93,7 +93,9 @@ async def _stop_answers(app: App, user_id: int) -> None:
     if tasks:
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
     until = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < until and await asyncio.to_thread(reply.running, app, user_id=user_id):
+    while time.monotonic() < until:  # those of other processes
+        if not await asyncio.to_thread(reply.running, app, user_id=user_id):
+            return
         await asyncio.sleep(reply.POLL_SECONDS)
 
 

@@ -112,7 +112,7 @@ class Link:
         if not self.up or self._client is None:
             raise Lost
         try:
-            return await self._client.execute_command(*command)
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except _failures() as error:
             self._down(error)
             raise Lost from error
