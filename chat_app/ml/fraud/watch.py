@@ -165,7 +165,9 @@ class Watch:
             return 0
         # Ids are given before they are committed: a few late ones are looked for again.
         late = col(FraudAssessment.id) > self._seen - LATE
-        ids = dict(session.exec(select(FraudAssessment.event_id, FraudAssessment.id).where(late)))
+        ids = dict(
+            session.exec(select(FraudAssessment.event_id, FraudAssessment.id).where(late)).all()
+        )
         with self.engine.lock:
             known = set(self.engine.recent(len(ids) + LATE))
         rows = session.exec(
