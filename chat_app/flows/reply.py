@@ -106,8 +106,7 @@ async def follow(
                 after = piece.index
                 yield piece
             if shown.state != "running":
-                yield shown
-                return
+                break
             if app.relay is None or not app.relay.up:
                 await asyncio.sleep(POLL_SECONDS)
                 continue
@@ -124,6 +123,7 @@ async def follow(
                     else:
                         said = item
                     yield item
+    yield shown
 
 
 async def stop(app: App, *, user_id: int, reply_id: str) -> None:
