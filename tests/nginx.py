@@ -57,8 +57,10 @@ def certificate(folder: Path) -> None:
     )
 
 
-def adapted(name: str, folder: Path, *, tls: int, plain: int, apps: list[int]) -> str:
-    """The shipped configuration, on other ports and with a shorter patience for headers."""
+def adapted(
+    name: str, folder: Path, *, tls: int, plain: int, apps: list[int], head_seconds: int
+) -> str:
+    """The shipped configuration, on other ports and with another patience for headers."""
     text = (SHIPPED / name).read_text(encoding="utf-8")
     changes = [
         ("listen [::]:80;", "", 1),
@@ -68,7 +70,7 @@ def adapted(name: str, folder: Path, *, tls: int, plain: int, apps: list[int]) -
         ("/etc/nginx/tls/", f"{folder}/", 2),
         ("chat.example.org", "localhost", 2),
         ("proxy_set_header Host $host;", "proxy_set_header Host $http_host;", 1),
-        ("client_header_timeout 10s;", "client_header_timeout 1s;", 2),
+        ("client_header_timeout 10s;", f"client_header_timeout {head_seconds}s;", 2),
     ]
     for name_of, port in zip(("app:", "app2:", "app3:"), apps, strict=False):
         changes.append((f"server {name_of}7860", f"server 127.0.0.1:{port}", 2))
@@ -79,7 +81,9 @@ def adapted(name: str, folder: Path, *, tls: int, plain: int, apps: list[int]) -
 
 
 @contextmanager
-def running(folder: Path, name: str, *, tls: int, plain: int, apps: list[int]) -> Iterator[None]:
+def running(
+    folder: Path, name: str, *, tls: int, plain: int, apps: list[int], head_seconds: int = 10
+) -> Iterator[None]:
     """nginx with one of the shipped configurations; skips without nginx, and fails in CI."""
     if not Path(PROGRAM).exists():
         reason = "there is no nginx here; install the package nginx-light to run these"
@@ -88,7 +92,9 @@ def running(folder: Path, name: str, *, tls: int, plain: int, apps: list[int]) -
         pytest.skip(reason)
     folder.chmod(0o755)
     certificate(folder)
-    (folder / "chat.conf").write_text(adapted(name, folder, tls=tls, plain=plain, apps=apps))
+    (folder / "chat.conf").write_text(
+        adapted(name, folder, tls=tls, plain=plain, apps=apps, head_seconds=head_seconds)
+    )
     (folder / "nginx.conf").write_text(
         ("user root;\n" if os.geteuid() == 0 else "")  # the folder is for its owner alone
         + f"pid {folder}/pid;\nerror_log {folder}/error.log;\n"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # No request waits longer for Redis than this, and only the first one after it was lost.
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 CONNECTIONS = 16
 

@@ -57,7 +57,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         "LLM__SCRIPT__TOKENS_PER_SECOND": "40",
     }
     with (
-        nginx.running(folder, "chat.conf", tls=tls, plain=plain, apps=[app]),
+        nginx.running(folder, "chat.conf", tls=tls, plain=plain, apps=[app], head_seconds=1),
         servers.serving(folder / "data", **more) as server,
     ):
         made = Front(server, tls, plain, app)
