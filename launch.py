@@ -214,6 +214,10 @@ async def serve(app: "App", setup_token: str | None) -> None:
     ending: list[asyncio.Task[None]] = []
 
     async def end() -> None:
+        if app.link is not None:
+            # Others take what comes now; followers of what is written here are served by them too.
+            for listening in server.servers:
+                listening.close()
         await app.drain()
         # Open pages keep a heartbeat; that it is cut off now is no error worth a traceback.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -12,6 +12,7 @@ from chat_app.accounts import limits, passwords
 from chat_app.accounts.standing import Looks
 from chat_app.backups import make as backups
 from chat_app.chat.live import Replies
+from chat_app.chat.relay import Relay
 from chat_app.clock import Clock
 from chat_app.credits import packages, pricing
 from chat_app.credits.invoices import sellers, tax
@@ -34,6 +35,8 @@ from chat_app.notify import wire
 from chat_app.notify.wire import Wire
 from chat_app.secrets import Secrets
 from chat_app.settings import Settings
+from chat_app.shared.link import Link
+from chat_app.shared.windows import Windows
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,8 @@ class App:
 
     `titles` are the jobs that name conversations, by conversation; `exports` are the users
     whose data is being packed. `looks` says how users with open streams stand, see
-    `flows/standing.py`. `demo`: visitors are signed in as made-up people.
+    `flows/standing.py`. `demo`: visitors are signed in as made-up people. `link` leads to the
+    other processes of the installation, if there may be any, and `relay` to their replies.
     """
 
     settings: Settings
@@ -69,13 +73,23 @@ class App:
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="outlook")
     )
     looks: Looks = field(default_factory=Looks)
+    link: Link | None = None
+    relay: Relay | None = None
     draining: bool = False
     demo: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
 
     async def start(self) -> None:
-        """Start what needs an event loop: the engine."""
+        """Start what needs an event loop: the engine, and the link to other processes."""
         await self.engine.start()
+        if self.link is not None:
+            await self.link.start()
+
+    def forget_kept(self, user_id: int, *, here: bool = False) -> None:
+        """Forget the answers that are kept in memory of a user, in all processes or just `here`."""
+        self.cache.forget(str(user_id))
+        if self.link is not None and not here:
+            self.link.tell_soon("forget", user=user_id)
 
     def reread_secrets(self) -> None:
         """Take over the keys that a command added or removed; raises BadSecrets."""
@@ -103,6 +117,10 @@ class App:
     async def stop(self) -> None:
         """Drain, end the engine and close the database."""
         await self.drain()
+        if self.relay is not None:
+            self.relay.close()
+        if self.link is not None:
+            await self.link.close()
         await asyncio.to_thread(self.fetches.close)
         await self.engine.close()
         self.passwords.close()
@@ -124,13 +142,17 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         database.migrate(db)
     engine = create(settings)
     stock(db, settings, now=clock.micros())
-    return App(
+    link = _link(settings, keys)
+    replies: Replies[object] = Replies()
+    app = App(
         settings=settings,
         clock=clock,
         secrets=keys,
         db=db,
         engine=engine,
-        limits=limits.Limits(settings.limits, slots=engine.slots),
+        limits=limits.Limits(
+            settings.limits, slots=engine.slots, windows=None if link is None else Windows(link)
+        ),
         passwords=passwords.Passwords(keys.pepper, micros=clock.micros),
         cache=Cache(settings.llm.cache),
         receipt_keys=receipt_keys.load_or_create(settings.data_dir),
@@ -142,7 +164,21 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         fraud=_watch(settings, keys, clock),
         fetches=Fetches(settings.models_dir),
         telemetry=telemetry.build(settings),
+        replies=replies,
+        link=link,
+        relay=None if link is None else Relay(link, replies),
     )
+    if link is not None:
+        link.on("forget", lambda said: app.forget_kept(said["user"], here=True))
+    return app
+
+
+def _link(settings: Settings, keys: Secrets) -> Link | None:
+    if not settings.redis.url:
+        return None
+    # Two installations may have one Redis and do not hear each other.
+    own = secrets.subkey(keys.link_key, "redis").hex()[:12]
+    return Link(settings.redis.url, prefix=f"chat:{own}")
 
 
 def _watch(settings: Settings, keys: Secrets, clock: Clock) -> Watch:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import true
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select, update
 
@@ -35,11 +36,15 @@ class JobState(SQLModel, table=True):
 
 @dataclass(frozen=True)
 class Job:
-    """`run` is called every `every_seconds`, on a thread of its own runner."""
+    """`run` is called every `every_seconds`, on a thread of its own runner.
+
+    What tends the memory of a process is `everywhere`: each process runs it for itself.
+    """
 
     name: str
     every_seconds: float
     run: Callable[[], object]
+    everywhere: bool = False
 
 
 class Runner:
@@ -49,6 +54,7 @@ class Runner:
         self._db = db
         self._clock = clock
         self._jobs = jobs
+        self._own: dict[str, int] = {}
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -77,6 +83,8 @@ class Runner:
         now = self._clock.micros()
         with self._db.read() as session:
             known = {row.name: row.due_at for row in session.exec(select(JobState))}
+        for name in (job.name for job in self._jobs if job.everywhere):
+            known[name] = self._own.get(name, 0)
         return [job for job in self._jobs if _open(known.get(job.name, 0), job, now)]
 
     def _loop(self) -> None:
@@ -122,10 +130,13 @@ class Runner:
             update(JobState)
             .where(
                 col(JobState.name) == job.name,
-                (col(JobState.due_at) <= now) | (col(JobState.due_at) > now + step),
+                true()
+                if job.everywhere
+                else (col(JobState.due_at) <= now) | (col(JobState.due_at) > now + step),
             )
             .values(due_at=now + step, started_at=now, runs=JobState.runs + 1)
         )
+        self._own[job.name] = now + step
         return bool(claimed.rowcount)  # type: ignore[attr-defined]
 
     def _record(self, session: Session, job: Job, failure: str | None) -> None:

@@ -77,6 +77,10 @@ class DatabaseSettings(Section):
     url: str = ""
 
 
+class Redis(Section):
+    url: Annotated[str, Field(pattern=r"^((rediss?|unix)://\S+)?$")] = ""
+
+
 class Admin(Section):
     username: str = ""
     email: str = ""
@@ -342,6 +346,7 @@ class Settings(BaseSettings):
     models_dir: Path = Path("models_cache")
     server: Server = Server()
     database: DatabaseSettings = DatabaseSettings()
+    redis: Redis = Redis()
     admin: Admin = Admin()
     accounts: Accounts = Accounts()
     mail: Mail = Mail()

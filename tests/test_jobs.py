@@ -1,5 +1,7 @@
 """Jobs run when they are due, once across processes, and a failure stops nothing."""
 
+from functools import partial
+
 from chat_app.clock import ManualClock
 from chat_app.db import Database
 from chat_app.jobs import Job, Runner, states
@@ -25,6 +27,22 @@ def test_due_jobs_run_once_and_failures_are_recorded(database: Database) -> None
     assert (found["works"].runs, found["works"].failures, found["works"].error) == (2, 0, None)
     assert (found["fails"].runs, found["fails"].failures) == (2, 2)
     assert found["fails"].error == "RuntimeError: no luck"
+
+
+def test_what_tends_a_process_runs_in_each(database: Database) -> None:
+    """Its own memory is nobody else's work, and it is due as often as any job."""
+    clock = ManualClock()
+    ran: list[str] = []
+    one, two = (
+        Runner(database, clock, [Job("tends", 10, partial(ran.append, name), everywhere=True)])
+        for name in ("one", "two")
+    )
+    assert (one.run_due(), two.run_due(), one.run_due()) == (1, 1, 0)
+    clock.advance(seconds=10)
+    assert (two.run_due(), two.run_due(), one.run_due()) == (1, 0, 1)
+    assert ran == ["one", "two", "two", "one"]
+    clock.advance(days=-2)
+    assert (one.run_due(), one.run_due()) == (1, 0)
 
 
 def test_a_clock_set_back_stops_no_job(database: Database) -> None:

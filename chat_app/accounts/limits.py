@@ -5,7 +5,8 @@ has one; who waits is let in by turns between users, never by who asked most. Wh
 wait for is refused with the time after which it is worth asking again.
 
 Kept in memory, exact, and safe from any thread and event loop: it counts the answers of this
-process, and the engine is this process's too. What has to outlast it is in `throttles.py`.
+process, and the engine is this process's too. The messages and quotes of a minute are counted
+with the other processes where there are some. What has to outlast them is in `throttles.py`.
 A limit of 0 is no limit. Knows nothing of money or the database.
 """
 
@@ -22,6 +23,7 @@ from typing import Literal
 from chat_app.accounts.pace import Pace, Window
 from chat_app.errors import TooMany
 from chat_app.settings import Limits as LimitSettings
+from chat_app.shared.windows import Windows
 
 MINUTE_SECONDS = 60.0
 LONGEST_ADVICE_SECONDS = 120
@@ -137,7 +139,8 @@ class Limits:
     """All limits of one process.
 
     `slots` tells how many answers of a model the engine writes at once, 0 when that is not
-    bounded; `now` gives seconds that never go backwards.
+    bounded; `now` gives seconds that never go backwards. `windows` are those that all processes
+    count in.
     """
 
     def __init__(
@@ -146,8 +149,10 @@ class Limits:
         *,
         slots: Callable[[str], int] = lambda _model: 0,
         now: Callable[[], float] = time.monotonic,
+        windows: Windows | None = None,
     ) -> None:
         self.settings = settings
+        self._windows = windows
         self._slots = slots
         self._now = now
         self._messages = Window(settings.requests_per_minute, MINUTE_SECONDS, now)
@@ -183,21 +188,49 @@ class Limits:
 
     # Messages in a minute
 
+    async def count_message(self, user_id: int) -> None:
+        """Count a message of the user in all processes; raises RateLimited."""
+        self.check_rate(user_id)
+        limit = self.allowance(user_id).per_minute
+        if wait := await self._everywhere("messages", user_id, limit):
+            self._messages.give_back(user_id)
+            raise RateLimited(retry_after_seconds=math.ceil(wait))
+
+    async def uncount_message(self, user_id: int) -> None:
+        """The message was no new one."""
+        self.undo_rate(user_id)
+        if self._windows is not None:
+            await self._windows.give_back(f"messages:{user_id}")
+
+    async def count_quote(self, user_id: int) -> None:
+        """Count a quote of the user in all processes; raises TooManyQuotes."""
+        self.check_quotes(user_id)
+        limit = self.allowance(user_id).per_minute * QUOTES_PER_MESSAGE
+        if wait := await self._everywhere("quotes", user_id, limit):
+            self._quotes.give_back(user_id)
+            raise TooManyQuotes(retry_after_seconds=math.ceil(wait))
+
+    async def _everywhere(self, what: str, user_id: int, limit: int) -> float:
+        """Seconds to wait; 0 when it was counted, or when there are no others to count with."""
+        if self._windows is None or not limit:
+            return 0.0
+        return await self._windows.take(f"{what}:{user_id}", limit=limit, seconds=MINUTE_SECONDS)
+
     def check_rate(self, user_id: int) -> None:
-        """Count a message of the user; raises RateLimited when the minute is full."""
+        """Count a message of the user here; raises RateLimited when the minute is full."""
         wait = self._messages.take(user_id, self.allowance(user_id).per_minute)
         if wait:
             raise RateLimited(retry_after_seconds=math.ceil(wait))
 
     def check_quotes(self, user_id: int) -> None:
-        """Count a quote of the user; raises TooManyQuotes."""
+        """Count a quote of the user here; raises TooManyQuotes."""
         limit = self.allowance(user_id).per_minute * QUOTES_PER_MESSAGE
         wait = self._quotes.take(user_id, limit)
         if wait:
             raise TooManyQuotes(retry_after_seconds=math.ceil(wait))
 
     def undo_rate(self, user_id: int) -> None:
-        """The message was no new one."""
+        """The message was no new one; here."""
         self._messages.give_back(user_id)
 
     def rate(self, user_id: int) -> Rate | None:
@@ -206,12 +239,18 @@ class Limits:
         if not limit:
             return None
         left, seconds = self._messages.left(user_id, limit)
+        others = self._windows.left(f"messages:{user_id}") if self._windows is not None else None
+        if others is not None:
+            left, seconds = min(left, others[0]), max(seconds, others[1])
         return Rate(limit, left, seconds)
 
     # Answers
 
-    def enter(self, user_id: int, *, model: str = "") -> Ticket:
+    def enter(self, user_id: int, *, model: str = "", elsewhere: int = 0) -> Ticket:
         """A place for one answer of the model, running at once or waiting.
+
+        With so many of the user's answers `elsewhere`, in other processes, all of them together
+        may be as many as may run and wait here.
 
         Raises TooManyAnswers when the user has no place left, QueueFull when nobody has or when
         it would wait longer than `max_wait_seconds`. Whoever gets a ticket calls `leave` on it,
@@ -220,6 +259,7 @@ class Limits:
         may = self.allowance(user_id)
         with self._lock:
             line = self._line(model)
+            self._check_everywhere(user_id, line, may, elsewhere)
             ticket = Ticket(self, user_id, model=model, running_limit=may.running)
             if self._must_wait(line, ticket):
                 if may.waiting and self._waiting_of(user_id) >= may.waiting:
@@ -260,6 +300,12 @@ class Limits:
             line.pace.passed(max(0.0, now - line.seen_at))
         line.seen_at = now
         return line
+
+    def _check_everywhere(self, user_id: int, line: _Line, may: Allowance, elsewhere: int) -> None:
+        if elsewhere and may.running and may.waiting:
+            here = self._running.get(user_id, 0) + self._waiting_of(user_id)
+            if here + elsewhere >= may.running + may.waiting:
+                raise TooManyAnswers(retry_after_seconds=_advice(line.pace.typical_seconds))
 
     def _is_full(self, line: _Line) -> bool:
         slots = self._slots(line.model)

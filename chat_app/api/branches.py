@@ -1,5 +1,6 @@
 """REST: the branches of a conversation, answers that go on, and two models side by side."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -114,7 +115,7 @@ async def pick_path(
     with app.db.read() as session:
         found = conversations.get(session, user_id=owner, conversation_id=id)
         shown = conversations.messages(session, user_id=owner, conversation_id=id)
-    running = reply.running(app, user_id=owner, conversation_id=id)
+    running = await asyncio.to_thread(reply.running, app, user_id=owner, conversation_id=id)
     return OpenConversationOut.opened(found, shown, running)
 
 

@@ -473,8 +473,9 @@ def status(app: deps.App, who: deps.CurrentUser) -> ChatStatusOut:
     """The caller's running answers, and how busy the chat is."""
     owner = deps.user_id(who)
     own, everybody = app.limits.counts(owner), app.limits.counts()
+    running = reply.under_way(app, user_id=owner)
     return ChatStatusOut(
-        running=reply.running(app, user_id=owner),
+        running=list(running),
         queued=[
             QueuedOut(
                 reply_id=item.reply_id,
@@ -484,7 +485,7 @@ def status(app: deps.App, who: deps.CurrentUser) -> ChatStatusOut:
             for item in app.replies
             if item.user_id == owner and item.status is not None and item.status.position
         ],
-        conversations=[item.conversation_id for item in app.replies if item.user_id == owner],
+        conversations=list(running.values()),
         own_running=own[0],
         own_waiting=own[1],
         all_running=everybody[0],

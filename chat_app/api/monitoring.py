@@ -31,6 +31,7 @@ async def health_of(request: Request, app: App) -> HealthOut:
         status="ok" if health.ready else "unavailable",
         checks=health.checks,
         engine=health.engine,
+        redis="off" if app.link is None else "ok" if app.link.up else "lost",
     )
 
 

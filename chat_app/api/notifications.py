@@ -395,7 +395,7 @@ async def rotate_webhook(
 async def test_webhook(app: deps.App, who: deps.CurrentUser, id: deps.Id) -> DeliveryOut:
     """Call the webhook now, with an event `test`, and tell how it went."""
     owner = deps.user_id(who)
-    app.limits.check_rate(owner)
+    await app.limits.count_message(owner)
     row = await asyncio.to_thread(deliver.test_webhook, app, user_id=owner, webhook_id=id)
     return DeliveryOut.of(row)
 

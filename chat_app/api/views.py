@@ -4,7 +4,7 @@ Credits are decimal texts, money is minor units with a currency, times are RFC 3
 """
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -620,12 +620,14 @@ class UsageLineOut(Shown):
 class HealthOut(Shown):
     """`ok` or what is wrong; `checks` has a line for each part.
 
-    `engine` says whether a model can answer; without one the server is ready all the same.
+    `engine` says whether a model can answer, `redis` whether this process hears the others: `ok`,
+    `lost`, or `off` where there are none. Without either the server is ready all the same.
     """
 
     status: str
     checks: dict[str, str]
     engine: str
+    redis: Literal["ok", "lost", "off"]
 
 
 class MetricsOut(Shown):

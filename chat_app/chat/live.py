@@ -5,7 +5,7 @@ happens on one event loop.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -89,7 +89,12 @@ class Live(Generic[End]):
         self.end = end
         self._wake()
 
-    async def follow(self, after: int = 0) -> AsyncIterator["Piece | Status | End"]:
+    async def news(self, seen: int, shown: Status | None) -> None:
+        """Wait until there is more than `seen` pieces and this status line, or the end."""
+        while len(self.pieces) <= seen and self.status == shown and self.end is None:
+            await self._changed.wait()
+
+    async def follow(self, after: int = 0) -> AsyncGenerator["Piece | Status | End", None]:
         """Pieces after number `after`, status lines as they change, and the end as last item."""
         seen = after
         shown: Status | None = None

@@ -85,7 +85,7 @@ async def rule(
         parent_id=parent_id,
     )
     order = replace(order, org_id=org_id)
-    app.limits.check_quotes(user_id)
+    await app.limits.count_quote(user_id)
     now = app.clock.micros()
 
     def look() -> tuple[Terms, Terms, Rule]:

@@ -6,6 +6,7 @@ deleted; amounts, invoices and the audit stay, because the law and the proof nee
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -40,7 +41,7 @@ async def conversation(app: App, *, user_id: int, conversation_id: str) -> None:
     digests = await app.db.awrite(delete)
     await pictures.leave(app, user_id=user_id, digests=digests)
     # The cache does not know which conversations its answers were given in.
-    app.cache.forget(str(user_id))
+    app.forget_kept(user_id)
 
 
 async def account(
@@ -78,19 +79,24 @@ async def account(
 
     email = await app.db.awrite(story)
     await asyncio.to_thread(collect.forget_gone, app)
-    app.cache.forget(str(user_id))
+    app.forget_kept(user_id)
     app.outlooks.pop(user_id, None)
     await asyncio.to_thread(_files, app, user_id, email)
     log.info("account %d was erased", user_id)
 
 
 async def _stop_answers(app: App, user_id: int) -> None:
-    """Stop what this process writes for the user, and wait until it is settled."""
+    """Stop what is written for the user, and wait until it is settled."""
     tasks = [item.task for item in app.replies if item.user_id == user_id and item.task]
-    for reply_id in reply.running(app, user_id=user_id):
+    for reply_id in await asyncio.to_thread(reply.running, app, user_id=user_id):
         await reply.stop(app, user_id=user_id, reply_id=reply_id)
     if tasks:
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
+    until = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < until:  # those of other processes
+        if not await asyncio.to_thread(reply.running, app, user_id=user_id):
+            return
+        await asyncio.sleep(reply.POLL_SECONDS)
 
 
 def _files(app: App, user_id: int, email: str) -> None:
@@ -112,7 +118,7 @@ def forget_programs_texts(app: App) -> int:
         shown = app.db.write(partial(_forget, [id for id, _ in found]))
         owners = dict(found)
         for user_id in set(owners.values()):
-            app.cache.forget(str(user_id))
+            app.forget_kept(user_id)
         for id, digests in shown.items():
             if digests:
                 app.db.write(

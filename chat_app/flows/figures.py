@@ -43,6 +43,7 @@ _MEASURED = {
     "db.bytes": ("db_bytes", "Size of the database's file.", 1),
     "db.wal_bytes": ("db_wal_bytes", "Size of the write-ahead log.", 1),
     "db.down": ("db_down", "1 while the books cannot be written.", 1),
+    "redis.lost": ("redis_lost", "1 while this process cannot reach Redis.", 1),
     "engine.models_broken": ("models_broken", "Models that cannot answer by a fault.", 1),
     "engine.down": ("engine_down", "1 while no model can answer.", 1),
     "ledger.hold_oldest_seconds": ("hold_oldest_seconds", "Age of the oldest open hold.", 1),

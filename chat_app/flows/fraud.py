@@ -143,8 +143,14 @@ def came(app: App, *, type: str, user_id: int, ip: str, agent: str = "") -> None
 
 
 def look(app: App) -> int:
-    """Judge the answers and sign-ins since the last look; returns how many."""
+    """Judge the answers and sign-ins since the last look and write the judgements; returns how many.
+
+    What other processes have judged meanwhile is taken into the memory of this one.
+    """
     done = 0
+    if app.fraud.on and not app.db.sqlite:  # a file has one process
+        with app.db.read() as session:
+            app.fraud.catch_up(session)
     while app.fraud.messages:
         rows = [app.fraud.messages.popleft() for _ in range(min(BATCH, len(app.fraud.messages)))]
         app.db.write(partial(_look, app, rows))

@@ -20,7 +20,7 @@ from chat_app.chat.live import Live
 from chat_app.chat.parameters import Parameters
 from chat_app.chat.tables import Message
 from chat_app.credits import ledger, operations, plans, pricing, usage
-from chat_app.errors import Conflict, OutOfCredits
+from chat_app.errors import AppError, Conflict, OutOfCredits
 from chat_app.flows import images as image_files
 from chat_app.flows import orgs, reply
 from chat_app.flows.order import Order, Turn, check_length, checked, request_of, sampling
@@ -111,7 +111,7 @@ async def quote(
 async def quote_order(app: App, order: Order) -> Quote:
     """What a checked order would cost; see `quote`."""
     user_id, org_id, model, images = order.user_id, order.org_id, order.entry.id, len(order.images)
-    app.limits.check_quotes(user_id)
+    await app.limits.count_quote(user_id)
     now = app.clock.micros()
 
     def look() -> tuple[Terms, int, int | None]:
@@ -301,11 +301,11 @@ async def begin(app: App, orders: Sequence[Order], key: str) -> list[Started]:
     """
     order = orders[0]
     # Before anything is read: a flood is refused without a thread and without the database.
-    _count(app, order.user_id, len(orders))
-    replayed = await asyncio.to_thread(_replayed, app, orders, key)
+    await _count(app, order.user_id, len(orders))
+    replayed, elsewhere = await asyncio.to_thread(_replayed, app, orders, key)
     if replayed is not None:
         for _ in orders:
-            app.limits.undo_rate(order.user_id)
+            await app.limits.uncount_message(order.user_id)
         return replayed
     for each in orders:
         state = app.engine.state(each.entry.id)
@@ -315,7 +315,9 @@ async def begin(app: App, orders: Sequence[Order], key: str) -> list[Started]:
     shown: list[Picture] = []
     try:
         for each in orders:
-            tickets.append(app.limits.enter(order.user_id, model=each.entry.id))
+            tickets.append(
+                app.limits.enter(order.user_id, model=each.entry.id, elsewhere=elsewhere)
+            )
         now = app.clock.micros()
         if order.question_id is None:
             shown = await image_files.take(app, user_id=order.user_id, files=order.images)
@@ -335,14 +337,14 @@ async def begin(app: App, orders: Sequence[Order], key: str) -> list[Started]:
     return started
 
 
-def _count(app: App, user_id: int, messages: int) -> None:
+async def _count(app: App, user_id: int, messages: int) -> None:
     """Count so many messages of the user's minute, or none and raise RateLimited."""
     for number in range(messages):
         try:
-            app.limits.check_rate(user_id)
-        except BaseException:
+            await app.limits.count_message(user_id)
+        except AppError:
             for _ in range(number):
-                app.limits.undo_rate(user_id)
+                await app.limits.uncount_message(user_id)
             raise
 
 
@@ -449,8 +451,10 @@ def _started(outcome: dict[str, Any], *, replayed: bool) -> list[Started]:
     return [Started(**one, replayed=replayed) for one in outcome.get("side_by_side", [outcome])]
 
 
-def _replayed(app: App, orders: Sequence[Order], key: str) -> list[Started] | None:
-    """The replies that the key stands for already; learns whose plan's limits count on the way."""
+def _replayed(app: App, orders: Sequence[Order], key: str) -> tuple[list[Started] | None, int]:
+    """The replies that the key stands for already, and how many are written for the user by other
+    processes; learns whose plan's limits count on the way.
+    """
     user_id = orders[0].user_id
     with app.db.read() as session:
         outcome = operations.replay(
@@ -458,7 +462,8 @@ def _replayed(app: App, orders: Sequence[Order], key: str) -> list[Started] | No
         )
         if app.settings.limits.plans:
             app.limits.know(user_id, plans.in_force(session, user_id=user_id))
-    return _started(outcome, replayed=True) if outcome is not None else None
+        others = 0 if app.relay is None else len(reply.elsewhere(app, session, user_id=user_id))
+    return (_started(outcome, replayed=True) if outcome is not None else None), others
 
 
 def _repeatable(app: App, order: Order, request: Request) -> bool:

@@ -136,6 +136,8 @@ class Monitor:
             **self._of_writes(),
             **self._known,
         }
+        if app.link is not None:
+            found["redis.lost"] = float(not app.link.up)
         if (lag := app.telemetry.lag.take()) is not None:
             found["loop.lag_ms"] = lag * 1000
         wanted = app.settings.monitor.gpus or self._known.get("gpu.known", 0.0)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
 from sqlmodel import Session, col, select, update
@@ -18,11 +19,12 @@ from chat_app.accounts.limits import Place, Ticket
 from chat_app.app import App
 from chat_app.chat import live
 from chat_app.chat.live import Live, Piece, Status
+from chat_app.chat.relay import Mirror
 from chat_app.chat.tables import Conversation, Message, Reply
 from chat_app.credits import holds, ledger, pricing
 from chat_app.credits.holds import UsageFacts
 from chat_app.credits.ledger import Balance
-from chat_app.errors import AppError, NotFound
+from chat_app.errors import AppError, NotFound, Unavailable
 from chat_app.flows import fraud, title, topup
 from chat_app.llm import cache, catalogue, loader
 from chat_app.llm.engine import Delta, Done, Failed, Loading, Queued, Request, Usage
@@ -34,6 +36,13 @@ SETTLE_RETRY_SECONDS = 5.0
 POLL_SECONDS = 0.5
 # How often somebody who waits is told their place.
 PLACE_SECONDS = 1.0
+
+
+class StopUnheard(Unavailable):
+    """The process that writes the answer could not be told to stop."""
+
+    code = "stop_unheard"
+    message = "The answer could not be stopped just now. Try again in a few seconds."
 
 
 class ReplyNotFound(NotFound):
@@ -76,8 +85,8 @@ async def follow(
 ) -> AsyncIterator[Piece | Status | ReplyView]:
     """The pieces after number `after`, status lines while waiting, and the ReplyView at last.
 
-    Works for running replies, for finished ones and after a restart. Leaving early changes
-    nothing.
+    Works for running replies, for those of another process, for finished ones and after a
+    restart. Leaving early changes nothing.
     """
     running = app.replies.get(reply_id)
     if running is not None:
@@ -87,23 +96,50 @@ async def follow(
             assert isinstance(item, (Piece, Status, ReplyView))
             yield item
         return
-    while True:
-        shown = await view(app, user_id=user_id, reply_id=reply_id)
-        pieces = await asyncio.to_thread(_stored_pieces, app, reply_id, after)
-        for piece in pieces:
-            after = piece.index
-            yield piece
-        if shown.state != "running":
-            yield shown
-            return
-        await asyncio.sleep(POLL_SECONDS)
+    said: Status | None = None
+    with ExitStack() as reading:
+        mirror: Mirror | None = None
+        while True:
+            shown = await view(app, user_id=user_id, reply_id=reply_id)
+            pieces = await asyncio.to_thread(_stored_pieces, app, reply_id, after)
+            for piece in pieces:
+                after = piece.index
+                yield piece
+            if shown.state != "running":
+                break
+            if app.relay is None or not app.relay.up:
+                await asyncio.sleep(POLL_SECONDS)
+                continue
+            mirror = mirror or reading.enter_context(app.relay.mirror(reply_id, user_id))
+            if mirror.live.end is not None:  # it has ended; that is being written, or seen late
+                await asyncio.sleep(POLL_SECONDS)
+                continue
+            async with aclosing(app.relay.read(mirror, after)) as heard:
+                async for item in heard:
+                    if isinstance(item, Piece):
+                        after = item.index
+                    elif item == said:
+                        continue
+                    else:
+                        said = item
+                    yield item
+    yield shown
 
 
 async def stop(app: App, *, user_id: int, reply_id: str) -> None:
-    """End the answer before its next token. What was delivered is kept and settled."""
+    """End the answer before its next token. What was delivered is kept and settled.
+
+    Raises StopUnheard when it is written by another process that does not answer.
+    """
     running = app.replies.get(reply_id)
     if running is None:
-        await view(app, user_id=user_id, reply_id=reply_id)
+        shown = await view(app, user_id=user_id, reply_id=reply_id)
+        if shown.state != "running" or app.relay is None:
+            return
+        if not await app.relay.stop(reply_id, user_id):
+            shown = await view(app, user_id=user_id, reply_id=reply_id)
+            if shown.state == "running":
+                raise StopUnheard
         return
     if running.user_id != user_id:
         raise ReplyNotFound
@@ -131,12 +167,43 @@ async def view(app: App, *, user_id: int, reply_id: str) -> ReplyView:
 
 
 def running(app: App, *, user_id: int, conversation_id: str | None = None) -> list[str]:
-    """The ids of the user's replies that this process is writing."""
-    return [
-        item.reply_id
-        for item in app.replies
-        if item.user_id == user_id and conversation_id in (None, item.conversation_id)
-    ]
+    """The ids of the user's replies that are being written."""
+    found = under_way(app, user_id=user_id)
+    return [id for id, talk in found.items() if conversation_id in (None, talk)]
+
+
+def under_way(app: App, *, user_id: int) -> dict[str, str]:
+    """The user's replies that are being written, each with its conversation.
+
+    Where there are other processes, theirs come first; what died with its process does not count.
+    """
+    here = {item.reply_id: item.conversation_id for item in app.replies if item.user_id == user_id}
+    if app.relay is None:
+        return here
+    with app.db.read() as session:
+        return elsewhere(app, session, user_id=user_id) | here
+
+
+def elsewhere(app: App, session: Session, *, user_id: int) -> dict[str, str]:
+    """Replies that other processes are writing for the user, each with its conversation."""
+    rows = session.exec(
+        select(Reply.id, Reply.conversation_id)
+        .where(
+            Reply.user_id == user_id,
+            Reply.state == "running",
+            col(Reply.lease_until) > app.clock.micros(),
+        )
+        .order_by(col(Reply.created_at))
+    )
+    return {id: talk for id, talk in rows if app.replies.get(id) is None}
+
+
+def prompt_tokens(app: App, reply_id: str) -> int:
+    """Tokens of the prompt of an answer that is being written, as far as they are known here."""
+    item = app.replies.get(reply_id)
+    if item is None and app.relay is not None:
+        item = app.relay.mirrored(reply_id)
+    return 0 if item is None else item.prompt_tokens
 
 
 async def write(

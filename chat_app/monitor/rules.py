@@ -111,6 +111,9 @@ USUAL: dict[str, Rule] = {
         Rule("database_down", "The books cannot be written", "db.down", 0, 20, "",
              "Check the database server, its disk and its rights. No answer is taken meanwhile.",
              level="bad", shared=True),
+        Rule("redis_lost", "Redis is lost", "redis.lost", 0, 30, "",
+             "Start it again. Until then each process counts limits for itself, and answers of "
+             "another process are followed through the database, with a delay."),
         Rule("ledger_wrong", "The proof of the books failed", "ledger.problems", 0, 0, "problems",
              "Run python -m chat_app verify and keep its output before you change anything.",
              level="bad", shared=True),

@@ -93,10 +93,11 @@ def test_nothing_private_gets_into_an_image() -> None:
 def compose(request: pytest.FixtureRequest) -> dict[str, Any]:
     path: Path = request.param
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if "monitoring" in path.name:  # it is laid over the full set
+    content = {name: part for name, part in content.items() if not name.startswith("x-")}
+    if path.name in {"compose.monitoring.yaml", "compose.three.yaml"}:  # laid over the full set
         full = yaml.safe_load((DEPLOY / "compose.full.yaml").read_text(encoding="utf-8"))
         for part in ("services", "volumes", "secrets"):
-            content[part] = {**full[part], **content[part]}
+            content[part] = {**full[part], **content.get(part, {})}
         content["networks"] = full["networks"]
     return content
 
@@ -143,10 +144,33 @@ def test_compose_is_closed(compose: dict[str, Any]) -> None:
         assert service["restart"] == "unless-stopped"
         for port in service.get("ports", []):
             assert name == "nginx" or port.startswith("127.0.0.1:"), f"{name}: {port}"
-    app = compose["services"]["app"]
-    assert app["read_only"] is True
-    assert app["cap_drop"] == ["ALL"]
-    assert int(app["stop_grace_period"].rstrip("s")) > settings.Server().drain_seconds + 10
+    apps = [one for one in compose["services"].values() if one["image"] == OURS]
+    assert apps
+    for app in apps:
+        assert app["read_only"] is True
+        assert app["cap_drop"] == ["ALL"]
+        assert int(app["stop_grace_period"].rstrip("s")) > settings.Server().drain_seconds + 10
+
+
+def test_three_processes_are_alike_and_nginx_knows_them() -> None:
+    """All share one data directory, one database and one Redis; nginx is as before them."""
+    services = yaml.safe_load(tree.read("deploy/compose.three.yaml"))["services"]
+    full = yaml.safe_load(tree.read("deploy/compose.full.yaml"))["services"]
+    apps = {name: one for name, one in services.items() if one["image"] == OURS}
+    assert list(apps) == services["nginx"]["depends_on"] == ["app", "app2", "app3"]
+    for one in apps.values():
+        assert one["environment"] == services["app"]["environment"]
+        assert one["volumes"] == full["app"]["volumes"]
+        assert set(full["app"]["environment"]) < set(one["environment"])
+    assert services["nginx"] == full["nginx"] | {
+        "depends_on": list(apps),
+        "volumes": ["./nginx/three.conf:/etc/nginx/conf.d/default.conf:ro",
+                    *full["nginx"]["volumes"][1:]],
+    }  # fmt: skip
+    line = "    server app:7860 max_fails=2 fail_timeout=5s;\n"
+    one, three = tree.read("deploy/nginx/chat.conf"), tree.read("deploy/nginx/three.conf")
+    several = "".join(line.replace("app:", f"{name}:") for name in apps)
+    assert three.splitlines()[1:] == one.replace(line, several).splitlines()[1:]
 
 
 def test_prometheus_asks_where_the_program_answers() -> None:

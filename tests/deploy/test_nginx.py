@@ -1,25 +1,18 @@
 """The nginx configuration as it is shipped, in a real nginx before a real server."""
 
 import json
-import os
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests import servers
+from tests import nginx, servers
 
-SHIPPED = servers.ROOT / "deploy" / "nginx" / "chat.conf"
-NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 FORGED = "6.6.6.6"
 
 
@@ -52,106 +45,24 @@ class Front:
         return client
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody uses at the moment."""
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def certificate(folder: Path) -> None:
-    """A certificate for localhost that nobody else signed."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "fullchain.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "privkey.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-
-
-def adapted(folder: Path, *, tls: int, plain: int, app: int) -> str:
-    """The shipped configuration, on other ports and with a shorter patience for headers."""
-    text = SHIPPED.read_text(encoding="utf-8")
-    for old, new, times in (
-        ("listen [::]:80;", "", 1),
-        ("listen [::]:443 ssl http2;", "", 1),
-        ("listen 80;", f"listen 127.0.0.1:{plain};", 1),
-        ("listen 443 ssl", f"listen 127.0.0.1:{tls} ssl", 1),
-        ("server app:7860", f"server 127.0.0.1:{app}", 2),
-        ("/etc/nginx/tls/", f"{folder}/", 2),
-        ("chat.example.org", "localhost", 2),
-        ("proxy_set_header Host $host;", "proxy_set_header Host $http_host;", 1),
-        ("client_header_timeout 10s;", "client_header_timeout 1s;", 2),
-    ):
-        assert text.count(old) == times, old
-        text = text.replace(old, new)
-    return text
-
-
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """nginx and a server with answers of ten seconds."""
-    if not Path(NGINX).exists():
-        reason = "there is no nginx here; install the package nginx-light to run these"
-        if os.environ.get("CI", "").lower() == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("nginx")
-    folder.chmod(0o755)
-    tls, plain, app = free_ports(3)
-    certificate(folder)
-    (folder / "chat.conf").write_text(adapted(folder, tls=tls, plain=plain, app=app))
-    (folder / "nginx.conf").write_text(
-        ("user root;\n" if os.geteuid() == 0 else "")  # the folder is for its owner alone
-        + f"pid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\nhttp {{\n"
-        f"access_log off;\ninclude {folder}/chat.conf;\n"
-        + "".join(
-            f"{kind}_temp_path {folder}/{kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        + "}\n"
-    )
-    command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
+    tls, plain, app = nginx.free_ports(3)
     more = {
         "SERVER__PORT": str(app),
         "SERVER__PUBLIC_URL": f"https://localhost:{tls}",
         "LLM__SCRIPT__TOKENS": "400",
         "LLM__SCRIPT__TOKENS_PER_SECOND": "40",
     }
-    with servers.serving(folder / "data", **more) as server:
-        nginx = subprocess.Popen([*command, "-g", "daemon off;"])
-        try:
-            made = Front(server, tls, plain, app)
-            _wait(made)
-            yield made
-        finally:
-            nginx.terminate()
-            nginx.wait()
+    with (
+        nginx.running(folder, "chat.conf", tls=tls, plain=plain, apps=[app], head_seconds=1),
+        servers.serving(folder / "data", **more) as server,
+    ):
+        made = Front(server, tls, plain, app)
+        _wait(made)
+        yield made
 
 
 def _wait(front: Front) -> None:

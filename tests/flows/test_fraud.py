@@ -225,6 +225,32 @@ async def test_the_state_after_a_crash_is_the_state_before_it(
 
 
 @in_loop
+async def test_processes_know_what_the_others_judged(tmp_path: Path, database_url: str) -> None:
+    """What one saw counts in the other: a top-up here and the transfer that empties it there."""
+    over: dict[str, Any] = {"url": database_url}
+    async with running_app(tmp_path, **over) as here, running_app(tmp_path, **over) as there:
+        alice, _ = await person(here), await person(here, "bob")
+        assert caught_up(there) == 0
+        await bought(here, alice)
+        await sent(here, alice, 100, "small")
+        assert caught_up(there) == 2
+        assert caught_up(there) == 0
+        with pytest.raises(HeldForReview):
+            await sent(there, alice, 900, "large")
+        held = (await fraud.queue(there))[0]
+        await fraud.label(there, id=held.id, label="fraud", by=1)
+        assert caught_up(here) == 2
+        await fraud.label(here, id=held.id, label="legit", by=1)
+        assert (caught_up(there), caught_up(here)) == (1, 0)
+        assert here.fraud.engine.state.dump() == there.fraud.engine.state.dump()
+
+
+def caught_up(app: App) -> int:
+    with app.db.read() as session:
+        return app.fraud.catch_up(session)
+
+
+@in_loop
 async def test_who_is_erased_leaves_no_address_and_no_memory(tmp_path: Path) -> None:
     async with running_app(tmp_path) as app:
         user = await signup.register(

@@ -28,6 +28,7 @@ from chat_app.monitor.probe import GpuProbe
 from chat_app.monitor.rules import Change
 from chat_app.monitor.tables import MachineAlert
 from chat_app.notify import inbox, outbox, webhooks
+from chat_app.shared.link import Link
 from tests.apps import answer, ask, in_loop, person, running_app
 from tests.notify import receivers
 
@@ -154,6 +155,16 @@ def slow_database(s: Scene) -> None:
     s.patch.setattr(s.app.db.waits, "take", take)
 
 
+def lost_redis(s: Scene) -> None:
+    """A link that has not connected; a real Redis is lost in tests/flows/test_processes.py."""
+    s.app.link = Link("redis://127.0.0.1:1/0", prefix="x")
+
+
+def redis_again(s: Scene) -> None:
+    assert s.app.link is not None
+    s.app.link.up = True
+
+
 def wrong_books(s: Scene) -> None:
     change(s, "+ 1")
     assert monitoring.prove(s.app) > 0
@@ -238,6 +249,7 @@ FAULTS: dict[str, tuple[Fault, Fault]] = {
     "model_down": (broken_model, no_mending),
     "engine_down": (no_model, no_mending),
     "database_slow": (slow_database, no_mending),
+    "redis_lost": (lost_redis, redis_again),
     "ledger_wrong": (wrong_books, right_books),
     "proof_old": (old_proof, new_proof),
     "backup_old": (old_backup, new_backup),

@@ -31,6 +31,7 @@ MARK = "mark"
 KEPT_DAYS = 90
 DAY = 24 * 3600 * MICROS_PER_SECOND
 MOST_PENDING = 100_000
+LATE = 200
 LABELS = ("fraud", "legit")
 HIDDEN = ("ip", "ip_net", "device_id", "agent", "payment_fingerprint", "voucher_code")
 # What an erased person's events keep: enough for sums, nothing that leads to anybody.
@@ -98,6 +99,8 @@ class Watch:
         self._key = key
         self._ready = mode == "off"
         self._rebuilt = False
+        self._seen = self._heard = 0
+        self._own: set[int] = set()
         self._loading = threading.Lock()
 
     @property
@@ -155,8 +158,41 @@ class Watch:
             log.info("what the fraud watch remembers is rebuilt from what it judged")
             self._rebuilt = True
         self.engine.state = state
+        self._seen, self._heard = _newest(session)
         self._replay(session, mark, ahead, labels)
         self._ready = True
+
+    def catch_up(self, session: Session) -> int:
+        """Take in what other processes have judged and heard since; returns how much it was."""
+        self.restore(session)
+        newest, label = _newest(session)
+        if (newest, label) == (self._seen, self._heard):
+            return 0
+        # Ids are given before they are committed: a few late ones are looked for again.
+        late = col(FraudAssessment.id) > self._seen - LATE
+        ids = dict(
+            session.exec(select(FraudAssessment.event_id, FraudAssessment.id).where(late)).all()
+        )
+        with self.engine.lock:
+            known = set(self.engine.recent(len(ids) + LATE))
+        rows = session.exec(
+            select(FraudAssessment)
+            .where(col(FraudAssessment.id).in_([ids[one] for one in ids.keys() - known]))
+            .order_by(col(FraudAssessment.id))
+        ).all()
+        for row in rows:
+            self._again(row.event, row.refused)
+        said = session.exec(
+            select(FraudLabel, FraudAssessment.event)
+            .join(FraudAssessment, col(FraudAssessment.id) == col(FraudLabel.assessment_id))
+            .where(col(FraudLabel.id) > self._heard, col(FraudLabel.id) <= label)
+            .order_by(col(FraudLabel.id))
+        ).all()
+        others = [(one, text) for one, text in said if one.id not in self._own]
+        for one, text in others:
+            self._hear(session, one, events.read(json.loads(text)))
+        self._seen, self._heard, self._own = newest, label, set()
+        return len(rows) + len(others)
 
     def _replay(self, session: Session, mark: int, ahead: set[str], labels: int) -> None:
         rows = session.exec(
@@ -270,6 +306,8 @@ class Watch:
         )
         session.add(said)
         session.flush()
+        assert said.id is not None
+        self._own.add(said.id)
         self._hear(session, said, events.read(json.loads(row.event)))
         return case(row, label)
 
@@ -313,6 +351,12 @@ def record(session: Session, judged: Judged, *, now: int, tx_id: int | None = No
         )
     )
     session.flush()
+
+
+def _newest(session: Session) -> tuple[int, int]:
+    """The newest judgement and the newest label."""
+    row = session.exec(select(func.max(FraudAssessment.id))).one() or 0
+    return row, session.exec(select(func.max(FraudLabel.id))).one() or 0
 
 
 def newest_label(session: Session, id: int, below: int | None = None) -> FraudLabel | None:

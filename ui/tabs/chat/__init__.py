@@ -306,7 +306,7 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
 
     async def pick(user: User, talk: str, message_id: str) -> None:
         owner = read.user_id(user)
-        if reply.running(app, user_id=owner, conversation_id=talk):
+        if await asyncio.to_thread(reply.running, app, user_id=owner, conversation_id=talk):
             raise StillAnswering  # its stream shows the branch that it is in
         await app.db.awrite(
             lambda session: branches.pick(
@@ -414,8 +414,11 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             await halt(user, talk)
 
     async def halt(user: User, talk: str) -> None:
-        for reply_id in reply.running(app, user_id=read.user_id(user), conversation_id=talk):
-            await reply.stop(app, user_id=read.user_id(user), reply_id=reply_id)
+        owner = read.user_id(user)
+        for reply_id in await asyncio.to_thread(
+            reply.running, app, user_id=owner, conversation_id=talk
+        ):
+            await reply.stop(app, user_id=owner, reply_id=reply_id)
 
     @guard(app, "user")
     async def start_new(user: User, shown: str | None) -> dict[Any, Any]:
@@ -545,9 +548,8 @@ def bind_load(c: Chat, app: App, shell: Shell, after: Any) -> None:
             return {c.following: None}
         views = await asyncio.to_thread(read.models, app)
         picked = read.preferred(app, views)
-        running = {
-            live.conversation_id for live in app.replies if live.user_id == read.user_id(user)
-        }
+        found = await asyncio.to_thread(reply.under_way, app, user_id=read.user_id(user))
+        running = set(found.values())
         rows = await asyncio.to_thread(read.rows, app, user)
         newest = next((row.id for row in rows if row.id in running), None)
         newest = newest or (rows[0].id if rows else None)

@@ -85,9 +85,8 @@ def column(snapshot: stream.Snapshot, model: str) -> stream.Column:
 
 
 def prompts(app: App, reply_ids: Sequence[str]) -> list[int]:
-    """Tokens of the prompts of answers that this process writes, as far as they are known."""
-    running = [app.replies.get(id) for id in reply_ids]
-    return [one.prompt_tokens if one is not None else 0 for one in running]
+    """Tokens of the prompts of answers that are being written, as far as they are known."""
+    return [reply.prompt_tokens(app, id) for id in reply_ids]
 
 
 def meter(

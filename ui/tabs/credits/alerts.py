@@ -212,7 +212,7 @@ def bind(c: Alerts, app: App, _shell: Shell, _tab: gr.Tab) -> None:
             c.calls: gr.update(value="", visible=HIDDEN),
         }
         if act == "test":
-            app.limits.check_rate(_id(user))
+            await app.limits.count_message(_id(user))
             await asyncio.to_thread(
                 deliver.test_webhook, app, user_id=_id(user), webhook_id=webhook_id
             )
