@@ -39,6 +39,8 @@ PG_WRITERS = 8
 PG_ATTEMPTS = 5
 # Serialization failure, deadlock: the transaction did nothing and may simply run again.
 PG_RETRY_STATES = {"40001", "40P01"}
+# A server that is out of reach is noticed: without these a lost packet is waited for by minutes.
+PG_WAITS = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 20}
 MIGRATION_LOCK = 7_250_116  # any number: the same for all processes of this program
 # `session.info` key: callbacks that run in the same batch after a story was rolled back.
 AFTER_ROLLBACK = "after_rollback"
@@ -111,8 +113,13 @@ class Database:
             self._starting = threading.Lock()
             self._carrier = Carrier(path or "")
         else:
+            given = make_url(url).query
             self.engine = create_engine(
-                url, pool_size=PG_WRITERS + 4, max_overflow=8, hide_parameters=True
+                url,
+                pool_size=PG_WRITERS + 4,
+                max_overflow=8,
+                hide_parameters=True,
+                connect_args={key: wait for key, wait in PG_WAITS.items() if key not in given},
             )
             self._reader = self.engine
             self._pool = ThreadPoolExecutor(PG_WRITERS, thread_name_prefix="db-write")
@@ -120,9 +127,18 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session for queries: one snapshot, nothing written, closed at the end."""
-        with Session(self._reader, expire_on_commit=False) as session:
-            yield session
+        """A session for queries: one snapshot, nothing written, closed at the end.
+
+        Raises DatabaseUnavailable when the database cannot be reached.
+        """
+        try:
+            with Session(self._reader, expire_on_commit=False) as session:
+                yield session
+        except DBAPIError as error:
+            shown = _translated(error)
+            if shown is error:
+                raise
+            raise shown from error
 
     def submit(self, story: Story[T]) -> "Future[T]":
         """Queue a write and return at once; the future holds its result when it is durable."""

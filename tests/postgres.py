@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +30,27 @@ class Server:
     """A running server, reached through a socket in `folder`."""
 
     folder: Path
+    command: list[str]
+    owner: dict[str, Any] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        """Start it, also again after `stop`, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=subprocess.DEVNULL, stderr=log, cwd=self.folder, **self.owner
+            )
+        _wait(self, self.process)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT rolls back what runs, SIGQUIT is a power cut (`pg_ctl -m immediate`)."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def url(self, name: str) -> str:
         """SQLAlchemy's URL of a database."""
@@ -80,22 +101,17 @@ def running_server() -> Iterator[Server]:
             **quiet,
         )
         options = [f"-c{name}={value}" for name, value in OPTIONS.items()]
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, f"-cunix_socket_directories={folder}", *options],
-            stderr=log,
-            **quiet,
-        )
+        server = Server(
+            folder,
+            [str(programs / "postgres"), "-D", str(data), f"-cunix_socket_directories={folder}",
+             *options],
+            owner,
+        )  # fmt: skip
+        server.start()
         try:
-            server = Server(folder)
-            _wait(server, process)
             yield server
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            server.stop()
     finally:
         log.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,13 +67,17 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     )
 
 
-def launch(data_dir: Path, *, timeout: float = 90, **settings: str) -> Server:
-    """Start `launch.py` and wait until it serves. `settings` are names without the prefix."""
+def launch(
+    data_dir: Path, *, timeout: float = 90, program: Sequence[str] = ("launch.py",), **settings: str
+) -> Server:
+    """Start `launch.py` and wait until it serves. `settings` are names without the prefix;
+    `program` is what Python runs instead.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir.parent / f"{data_dir.name}.log"
     errors: IO[str] = log.open("a")
     process = subprocess.Popen(
-        [sys.executable, "launch.py"],
+        [sys.executable, *program],
         cwd=ROOT,
         env=environment(data_dir, **settings),
         stdout=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """REST: how fast the program is, what would make it faster, and memory given back."""
 
+from datetime import date, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -11,13 +12,15 @@ from chat_app.api.deps import Body, errors_in
 from chat_app.api.views import Shown
 from chat_app.app import App
 from chat_app.clock import rfc3339
-from chat_app.flows import advice
+from chat_app.flows import advice, running
 from chat_app.monitor.series import Tally
 
 router = APIRouter(prefix="/performance", tags=["performance"])
 
 Reading = Annotated[SignedIn, Depends(deps.allowed("machine.read"))]
 Operating = Annotated[SignedIn, Depends(deps.allowed("machine.write"))]
+First = Annotated[date | None, Query(alias="from", description="The first day, in UTC.")]
+Last = Annotated[date | None, Query(alias="to", description="The last day, included.")]
 Hours = Annotated[int, Query(ge=1, le=720, description="Look back so many hours.")]
 
 
@@ -71,6 +74,52 @@ class PerformanceOut(Shown):
     figures: dict[str, float]
     engine: dict[str, Any]
     requests: dict[str, RequestsOut]
+
+
+class RunOut(Shown):
+    """What a model wrote and took of the machine. `engine_seconds`: while its answers had the
+    model, those of several at once shared out; `watts`: what all GPUs drew meanwhile, the setting
+    where none says; `cost_minor` and `cost_per_1000_minor` (for tokens that were written) in minor
+    units, not rounded to whole ones.
+    """
+
+    model: str
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    engine_seconds: float
+    tokens_per_second: float
+    watts: float
+    watts_measured: bool
+    watt_hours: float
+    cost_minor: float
+    cost_per_1000_minor: float | None
+
+    @classmethod
+    def of(cls, run: running.Run) -> "RunOut":
+        price = run.per_thousand
+        return cls(
+            model=run.model,
+            answers=run.answers,
+            prompt_tokens=run.prompt_tokens,
+            completion_tokens=run.tokens,
+            engine_seconds=run.engine_ms / 1000,
+            tokens_per_second=round(run.tokens_per_second, 2),
+            watts=round(run.power.watts, 1),
+            watts_measured=run.power.measured,
+            watt_hours=round(run.watt_hours, 3),
+            cost_minor=round(float(run.cost), 6),
+            cost_per_1000_minor=None if price is None else round(float(price), 6),
+        )
+
+
+class RunningOut(Shown):
+    """The price of running in a time; `currency` is that of `[costs]`."""
+
+    since: date
+    until: date
+    currency: str
+    items: list[RunOut]
 
 
 class FindingOut(Shown):
@@ -140,6 +189,21 @@ def performance_metrics(app: deps.App, who: Reading) -> PerformanceOut:
 def performance_analysis(app: deps.App, who: Reading, hours: Hours = 1) -> AnalysisOut:
     """What the last hours' figures say, each with its numbers and what to do about it."""
     return analysis_of(app, hours)
+
+
+@router.get("/running", responses=errors_in(401, 403, 422))
+def price_of_running(
+    *, app: deps.App, who: Reading, since: First = None, until: Last = None
+) -> RunningOut:
+    """What each model took of machine and power, and what 1,000 tokens cost, the last 30 days."""
+    last = until or app.clock.now().date()
+    first = since or last - timedelta(days=29)
+    return RunningOut(
+        since=first,
+        until=last,
+        currency=app.settings.costs.currency,
+        items=[RunOut.of(run) for run in running.runs(app, since=first, until=last)],
+    )
 
 
 @router.post("/optimize/memory", responses=errors_in(401, 403, 422))

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
-
 from chat_app import __version__, secrets
 from chat_app.audit.log import canonical
 from chat_app.backups import archive, keeping, snapshot
 from chat_app.backups.archive import Manifest
 from chat_app.backups.keeping import Kept, Kind
-from chat_app.db import Database, DatabaseUnavailable
+from chat_app.db import Database
 from chat_app.errors import Unavailable
 from chat_app.settings import Settings
 
@@ -154,11 +152,8 @@ def _is_old(db: Database) -> bool:
 
     if db.sqlite and not Path(make_url(db.url).database or "").exists():
         return False
-    try:
-        with db.read() as session:
-            found = MigrationContext.configure(session.connection()).get_current_revision()
-    except OperationalError as error:
-        raise DatabaseUnavailable from error
+    with db.read() as session:
+        found = MigrationContext.configure(session.connection()).get_current_revision()
     return found is not None and found != migrations.head()
 
 

@@ -138,10 +138,15 @@ class Price:
 
 
 def current(session: Session, model_id: str, now: int) -> Price:
-    """The price in force at `now`, before any volume; raises Unpriced."""
+    """The price in force at `now`, before any volume; raises Unpriced.
+
+    The first price has no beginning: a clock that was set back takes no model off the shelf.
+    """
     row = session.exec(
         select(PriceRow)
-        .where(PriceRow.model_id == model_id, PriceRow.valid_from <= now)
+        .where(
+            PriceRow.model_id == model_id, (PriceRow.valid_from <= now) | (PriceRow.version == 1)
+        )
         .order_by(col(PriceRow.version).desc())
         .limit(1)
     ).first()

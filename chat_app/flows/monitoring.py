@@ -46,6 +46,8 @@ GONE_SECONDS = 600
 MOST_EDGES = 200
 HOUR = 3600 * MICROS_PER_SECOND
 PROOF, GPUS = "proof", "gpus"
+# What all GPUs draw together, of the looks at which a model writes: for the price of running.
+BUSY_WATTS = "gpu.busy_watts"
 _TOTALS = ("answers_done", "answers_failed", "answers_cancelled", "prompt_tokens",
            "cached_tokens", "completion_tokens")  # fmt: skip
 
@@ -142,6 +144,9 @@ class Monitor:
             found["loop.lag_ms"] = lag * 1000
         wanted = app.settings.monitor.gpus or self._known.get("gpu.known", 0.0)
         found["gpu.missing"] = max(0.0, wanted - found["gpu.count"])
+        watts = [value for name, value in found.items() if name.endswith(".watts")]
+        if watts and found["engine.running"]:
+            found[BUSY_WATTS] = sum(watts)
         if "cost" in self._before:
             found["monitor.cost_ms"] = self._before["cost"]
         return found

@@ -1,7 +1,7 @@
 """What stands behind the figures of revenue: breakdowns, margins, and the rows of each figure.
 
 A breakdown adds up to what the money ledger earned in its time, to the cent: what a lot earned is
-shared out over the answers that used it then. Costs of answers come from `[costs]`.
+shared out over the answers that used it then. Costs of answers come from `running.py`.
 """
 
 from collections import defaultdict
@@ -18,12 +18,11 @@ from chat_app.app import App
 from chat_app.clock import to_micros
 from chat_app.credits import takings
 from chat_app.credits.takings import PlanPeriod
+from chat_app.flows import running
 from chat_app.revenue.rounding import half_up, shares
-from chat_app.settings import Costs
 
 By = Literal["model", "channel", "organisation", "plan", "country"]
 Figure = Literal["billed", "usage", "subscription", "breakage", "adjustment", "refunded", "closing"]
-MS_PER_HOUR = 3_600_000
 OTHER, ENDED, CORRECTED = "Other", "Credits that ended unused", "Corrections"
 _EARNED = """SELECT p.lot_id, p.payment_id, p.account, -SUM(p.amount_minor)
  FROM posting p JOIN journal j ON j.id = p.journal_id
@@ -60,8 +59,6 @@ _BY_ORDER = {
      LEFT JOIN invoice_tax x ON x.invoice_id = i.id
      WHERE p.status = 'paid' GROUP BY p.id""",
 }
-_RUN = """SELECT model, COUNT(*), SUM(completion_tokens), SUM(engine_ms) FROM "usage"
- WHERE at >= :first AND at < :end GROUP BY model ORDER BY model"""
 # The same lines that make up a month of `revenue.months`; the sign turns them into its figure.
 _FIGURES: dict[str, tuple[str, int]] = {
     "billed": ("p.account LIKE 'deferred:%' AND j.kind = 'sale'", -1),
@@ -169,29 +166,20 @@ def margins(app: App, *, since: date, until: date, currency: str) -> list[Margin
     """
     with app.db.read() as session:
         earned = parts(session, by="model", since=since, until=until, currency=currency)
-        run = session.execute(text(_RUN), _span(since, until)).all()
     by_model = {part.name: part.earned_minor for part in earned}
+    costs = app.settings.costs
     found = [
         Margin(
-            model=model,
-            earned_minor=by_model.get(model, 0),
-            cost_minor=running_cost(app.settings.costs, engine_ms=int(ms), currency=currency),
-            answers=int(answers),
-            tokens=int(tokens),
-            engine_ms=int(ms),
+            model=run.model,
+            earned_minor=by_model.get(run.model, 0),
+            cost_minor=half_up(run.cost) if currency == costs.currency else 0,
+            answers=run.answers,
+            tokens=run.tokens,
+            engine_ms=run.engine_ms,
         )
-        for model, answers, tokens, ms in run
+        for run in running.runs(app, since=since, until=until)
     ]
     return sorted(found, key=lambda one: (-one.earned_minor, one.model))
-
-
-def running_cost(costs: Costs, *, engine_ms: int, currency: str) -> int:
-    """Minor units for so much busy time of a model: power and the machine's price."""
-    if currency != costs.currency:
-        return 0
-    hours = Fraction(engine_ms, MS_PER_HOUR)
-    power = Fraction(str(costs.watts)) / 1000 * Fraction(str(costs.cents_per_kwh))
-    return half_up(hours * (power + Fraction(str(costs.cents_per_hour))))
 
 
 def rows(

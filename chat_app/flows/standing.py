@@ -114,7 +114,8 @@ async def _look(app: App, user_id: int) -> Standing | None:
     looks = app.looks
     looks.asked.add(user_id)
     look = looks.get(user_id)
-    if look is None:
+    # A look that failed says nothing of now: the database may be back.
+    if look is None or (look.done() and (look.cancelled() or look.exception() is not None)):
         if not looks:
             _in_a_while(app)
         look = looks[user_id] = asyncio.ensure_future(_one(app, user_id))

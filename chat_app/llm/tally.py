@@ -82,7 +82,8 @@ class Tally:
     """What it claimed that cannot be true."""
 
     def hear(self, said: Claim, *, prompt_tokens: int) -> int:
-        """Note what a chunk claims; all tokens of the answer so far by it, 0 if it says none.
+        """Note what a chunk claims; all tokens of the answer so far by it, 0 if it says none or
+        more than were asked for: then the pieces count.
 
         `prompt_tokens` are those that were counted here.
         """
@@ -95,7 +96,7 @@ class Tally:
             self.odd.add("shorter than delivered")
         if said.prompt > prompt_tokens:
             self.odd.add("a longer prompt than was sent")
-        return said.completion
+        return said.completion if said.completion <= self.max_tokens else 0
 
     def take(self, text: str, measured: int) -> list[Delta]:
         """A piece has come; `measured` as `hear` gives it."""

@@ -248,6 +248,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/monitoring/faults": staff(OK),
     "GET /api/performance/metrics": staff(OK),
     "GET /api/performance/analysis": staff(OK, query={"hours": "2"}),
+    "GET /api/performance/running": staff(OK, query={"from": "2026-01-01"}),
     "POST /api/performance/optimize/memory": admins(OK, body={"caches": False}),
     "GET /api/admin/dashboard": staff(OK),
     "GET /api/admin/users": staff(OK),

@@ -538,7 +538,8 @@ def test_breakdowns_and_rows_add_up_to_their_figures(company: Company) -> None:
     assert sum(one.engine_ms for one in margins) == used.ms
     # 300 W at 30 cents are 9 cents an hour, with the machine one dollar.
     assert all(one.cost_minor == round(one.engine_ms / 36_000) for one in margins)
-    assert revenue_detail.running_cost(app.settings.costs, engine_ms=10**9, currency="EUR") == 0
+    other = revenue_detail.margins(app, **{**whole, "currency": "SEK"})
+    assert {one.cost_minor for one in other} == {0}, "the costs are in another currency"
 
 
 def test_movements_name_their_customers(company: Company) -> None:

@@ -7,6 +7,7 @@ the REST API.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,7 @@ from chat_app.accounts.permissions import Permission, may
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND, from_micros
-from chat_app.flows import advice, monitoring, shelf
+from chat_app.flows import advice, monitoring, running, shelf
 from chat_app.jobs import JobState
 from chat_app.monitor import faults, rules
 from chat_app.monitor.requests import CLASSES, quantile
@@ -30,6 +31,7 @@ from ui.plots import Series
 from ui.shell import Shell
 
 GIB = 2**30
+RUN_DAYS = 30
 NAMES = {"1h": "Hour", "24h": "Day", "7d": "Week", "30d": "Month"}
 # How a time stands below a graph.
 TIMES = {"1h": "%H:%M", "24h": "%H:%M", "7d": "%a %H:%M", "30d": "%d %b"}
@@ -98,6 +100,7 @@ class Monitoring:
     tab: gr.Tab
     page: gr.HTML
     rules: gr.HTML
+    running: gr.HTML
 
 
 def build() -> Monitoring:
@@ -110,7 +113,8 @@ def build() -> Monitoring:
                 "begins, and once when it is over, to all administrators</span></div>"
             )
             listed = gr.HTML(parts.loading(4), elem_id="admin-monitoring-rules", js_on_load=_RULES)
-    return Monitoring(tab, page, listed)
+        price = gr.HTML(elem_id="admin-monitoring-running")
+    return Monitoring(tab, page, listed, price)
 
 
 def needs(c: Monitoring) -> dict[Any, Permission]:
@@ -125,7 +129,11 @@ def bind(c: Monitoring, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     async def monitoring_show(user: User) -> dict[Any, Any]:
         """All of the section, for the last hour."""
         page = await asyncio.to_thread(_page, app, "1h", user)
-        return {c.page: page, c.rules: await asyncio.to_thread(_rules, app, user)}
+        return {
+            c.page: page,
+            c.rules: await asyncio.to_thread(_rules, app, user),
+            c.running: await asyncio.to_thread(_running, app),
+        }
 
     @guard(app, "machine.read")
     async def monitoring_look(user: User, event: gr.EventData) -> dict[Any, Any]:
@@ -135,7 +143,7 @@ def bind(c: Monitoring, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         return {c.page: await asyncio.to_thread(_page, app, span, user)}
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    c.tab.select(monitoring_show, None, [c.page, c.rules], **quiet)
+    c.tab.select(monitoring_show, None, [c.page, c.rules, c.running], **quiet)
     c.page.click(monitoring_look, None, [c.page], trigger_mode="always_last", **quiet)
 
 
@@ -444,3 +452,46 @@ def _ago(micros: int) -> str:
         if seconds >= size:
             return f"{seconds // size} {name} ago"
     return "just now"
+
+
+def _running(app: App) -> str:
+    """The price of running: what each model took and cost in the last days."""
+    today = app.clock.now().date()
+    found = running.runs(app, since=today - timedelta(days=RUN_DAYS - 1), until=today)
+    if not found:
+        return ""
+    costs, drawn = app.settings.costs, found[0].power
+    table = parts.table(
+        ["Model", "Answers>", "Tokens>", "Busy>", "Tokens/s>", "Wh>", "Cost>", "Per 1,000 tokens>"],
+        [
+            (
+                parts.esc(one.model),
+                f"{one.answers:,}",
+                f"{one.tokens:,}",
+                _span(one.engine_ms / 1000),
+                f"{one.tokens_per_second:,.1f}",
+                f"{one.watt_hours:,.1f}",
+                f"{float(one.cost) / 100:,.2f}",
+                "–" if one.per_thousand is None else f"{float(one.per_thousand) / 100:,.5f}",
+            )
+            for one in found
+        ],
+        caption="Price of running by model",
+    )
+    watts = (
+        f"{drawn.watts:,.0f} W as the GPUs said while a model wrote"
+        if drawn.measured
+        else f"{drawn.watts:,.0f} W by the setting costs.watts, as no GPU says what it draws"
+    )
+    hint = f"The last {RUN_DAYS} days, in {costs.currency}; {watts}"
+    if not (costs.cents_per_kwh or costs.cents_per_hour):
+        hint += "; set [costs] for prices"
+    return _sheet("Price of running", hint, table)
+
+
+def _span(seconds: float) -> str:
+    """A time of work, such as `3 h 20 min` or `12 s`."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60:,} h {minutes % 60} min"
+    return f"{minutes} min" if seconds >= 120 else f"{seconds:,.0f} s"
