@@ -25,7 +25,8 @@ def demo_banner(*, framed: bool) -> str:
     """What visitors of the demonstration are told; `framed`: another site shows the page."""
     own = '<a href="/" target="_blank">Open in its own tab</a> · ' if framed else ""
     return (
-        '<p role="status"><b>Demo.</b> <span class="more">You are one of many made-up people. </span>'
+        '<p role="status"><b>Demo.</b> '
+        '<span class="more">You are one of many made-up people. </span>'
         'Nothing here is real<span class="more">, and it begins anew now and then</span>. '
         f'{own}<a href="/?leave">Sign in as staff</a></p>'
     )

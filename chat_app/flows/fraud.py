@@ -143,7 +143,7 @@ def came(app: App, *, type: str, user_id: int, ip: str, agent: str = "") -> None
 
 
 def look(app: App) -> int:
-    """Judge the answers and sign-ins since the last look and write the judgements; returns how many.
+    """Judge the answers and sign-ins since the last look; returns how many.
 
     What other processes have judged meanwhile is taken into the memory of this one.
     """
