@@ -21,7 +21,7 @@ Make = Callable[..., Robot]
 LOCALES = {"de": "de-DE", "zh": "zh-CN"}
 # Names, units and figures; what Gradio itself says, in the browser's language.
 SAME = re.compile(
-    r"[−+-]?[\d.,:%/ -]*(?:[kMGT]?i?B|m?s|USD|UTC|GPU|MRR|ARR|tok/s|USD for [\d,]+)?\.?"
+    r"[−+-]?[\d.,:%/ -]*(?:[kMGT]?i?B|m?s|ms p95|USD|UTC|GPU|MRR|ARR|tok/s|USD for [\d,]+)?\.?"
     r"|ML Chat Billing|(?:Gemma|gemma|SmolLM2|smollm2).*|Plus|Pro|Starter|Standard|PDF|CSV|JSON"
     r"|XXXX.*|https?:.*|[\w.+-]+@[\w.-]+|[a-z]+(?:[._][a-z_]+)+|English|Deutsch|Apache-2.0"
     r"|(?:AUC|PSI|ECE|Log-loss|Brier|MASE|MAE|RMSE|sMAPE).*|Chrome, .*|script|queue: .*"

@@ -91,7 +91,7 @@
     if (ours.has(bare) && !exact.has(bare)) return raw;
     // A label of several lines is several sentences, a sentence of the markup may be broken.
     const lines = raw.trim().split(/ *\n */);
-    if (lines.length > 1 && lines.every((line) => !/[A-Za-z]{2}/.test(line) || exact.has(line) || say(line) !== null)) return lines.map(told).join("\n");
+    if (lines.length > 1 && !exact.has(bare) && lines.some((line) => say(line) !== null)) return lines.map(told).join("\n");
     const made = say(bare);
     if (made === null) { if (missed.size < 3000) missed.add(bare); return raw; }
     return raw.match(/^\s*/)[0] + made + raw.match(/\s*$/)[0];

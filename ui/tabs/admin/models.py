@@ -335,7 +335,7 @@ def _drift(moved: list[Moved], *, again: bool) -> str:
         )
     rows = [
         [
-            f"<div>{parts.esc(row.feature.replace('_', ' '))}</div>",
+            f"<div translate='no'>{parts.esc(row.feature.replace('_', ' '))}</div>",
             "–" if row.psi is None else f"{row.psi:.3f}",
             f"{row.threshold:.3f}",
             f"<div>{parts.badge('moved', 'bad') if row.alarm else parts.badge('quiet', 'good')}"
