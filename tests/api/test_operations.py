@@ -81,6 +81,7 @@ def test_draining_is_not_ready_but_alive(serve: Serve) -> None:
             "status": "unavailable",
             "checks": {"server": "draining", "database": "ok", "disk": "ok"},
             "engine": "ok",
+            "redis": "off",
         }
     assert client.get("/livez").status_code == 200
     person = server.person()

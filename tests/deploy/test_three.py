@@ -92,7 +92,9 @@ def standing(folder: Path) -> Iterator[Stand]:
             running.callback(server.process.wait)
             running.callback(server.process.kill)
         running.enter_context(nginx.running(folder, "three.conf", tls=tls, plain=plain, apps=ports))
-        app = build(script_settings(folder / "data", url=url))
+        app = build(
+            script_settings(folder / "data", url=url, accounts={"welcome_credits": WELCOME})
+        )
         running.callback(app.db.close)
         yield Stand(public, made, app, asyncio.run(_people(app)), shared)
 
