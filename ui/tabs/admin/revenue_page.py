@@ -121,9 +121,9 @@ def bar(view: View, preset: str) -> str:
         f'<label>to <input type="date" name="to" value="{span.last}"></label>'
         '<button type="button" data-apply>Show</button></div>'
         f'<label class="money">Currency <select name="currency">{choices}</select></label></div>'
-        f'<p class="hint spans"><b>{span.first:%d %b %Y} – {span.last:%d %b %Y}</b>, beside '
-        f"{before.first:%d %b} – {before.last:%d %b %Y} · written up to "
-        f"{parts.esc(view.earned.written_to or '–')}<span>{_files(span)}</span></p>"
+        f'<p class="hint spans"><b>{span.first:%d %b %Y} – {span.last:%d %b %Y}</b>'
+        f"<i>beside {before.first:%d %b} – {before.last:%d %b %Y}, written up to "
+        f"{parts.esc(view.earned.written_to or '–')}</i><span>{_files(span)}</span></p>"
     )
 
 
@@ -172,13 +172,13 @@ def closed(earned: Recognition, following: str | None) -> str:
 def _cards(view: View) -> str:
     found = view.overview
     figures = {
-        "margin_minor": f"after {money(found['cost_minor'].value)} of costs",
+        "margin_minor": f"cost {money(found['cost_minor'].value)}",
         "mrr_minor": f"{money(found['arr_minor'].value)} a year",
         "nrr": f"gross {percent(found['grr'].value)}",
         "logo_churn": f"{view.recurring.now.churned_customers} have left",
-        "run_rate_minor": "30 days as a year",
+        "run_rate_minor": "of 30 days",
         "open_minor": f"{len(view.aged.invoices)} not paid",
-        "deferred_minor": "paid, not earned yet",
+        "deferred_minor": "not earned yet",
         "earned_minor": "net of tax",
         "billed_minor": "net of tax",
         "refunded_minor": "of what was unused",
