@@ -114,8 +114,12 @@ def bars(
     title: str,
     unit: str = "",
     words: Words = number,
+    ways: Sequence[str] = (),
 ) -> str:
-    """Bars over the labels, one series on top of the other. Values are not negative."""
+    """Bars over the labels, one series on top of the other. Values are not negative.
+
+    `ways`: attributes for the column of each label, such as where a click leads.
+    """
     count = len(labels)
     sums = [sum(max(row.values[at] or 0.0, 0.0) for row in series) for at in range(count)]
     scale = _Scale.over([sums])
@@ -132,7 +136,7 @@ def bars(
                     f'width="{wide * 0.72:.2f}" y="{top:.2f}" height="{max(foot - top, 0.6):.2f}"/>'
                 )
             base += value
-    shapes.append(_hovers(labels, series, None, unit, words))
+    shapes.append(_hovers(labels, series, None, unit, words, ways=ways))
     keys = [(row.name, f"p{_colour(place)} full") for place, row in enumerate(series)]
     return _figure(
         title,
@@ -184,6 +188,54 @@ def heat(
     )
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table of shades: what it shows, how strong it is (0 to 1), what it says.
+
+    `way`: attributes of its button; without them it is no button.
+    """
+
+    shown: str
+    share: float
+    told: str = ""
+    way: str = ""
+
+
+def shades(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Sequence[Sequence[Cell | None]],
+    *,
+    title: str,
+    corner: str,
+    note: str = "",
+) -> str:
+    """A table whose cells are the stronger the larger their share; it reads as a table, too."""
+    top = "".join(f'<th scope="col">{esc(name)}</th>' for name in (corner, *columns))
+    body = "".join(
+        f'<tr><th scope="row">{esc(name)}</th>{"".join(_shade(cell) for cell in line)}</tr>'
+        for name, line in zip(rows, cells, strict=True)
+    )
+    said = f" <small>{esc(note)}</small>" if note else ""
+    return (
+        f'<figure class="plot shades"><figcaption>{esc(title)}{said}</figcaption>'
+        f'<div class="shade-box" tabindex="0" role="region" aria-label="{esc(title)}"><table>'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+    )
+
+
+def _shade(cell: Cell | None) -> str:
+    if cell is None:
+        return '<td class="none"></td>'
+    share = min(max(cell.share, 0.0), 1.0)
+    strong = f"{56 * math.sqrt(share):.0f}%"
+    told = f' title="{esc(cell.told)}"' if cell.told else ""
+    inner = esc(cell.shown)
+    if cell.way:
+        inner = f'<button type="button"{cell.way}{told}>{inner}</button>'
+    return f'<td style="--s:{strong}"{"" if cell.way else told}>{inner}</td>'
+
+
 def spark(values: Sequence[Value], *, title: str, words: Words = number) -> str:
     """A line without axes, for a table's cell or a card."""
     scale = _Scale.over([values])
@@ -198,11 +250,15 @@ def spark(values: Sequence[Value], *, title: str, words: Words = number) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a waterfall: a change, or with `total` the level reached, drawn from zero."""
+    """A step of a waterfall: a change, or with `total` the level reached, drawn from zero.
+
+    `way`: attributes of its bar, such as where a click leads.
+    """
 
     name: str
     value: float
     total: bool = False
+    way: str = ""
 
 
 def waterfall(steps: Sequence[Step], *, title: str, unit: str = "", words: Words = number) -> str:
@@ -221,7 +277,8 @@ def waterfall(steps: Sequence[Step], *, title: str, unit: str = "", words: Words
         top, foot = scale.y(max(start, end)), scale.y(min(start, end))
         sign = "" if step.total or step.value < 0 else "+"
         shapes.append(
-            f'<rect class="bar {kind}" x="{at * wide + wide * 0.14:.2f}" width="{wide * 0.72:.2f}" '
+            f'<rect class="bar {kind}"{step.way} x="{at * wide + wide * 0.14:.2f}" '
+            f'width="{wide * 0.72:.2f}" '
             f'y="{top:.2f}" height="{max(foot - top, 0.8):.2f}">'
             f"<title>{esc(step.name)}: {sign}{esc(_with(words(step.value), unit))}</title></rect>"
         )
@@ -300,7 +357,13 @@ def _area(band: Band, scale: _Scale, count: int) -> str:
 
 
 def _hovers(
-    labels: Sequence[str], series: Sequence[Series], band: Band | None, unit: str, words: Words
+    labels: Sequence[str],
+    series: Sequence[Series],
+    band: Band | None,
+    unit: str,
+    words: Words,
+    *,
+    ways: Sequence[str] = (),
 ) -> str:
     """Invisible columns that say their values when the pointer rests on them."""
     wide = WIDTH / max(len(labels), 1)
@@ -316,7 +379,8 @@ def _hovers(
             if high is not None:
                 said.append(f"{band.name}: {words(low)} to {_with(words(high), unit)}")
         columns.append(
-            f'<rect class="hover" x="{at * wide:.2f}" width="{wide:.2f}" y="0" '
+            f'<rect class="hover"{ways[at] if ways else ""} x="{at * wide:.2f}" '
+            f'width="{wide:.2f}" y="0" '
             f'height="{HEIGHT:.0f}"><title>{esc(label)} — {esc("; ".join(said) or "nothing")}'
             "</title></rect>"
         )

@@ -12,9 +12,10 @@ from chat_app.api import deps
 from chat_app.api.deps import errors_in
 from chat_app.api.views import Page, Shown
 from chat_app.clock import from_micros, rfc3339
-from chat_app.flows import revenue, revenue_figures
+from chat_app.flows import revenue, revenue_costs, revenue_figures
 from chat_app.revenue import journals
 from chat_app.revenue.journals import Journal
+from chat_app.revenue.spans import Span
 
 router = APIRouter(prefix="/admin/revenue", tags=["admin"])
 
@@ -69,7 +70,10 @@ class MetricsOut(Shown):
 
 
 class MonthOut(Shown):
-    """Deferred revenue of a month, net of tax: closing = opening + billed − what left."""
+    """Deferred revenue of a month, net of tax: closing = opening + billed − what left.
+
+    `cost` is what running the service cost in it.
+    """
 
     period: str
     opening: int
@@ -82,6 +86,7 @@ class MonthOut(Shown):
     other: int
     closing: int
     recognized: int
+    cost: int
     closed: bool
 
 
@@ -143,10 +148,18 @@ class ReceivablesOut(Shown):
 
 
 class CohortOut(Shown):
-    """MRR of those who began in a month, 0, 1, 2 … months later."""
+    """Those who began to pay in a month: who is left and what they pay, 0, 1, 2 … months later.
+
+    Shares are of all who began, and of what they began with.
+    """
 
     cohort: str
+    customers: int
+    base_minor: int
+    left: list[int]
     mrr_minor: list[int]
+    logo_retention: list[float | None]
+    revenue_retention: list[float | None]
 
 
 class CohortsOut(Shown):
@@ -215,10 +228,10 @@ class ClosedOut(Shown):
 
 
 class CostIn(deps.Body):
-    """What running the service cost on a day."""
+    """A bill that was paid on a day; `payout` pays what `[costs]` has booked by the day."""
 
     day: Annotated[date, Field(strict=False)]
-    kind: Literal["gpu", "power", "fees", "other"]
+    kind: Literal["gpu", "power", "fees", "other", "payout"]
     amount_minor: Annotated[StrictInt, Field(ge=1, le=10**12)]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     memo: deps.Name = ""
@@ -232,13 +245,25 @@ class CostOut(Shown):
 
 @router.get("/metrics", responses=errors_in(401, 403, 422))
 def metrics(
-    app: deps.App, who: Reading, as_of: AsOf = None, currency: Currency = None
+    *,
+    app: deps.App,
+    who: Reading,
+    as_of: AsOf = None,
+    since: First = None,
+    until: Last = None,
+    currency: Currency = None,
 ) -> MetricsOut:
     """MRR, ARR, NRR, GRR and churn of the month that ends at `as_of`, and twelve months before.
 
-    Prepaid credits are no MRR: the usage of the last 30 days stands apart as a yearly run rate.
+    With `from` of the time since that day, with `to` up to the end of that day. Prepaid credits
+    are no MRR: the usage of the last 30 days stands apart as a yearly run rate.
     """
-    found = revenue_figures.recurring(app, as_of=_moment(as_of), currency=currency)
+    found = revenue_figures.recurring(
+        app,
+        as_of=_end(app, as_of, until),
+        since=Span(since, until or app.clock.now().date()).begin if since else None,
+        currency=currency,
+    )
     known = MetricsOut.model_fields
     now = {name: value for name, value in vars(found.now).items() if name in known}
     now |= {"as_of": found.now.as_of.isoformat(), "since": found.now.since.isoformat()}
@@ -290,10 +315,10 @@ def tax(app: deps.App, who: Reading, since: First = None, until: Last = None) ->
 
 @router.get("/receivables", responses=errors_in(401, 403, 422))
 def receivables(
-    app: deps.App, who: Reading, as_of: AsOf = None, currency: Currency = None
+    app: deps.App, who: Reading, as_of: AsOf = None, until: Last = None, currency: Currency = None
 ) -> ReceivablesOut:
     """Open invoices by days past due, and what is expected never to come."""
-    moment = _moment(as_of) or app.clock.now()
+    moment = _end(app, as_of, until) or app.clock.now()
     found = revenue_figures.receivables(app, as_of=moment, currency=currency)
     rows = [
         AgedOut(
@@ -314,14 +339,22 @@ def receivables(
 
 @router.get("/cohorts", responses=errors_in(401, 403, 422))
 def cohorts(
-    app: deps.App, who: Reading, as_of: AsOf = None, currency: Currency = None
+    app: deps.App, who: Reading, as_of: AsOf = None, until: Last = None, currency: Currency = None
 ) -> CohortsOut:
-    """MRR of customers by the month in which they first paid for a plan."""
-    table = revenue_figures.cohorts(app, as_of=_moment(as_of), currency=currency)
+    """Who stayed and what they pay, by the month in which they first paid for a plan."""
+    found = revenue_figures.cohorts(app, as_of=_end(app, as_of, until), currency=currency)
     return CohortsOut(
         items=[
-            CohortOut(cohort=str(cohort), mrr_minor=[int(value) for value in row.dropna()])
-            for cohort, row in table.iterrows()
+            CohortOut(
+                cohort=one.period,
+                customers=one.customers,
+                base_minor=one.base_minor,
+                left=list(one.left),
+                mrr_minor=list(one.mrr_minor),
+                logo_retention=one.logo_retention,
+                revenue_retention=one.revenue_retention,
+            )
+            for one in found
         ]
     )
 
@@ -376,7 +409,7 @@ def close(app: deps.App, who: Writing, id: deps.Id) -> ClosedOut:
 @router.post("/costs", status_code=201, responses=errors_in(401, 403, 409, 422, 503))
 def add_cost(app: deps.App, who: Writing, body: CostIn, key: deps.IdempotencyKey) -> CostOut:
     """Book a cost of running the service on a day of an open month; once for each key."""
-    made = revenue.cost(
+    made = revenue_costs.book(
         app,
         day=body.day.isoformat(),
         kind=body.kind,
@@ -389,8 +422,11 @@ def add_cost(app: deps.App, who: Writing, body: CostIn, key: deps.IdempotencyKey
     return CostOut(journal_id=str(made))
 
 
-def _moment(micros: int | None) -> datetime | None:
-    return None if micros is None else from_micros(micros)
+def _end(app: deps.App, as_of: int | None, until: date | None) -> datetime | None:
+    """The moment to look at: `as_of`, or the end of the last day, or now."""
+    if as_of is not None:
+        return from_micros(as_of)
+    return None if until is None else revenue_figures.end_of(app, Span(until, until))
 
 
 def _plain(value: Any) -> Any:

@@ -2,16 +2,19 @@
 
 import calendar
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import StreamingResponse
 
 from chat_app.accounts.sessions import SignedIn
 from chat_app.api import deps
 from chat_app.api.deps import errors_in
 from chat_app.api.views import Page, Shown
-from chat_app.flows import revenue_detail
-from chat_app.flows.revenue_detail import By, Figure
+from chat_app.flows import revenue_detail, revenue_overview, revenue_rows
+from chat_app.flows.revenue_detail import By
+from chat_app.flows.revenue_rows import Behind, Figure
+from chat_app.revenue import spans
 
 router = APIRouter(prefix="/admin/revenue", tags=["admin"])
 
@@ -63,7 +66,10 @@ class MarginsOut(Shown):
 
 
 class RowOut(Shown):
-    """The part of a figure that comes from one order; `payment_id` is null for what has none."""
+    """The part of a figure that comes from one order, customer or document.
+
+    `payment_id` is null for what comes from no order, `note` says what else there is to say.
+    """
 
     payment_id: str | None
     amount_minor: int
@@ -74,6 +80,41 @@ class RowOut(Shown):
     username: str | None
     invoice_id: str | None
     invoice: str | None
+    note: str
+
+
+class RowsOut(Page[RowOut]):
+    """A page of rows; all `count` of them add up to `total_minor`, which is the figure."""
+
+    count: int
+    total_minor: int
+
+
+class FigureOut(Shown):
+    """A key figure, in the span before, and in each of twelve months: minor units or a share.
+
+    `change` is a share of what it was; for shares it is the difference.
+    """
+
+    name: str
+    kind: str
+    value: float | None
+    before: float | None
+    change: float | None
+    spark: list[float | None]
+
+
+class OverviewOut(Shown):
+    """The key figures of a span beside the equal span before; `months` names the sparks' values."""
+
+    since: date
+    until: date
+    before_since: date
+    before_until: date
+    currency: str
+    currencies: list[str]
+    months: list[str]
+    items: list[FigureOut]
 
 
 class MovedOut(Shown):
@@ -125,7 +166,7 @@ def margin(
     until: Last = None,
     currency: Currency = "USD",
 ) -> MarginsOut:
-    """What each model earned less what its running cost by `[costs]`."""
+    """What each model earned less its share of what is booked as cost."""
     first, last = _days(app, since, until)
     found = revenue_detail.margins(app, since=first, until=last, currency=currency)
     return MarginsOut(
@@ -138,26 +179,77 @@ def margin(
     )
 
 
-@router.get("/rows", responses=errors_in(401, 403, 422))
+@router.get("/overview", responses=errors_in(401, 403, 422))
+def overview(
+    app: deps.App,
+    who: Reading,
+    since: First = None,
+    until: Last = None,
+    currency: Annotated[str | None, Query(pattern=r"^[A-Z]{3}$")] = None,
+) -> OverviewOut:
+    """What was earned, owed and given back, what recurs, beside the equal span before."""
+    span = spans.of(since, until, today=app.clock.now().date())
+    found = revenue_overview.overview(app, span=span, currency=currency)
+    return OverviewOut(
+        since=span.first,
+        until=span.last,
+        before_since=found.before.first,
+        before_until=found.before.last,
+        currency=found.currency,
+        currencies=found.currencies,
+        months=found.months,
+        items=[
+            FigureOut(
+                name=one.name,
+                kind=one.kind,
+                value=one.value,
+                before=one.before,
+                change=one.change,
+                spark=list(one.spark),
+            )
+            for one in found.figures
+        ],
+    )
+
+
+@router.get(
+    "/rows",
+    response_model=RowsOut,
+    responses={200: {"content": {"text/csv": {}}}, **errors_in(401, 403, 422)},
+)
 def rows(
     *,
     app: deps.App,
     who: Reading,
     figure: Figure,
+    part: Annotated[str, Query(max_length=200)] = "",
     since: First = None,
     until: Last = None,
     currency: Currency = "USD",
     limit: deps.Limit = 50,
     cursor: Annotated[str, Query(pattern=r"^[a-z0-9_]*$", max_length=32)] = "",
-) -> Page[RowOut]:
-    """The orders that a figure of the money ledger comes from; all of them add up to it."""
-    first, last = _days(app, since, until)
-    found = revenue_detail.rows(
-        app, figure=figure, since=first, until=last, currency=currency, limit=limit + 1,
-        after=cursor,
-    )  # fmt: skip
-    following = found[limit - 1].payment_id if len(found) > limit else None
-    return Page(
+    format: Literal["json", "csv"] = "json",
+) -> Response | RowsOut:
+    """The orders, customers or documents that a figure comes from; all of them add up to it.
+
+    `part` narrows it: `earned` to a month of purchase (`2026-03`), `cohort` to a cohort and its
+    age (`2026-03+2`), `open` to a bucket (`31-60`), `tax` to a rate
+    (`DE|standard|standard|1900`), a breakdown to one of its names. As CSV all rows at once.
+    """
+    span = spans.of(since, until, today=app.clock.now().date())
+    what = Behind(figure=figure, span=span, currency=currency, part=part)
+    if format == "csv":
+        name = f"{figure}-{span.first}-{span.last}.csv"
+        return StreamingResponse(
+            revenue_rows.as_csv(app, what),
+            media_type="text/csv; charset=utf-8",
+            headers={
+                "Content-Disposition": f'attachment; filename="{name}"',
+                "Cache-Control": "no-store",
+            },
+        )
+    found = revenue_rows.find(app, what, limit=limit, cursor=cursor)
+    return RowsOut(
         items=[
             RowOut(
                 payment_id=row.payment_id or None,
@@ -169,10 +261,13 @@ def rows(
                 username=row.username,
                 invoice_id=row.invoice_id,
                 invoice=row.invoice,
+                note=row.note,
             )
-            for row in found[:limit]
+            for row in found.items
         ],
-        next_cursor=following,
+        next_cursor=found.next_cursor,
+        count=found.count,
+        total_minor=found.total_minor,
     )
 
 
@@ -208,5 +303,5 @@ def movements(
 
 
 def _days(app: deps.App, since: date | None, until: date | None) -> tuple[date, date]:
-    last = until or app.clock.now().date()
-    return since or last.replace(day=1), last
+    span = spans.of(since, until, today=app.clock.now().date())
+    return span.first, span.last

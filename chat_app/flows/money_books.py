@@ -24,7 +24,7 @@ _POSTINGS = """SELECT j.day, j.id, j.key, j.kind, j.memo, p.account, p.currency,
  FROM journal j JOIN posting p ON p.journal_id = j.id
  WHERE j.id > :after AND j.id <= :last ORDER BY j.id, p.line"""
 _NEXT = """SELECT MAX(id) FROM (
- SELECT id FROM journal WHERE id > :after ORDER BY id LIMIT :limit) some"""
+ SELECT id FROM journal WHERE id > :after ORDER BY id LIMIT :limit) page"""
 # What providers hold by the orders, refunds and disputes up to the mark.
 _CASH = """SELECT provider, currency, SUM(minor) FROM (
  SELECT p.provider, p.currency, p.amount_minor AS minor
@@ -56,6 +56,7 @@ _NAMES = {
     "revenue": "Income",
     "bad_debt": "Expenses:BadDebt",
     "cost": "Expenses:Running",
+    "payable": "Liabilities:Payable",
     "rounding": "Expenses:Rounding",
     "opening": "Equity:Opening",
 }

@@ -216,12 +216,12 @@ def _financial(db: Database, since: date, until: date) -> Iterator[Row]:
 def _revenue(db: Database, since: date, until: date) -> Iterator[Row]:
     """A row for each month and currency of the money ledger."""
     with db.read() as session:
-        months = roll_forward(session, until=until.isoformat())
+        months = roll_forward(session, since=since.isoformat(), until=until.isoformat())
     for row in months:
-        if row.period >= f"{since:%Y-%m}":
-            yield (
+        yield (
                 row.period, row.currency, row.opening, row.billed, row.usage, row.subscription,
                 row.breakage, row.adjustment, row.refunded, row.other, row.recognized, row.closing,
+                row.cost,
             )  # fmt: skip
 
 
@@ -294,9 +294,9 @@ _KINDS: dict[
     "revenue": (
         ("period", "currency", "opening_minor", "billed_minor", "usage_minor",
          "subscription_minor", "breakage_minor", "adjustment_minor", "refunded_minor",
-         "other_minor", "recognized_minor", "closing_minor"),
+         "other_minor", "recognized_minor", "closing_minor", "cost_minor"),
         ("billed_minor", "usage_minor", "subscription_minor", "breakage_minor",
-         "adjustment_minor", "refunded_minor", "other_minor", "recognized_minor"),
+         "adjustment_minor", "refunded_minor", "other_minor", "recognized_minor", "cost_minor"),
         _revenue,
     ),
     "tax": (

@@ -18,9 +18,9 @@ from chat_app.app import App
 from chat_app.audit import log
 from chat_app.clock import from_micros, to_micros
 from chat_app.credits import takings
-from chat_app.credits.operations import IdempotencyConflict
 from chat_app.credits.takings import Billed, Disputed, Made, PaidBack, Sale, Use
 from chat_app.errors import Conflict, NotFound
+from chat_app.flows import revenue_costs
 from chat_app.revenue import deferred, journals
 from chat_app.revenue.journals import Journal, Line
 from chat_app.revenue.tables import BookMarkRow, BookPeriodRow, LotRevenueRow
@@ -114,14 +114,19 @@ def rules_of(app: App) -> Rules:
 
 
 def post_due(app: App) -> int:
-    """Write all days that are over, each in a transaction of its own; returns how many."""
+    """Write all days that are over, each in a transaction of its own, and what they cost.
+
+    Returns how many days.
+    """
     rules, count = rules_of(app), 0
     while True:
         now = app.clock.micros()
         day = app.db.write(lambda session, now=now: write_next(session, rules=rules, now=now))  # type: ignore[misc]
         if day is None:
-            return count
+            break
         count += 1
+    revenue_costs.post_due(app)
+    return count
 
 
 def write_next(session: Session, *, rules: Rules, now: int) -> date | None:
@@ -254,32 +259,6 @@ def trace(app: App, *, payment_id: str) -> Trace:
         for line in entry.lines:
             sums[line.account, line.currency] += line.minor
     return Trace(payment_id, entries, list(lots), dict(sums))
-
-
-def cost(
-    app: App, *, day: str, kind: str, minor: int, currency: str, memo: str, key: str, actor: str
-) -> int:
-    """Book what running the service cost, once for each key; returns the entry's id.
-
-    Raises PeriodClosed, or IdempotencyConflict when the key stands for another cost.
-    """
-    now = app.clock.micros()
-    lines = (Line(f"cost:{kind}", currency, minor), Line("cash:bank", currency, -minor))
-
-    def story(session: Session) -> int:
-        made = journals.post(
-            session, key=f"cost:{key}", day=day, kind="cost", memo=memo, lines=lines, now=now,
-            actor=actor,
-        )  # fmt: skip
-        if made is not None:
-            return made
-        before = journals.find(session, f"cost:{key}")
-        assert before is not None
-        if (before.day, before.memo, before.lines) != (day, memo, lines):
-            raise IdempotencyConflict
-        return before.id
-
-    return app.db.write(story)
 
 
 def _sell(this: _Day, sale: Sale) -> None:

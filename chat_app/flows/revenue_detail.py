@@ -1,11 +1,11 @@
-"""What stands behind the figures of revenue: breakdowns, margins, and the rows of each figure.
+"""What stands behind the figures of revenue: breakdowns, margins, and who moved MRR.
 
 A breakdown adds up to what the money ledger earned in its time, to the cent: what a lot earned is
-shared out over the answers that used it then. Costs of answers come from `running.py`.
+shared out over the answers that used it then. Margins take off what is booked as cost.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
@@ -18,12 +18,12 @@ from chat_app.app import App
 from chat_app.clock import to_micros
 from chat_app.credits import takings
 from chat_app.credits.takings import PlanPeriod
-from chat_app.flows import running
-from chat_app.revenue.rounding import half_up, shares
+from chat_app.flows import revenue_costs
+from chat_app.revenue.rounding import shares
 
 By = Literal["model", "channel", "organisation", "plan", "country"]
-Figure = Literal["billed", "usage", "subscription", "breakage", "adjustment", "refunded", "closing"]
 OTHER, ENDED, CORRECTED = "Other", "Credits that ended unused", "Corrections"
+UNUSED = "No model ran"
 _EARNED = """SELECT p.lot_id, p.payment_id, p.account, -SUM(p.amount_minor)
  FROM posting p JOIN journal j ON j.id = p.journal_id
  WHERE p.account LIKE 'revenue:%' AND p.currency = :currency
@@ -59,26 +59,16 @@ _BY_ORDER = {
      LEFT JOIN invoice_tax x ON x.invoice_id = i.id
      WHERE p.status = 'paid' GROUP BY p.id""",
 }
-# The same lines that make up a month of `revenue.months`; the sign turns them into its figure.
-_FIGURES: dict[str, tuple[str, int]] = {
-    "billed": ("p.account LIKE 'deferred:%' AND j.kind = 'sale'", -1),
-    "usage": ("p.account = 'revenue:usage'", -1),
-    "subscription": ("p.account = 'revenue:subscription'", -1),
-    "breakage": ("p.account = 'revenue:breakage'", -1),
-    "adjustment": ("p.account = 'revenue:adjustment'", -1),
-    "refunded": ("p.account LIKE 'deferred:%' AND j.kind LIKE '%~_taken' ESCAPE '~'", 1),
-    "closing": ("p.account LIKE 'deferred:%'", -1),
-}
-_ROWS = """SELECT COALESCE(p.payment_id, ''), SUM(p.amount_minor), COUNT(*), MIN(j.day), MAX(j.day),
-  y.user_id, u.username, i.id, i.number
- FROM posting p JOIN journal j ON j.id = p.journal_id
- LEFT JOIN payment y ON y.id = p.payment_id LEFT JOIN "user" u ON u.id = y.user_id
- LEFT JOIN invoice i ON i.payment_id = p.payment_id AND i.kind = 'invoice'
-  AND i.status <> 'void'
- WHERE {condition} AND p.currency = :currency AND j.day >= :since AND j.day <= :until
-  AND COALESCE(p.payment_id, '') > :after
- GROUP BY COALESCE(p.payment_id, ''), y.user_id, u.username, i.id, i.number
- HAVING SUM(p.amount_minor) <> 0 ORDER BY 1 LIMIT :limit"""
+
+
+@dataclass(frozen=True)
+class Earned:
+    """A piece of what was earned, of one order; or how many answers used paid credits."""
+
+    name: str
+    payment_id: str | None
+    minor: int
+    answers: int
 
 
 @dataclass(frozen=True)
@@ -113,21 +103,6 @@ class Margin:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The part of a figure that comes from one order; without `payment_id` from none."""
-
-    payment_id: str
-    minor: int
-    entries: int
-    first_day: str
-    last_day: str
-    user_id: int | None
-    username: str | None
-    invoice_id: str | None
-    invoice: str | None
-
-
-@dataclass(frozen=True)
 class Moved:
     """A customer whose monthly amount changed between two moments."""
 
@@ -145,73 +120,51 @@ def breakdown(app: App, *, by: By, since: date, until: date, currency: str) -> l
 
 def parts(session: Session, *, by: By, since: date, until: date, currency: str) -> list[Part]:
     """`breakdown` in a session."""
+    found = attributed(session, by=by, since=since, until=until, currency=currency)
+    return _sorted((one.name, one.minor, one.answers) for one in found)
+
+
+def attributed(
+    session: Session, *, by: By, since: date, until: date, currency: str
+) -> Iterator[Earned]:
+    """What was earned in the time, piece by piece, with the order that paid for it."""
     days = {"since": since.isoformat(), "until": until.isoformat(), "currency": currency}
     earned = session.execute(text(_EARNED), days).all()
     if by in _BY_ORDER:
         labels = {row[0]: row[1] for row in session.execute(text(_BY_ORDER[by]))}
-        return _sorted((labels.get(row[1], OTHER), int(row[3]), 0) for row in earned)
+        for row in earned:
+            yield Earned(labels.get(row[1], OTHER), row[1], int(row[3]), 0)
+        return
     label, tables = _BY_ANSWER[by]
     used: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
     query = text(_USED.format(label=label, tables=tables))
     for lot, name, micro, answers in session.execute(query, {**_span(since, until), **days}):
         used[lot].append((name, int(micro), int(answers)))
-    return _sorted(_by_answer(earned, used))
+    yield from _by_answer(earned, used)
 
 
 def margins(app: App, *, since: date, until: date, currency: str) -> list[Margin]:
     """What each model earned less what its running cost, the most earned first.
 
-    Every answer costs, also one that was paid with free credits. Without costs in `[costs]`, or
-    in another currency than theirs, they are zero.
+    Costs are those that are booked in the money ledger, shared by busy time; every answer costs,
+    also one that was paid with free credits.
     """
     with app.db.read() as session:
         earned = parts(session, by="model", since=since, until=until, currency=currency)
+        run = revenue_costs.by_model(session, since=since, until=until, currency=currency)
     by_model = {part.name: part.earned_minor for part in earned}
-    costs = app.settings.costs
     found = [
         Margin(
-            model=run.model,
-            earned_minor=by_model.get(run.model, 0),
-            cost_minor=half_up(run.cost) if currency == costs.currency else 0,
-            answers=run.answers,
-            tokens=run.tokens,
-            engine_ms=run.engine_ms,
+            model=model or UNUSED,
+            earned_minor=by_model.get(model, 0),
+            cost_minor=cost,
+            answers=answers,
+            tokens=tokens,
+            engine_ms=ms,
         )
-        for run in running.runs(app, since=since, until=until)
+        for model, (cost, answers, tokens, ms) in run.items()
     ]
     return sorted(found, key=lambda one: (-one.earned_minor, one.model))
-
-
-def rows(
-    app: App,
-    *,
-    figure: Figure,
-    since: date,
-    until: date,
-    currency: str,
-    limit: int,
-    after: str = "",
-) -> list[Row]:
-    """The orders that a figure of the money ledger comes from; they add up to it.
-
-    `closing` counts everything up to `until`. Ordered by the order's id, after `after`.
-    """
-    condition, sign = _FIGURES[figure]
-    values = {
-        "currency": currency,
-        "since": "" if figure == "closing" else since.isoformat(),
-        "until": until.isoformat(),
-        # What belongs to no order comes first, under an empty id.
-        "after": after or "\x00",
-        "limit": limit,
-    }
-    query = _ROWS.format(condition=condition)
-    if not after:
-        query = query.replace("AND COALESCE(p.payment_id, '') > :after", "")
-        del values["after"]
-    with app.db.read() as session:
-        found = session.execute(text(query), values).all()
-    return [Row(row[0], sign * int(row[1]), int(row[2]), *row[3:]) for row in found]
 
 
 def moved(app: App, *, since: datetime, until: datetime, currency: str) -> list[Moved]:
@@ -248,21 +201,21 @@ def _standing(periods: Iterable[PlanPeriod], at: int) -> dict[int, int]:
 
 def _by_answer(
     earned: Iterable[Any], used: dict[int, list[tuple[str, int, int]]]
-) -> Iterable[tuple[str, int, int]]:
+) -> Iterator[Earned]:
     """What lots earned, shared out over the answers that used them."""
     for answers in used.values():
-        yield from ((name, 0, count) for name, _, count in answers)
+        yield from (Earned(name, None, 0, count) for name, _, count in answers)
     fixed: dict[str, str] = {"revenue:breakage": ENDED, "revenue:adjustment": CORRECTED}
-    for lot, _, account, minor in earned:
+    for lot, payment, account, minor in earned:
         if account in fixed:
-            yield fixed[account], int(minor), 0
+            yield Earned(fixed[account], payment, int(minor), 0)
         elif not used.get(lot):
-            yield ("Plans, unused" if account == "revenue:subscription" else OTHER), int(minor), 0
+            name = "Plans, unused" if account == "revenue:subscription" else OTHER
+            yield Earned(name, payment, int(minor), 0)
         else:
             split = shares(int(minor), [Fraction(micro) for _, micro, _ in used[lot]])
-            yield from (
-                (name, part, 0) for (name, _, _), part in zip(used[lot], split, strict=True)
-            )
+            for (name, _, _), part in zip(used[lot], split, strict=True):
+                yield Earned(name, payment, part, 0)
 
 
 def _sorted(found: Iterable[tuple[str, int, int]]) -> list[Part]:

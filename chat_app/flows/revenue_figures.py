@@ -17,14 +17,16 @@ from chat_app.db import Database
 from chat_app.flows import revenue
 from chat_app.revenue import journals, months
 from chat_app.revenue.months import Month
+from chat_app.revenue.spans import Span
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from chat_app.revenue.metrics import Metrics
+    from chat_app.revenue.metrics import Cohort, Metrics
 
 RUN_RATE_DAYS = 30
 DAYS_PER_YEAR = 365
+LATELY = timedelta(days=RUN_RATE_DAYS)
 
 
 @dataclass(frozen=True)
@@ -60,45 +62,60 @@ class Receivables:
     invoices: list[takings.OpenInvoice]
 
 
+def end_of(app: App, span: Span) -> datetime:
+    """The last moment of a span, or now where it is not over."""
+    return min(span.end, app.clock.now())
+
+
 def recurring(
-    app: App, *, as_of: datetime | None = None, currency: str | None = None, history: int = 12
+    app: App,
+    *,
+    as_of: datetime | None = None,
+    since: datetime | None = None,
+    currency: str | None = None,
+    history: int = 12,
 ) -> Recurring:
-    """MRR and its movements in the month that ends at `as_of`, and by calendar month."""
+    """MRR and its movements since `since` or in the month that ends at `as_of`, and by month."""
     from chat_app.revenue import metrics
 
     moment = as_of or app.clock.now()
     with app.db.read() as session:
         periods = takings.plan_periods(session, until=to_micros(moment))
         today = moment.date()
-        since = today - timedelta(days=RUN_RATE_DAYS)
-        used = journals.balances(session, since=since.isoformat(), until=today.isoformat())
+        lately = today - LATELY
+        used = journals.balances(session, since=lately.isoformat(), until=today.isoformat())
     currencies = sorted({each.currency for each in periods} | {code for _, code in used})
     chosen = currency or (currencies[0] if currencies else None)
     moves = movements(periods)
     run = -used.get(("revenue:usage", chosen or ""), 0)
     return Recurring(
-        now=metrics.compute(moves, moment, chosen),
+        now=metrics.compute(moves, moment, chosen, since=since),
         months=metrics.history(moves, moment, months=history, currency=chosen),
         by_plan={
             str(plan): int(minor)
             for plan, minor in metrics.breakdown(moves, moment, "plan", currency=chosen).items()
         },
-        run_rate_minor=run * DAYS_PER_YEAR // RUN_RATE_DAYS,
+        run_rate_minor=a_year(run),
         currencies=currencies,
     )
 
 
+def a_year(minor: int) -> int:
+    """What thirty days would be in a year."""
+    return minor * DAYS_PER_YEAR // RUN_RATE_DAYS
+
+
 def cohorts(
     app: App, *, as_of: datetime | None = None, currency: str | None = None
-) -> "pd.DataFrame":
-    """MRR of customers by the month of their first payment, see `metrics.cohorts`."""
+) -> "list[Cohort]":
+    """Customers by the month of their first payment, see `metrics.retention`."""
     from chat_app.revenue import metrics
 
     moment = as_of or app.clock.now()
     with app.db.read() as session:
         periods = takings.plan_periods(session, until=to_micros(moment))
     known = sorted({each.currency for each in periods})
-    return metrics.cohorts(
+    return metrics.retention(
         movements(periods), moment, currency=currency or (known[0] if known else None)
     )
 
@@ -109,18 +126,20 @@ def recognition(
     """Deferred revenue month by month, and what was bought when and earned when."""
     last = until or app.clock.now().date()
     with app.db.read() as session:
-        rows = months.roll_forward(session, until=last.isoformat())
-        known = sorted({row.currency for row in rows})
+        first = since.isoformat() if since else ""
+        rows = months.roll_forward(session, since=first, until=last.isoformat())
+        # A cost in another money alone is no reason to show that money.
+        known = sorted(
+            {row.currency for row in rows if row.billed or row.closing or row.recognized}
+        )
         chosen = currency or (known[0] if known else "USD")
         start = datetime.combine(since or date(1970, 1, 1), datetime.min.time(), UTC)
         end = datetime.combine(last + timedelta(days=1), datetime.min.time(), UTC)
         return Recognition(
-            months=[
-                row
-                for row in rows
-                if row.currency == chosen and (since is None or row.period >= f"{since:%Y-%m}")
-            ],
-            waterfall=months.waterfall(session, currency=chosen, until=last.isoformat()),
+            months=[row for row in rows if row.currency == chosen],
+            waterfall=months.waterfall(
+                session, currency=chosen, since=first, until=last.isoformat()
+            ),
             by_model=[
                 row
                 for row in takings.by_model(session, since=to_micros(start), until=to_micros(end))

@@ -27,6 +27,7 @@ ACCOUNTS = {
     "revenue": "Earned: usage, breakage, subscription, adjustment",
     "bad_debt": "Used, and then taken back by the buyer's bank",
     "cost": "What running the service costs, by kind",
+    "payable": "Running costs that are booked by the day and not paid yet",
     "rounding": "Cents between a credit note's tax and what was booked with the refund",
     "opening": "Credits with a price that no order of this installation paid",
 }

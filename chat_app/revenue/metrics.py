@@ -133,29 +133,91 @@ def history(
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+@dataclass(frozen=True)
+class Cohort:
+    """Those who began to pay in one month. `age` 0 is the end of that month, the last one now.
+
+    `base_minor` is what they began with, so shares are of `customers` and of it.
+    """
+
+    period: str
+    customers: int
+    base_minor: int
+    left: tuple[int, ...]
+    mrr_minor: tuple[int, ...]
+
+    @property
+    def logo_retention(self) -> list[float | None]:
+        """The share of the customers who still pay, by age."""
+        return [_share(count, self.customers) for count in self.left]
+
+    @property
+    def revenue_retention(self) -> list[float | None]:
+        """What they pay over what they began with, by age."""
+        return [_share(minor, self.base_minor) for minor in self.mrr_minor]
+
+
+def retention(movements: pd.DataFrame, as_of: Any, *, currency: str | None = None) -> list[Cohort]:
+    """How many customers of each month's beginners pay, and what, at the month ends since."""
+    frame, first, ends = _cohorts(movements, as_of, currency)
+    began = frame[frame["mrr_minor"] > 0].groupby("customer_id")["mrr_minor"].first()
+    standing = [_standing(frame[frame["ts"] < frames.next_month(month)]) for month in ends]
+    found = []
+    for number, month in enumerate(ends):
+        people = first.index[first == month]
+        if not len(people):
+            continue
+        then = [at.reindex(people, fill_value=0) for at in standing[number:]]
+        found.append(
+            Cohort(
+                period=f"{month:%Y-%m}",
+                customers=len(people),
+                base_minor=int(began.reindex(people).sum()),
+                left=tuple(int((at > 0).sum()) for at in then),
+                mrr_minor=tuple(int(at.sum()) for at in then),
+            )
+        )
+    return found
+
+
+def members(
+    movements: pd.DataFrame, as_of: Any, *, cohort: str, age: int, currency: str | None = None
+) -> dict[Any, int]:
+    """What each customer of a cohort (`2026-03`) pays `age` months later; who left pays 0."""
+    frame, first, ends = _cohorts(movements, as_of, currency)
+    places = {f"{month:%Y-%m}": number for number, month in enumerate(ends)}
+    at = places.get(cohort, len(ends)) + age
+    if age < 0 or at >= len(ends):
+        return {}
+    standing = _standing(frame[frame["ts"] < frames.next_month(ends[at])])
+    people = first.index[first == ends[at - age]]
+    return {person: int(standing.get(person, 0)) for person in people}
+
+
 def cohorts(movements: pd.DataFrame, as_of: Any, *, currency: str | None = None) -> pd.DataFrame:
     """MRR (minor units) of customers by the month in which they first paid, at month ends.
 
     A row for each cohort (`2026-01`), columns 0, 1, 2 … months later; NaN for what is not yet.
     """
+    rows = retention(movements, as_of, currency=currency)
+    table = {row.period: dict(enumerate(row.mrr_minor)) for row in rows}
+    return pd.DataFrame.from_dict(table, orient="index").sort_index()
+
+
+def _cohorts(
+    movements: Any, as_of: Any, currency: str | None
+) -> tuple[pd.DataFrame, "pd.Series[pd.Timestamp]", list[pd.Timestamp]]:
+    """The movements, the month in which each customer began to pay, and all months since."""
     end = frames.moment(as_of)
     frame, _ = _movements(movements, end, currency)
     paying = frame[frame["mrr_minor"] > 0]
     first = paying.groupby("customer_id")["ts"].min().map(frames.month_start)
     ends = []
-    month = first.min() if len(first) else end
+    month = first.min() if len(first) else frames.next_month(end)
     while month <= end:
         ends.append(month)
         month = frames.next_month(month)
-    table: dict[str, dict[int, int]] = {}
-    for number, month in enumerate(ends):
-        standing = _standing(frame[frame["ts"] < frames.next_month(month)])
-        by_cohort = standing.groupby(first.reindex(standing.index)).sum()
-        for cohort, mrr in by_cohort.items():
-            if cohort <= month:
-                age = number - ends.index(cohort)
-                table.setdefault(f"{cohort:%Y-%m}", {})[age] = int(mrr)
-    return pd.DataFrame.from_dict(table, orient="index").sort_index()
+    return frame, first, ends
 
 
 def breakdown(

@@ -270,6 +270,7 @@ MATRIX: dict[str, Row] = {
     "GET /api/admin/revenue/cohorts": finance(OK),
     "GET /api/admin/revenue/breakdown": finance(OK),
     "GET /api/admin/revenue/margin": finance(OK),
+    "GET /api/admin/revenue/overview": finance(OK),
     "GET /api/admin/revenue/rows": finance(OK, query={"figure": "billed"}),
     "GET /api/admin/revenue/movements": finance(OK),
     "GET /api/admin/revenue/journal": finance(OK),

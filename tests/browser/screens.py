@@ -1,7 +1,7 @@
 """Pictures for the documentation: `python -m tests.browser.screens [folder]` writes docs/img.
 
 The demo model answers; `TEST_ENGINE=script` takes the script engine instead. There are at most
-twelve pictures, each of a few colours and at most 150 KB.
+fifteen pictures, each of a few colours and at most 150 KB.
 """
 
 import io
@@ -15,11 +15,14 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from tests import servers
+from tests.browser.conftest import ADMIN
 from tests.browser.robot import ARGUMENTS, Robot
+from tests.browser.test_revenue import choose, company
 
 CHROMIUM = "/usr/bin/chromium"
 FOLDER = servers.ROOT / "docs" / "img"
 MOST_BYTES = 150_000
+SIZE = {"width": 1280, "height": 900}
 TABS = {
     "Credits": "#credits-transactions table",
     "History": "#history-list .hit",
@@ -44,6 +47,23 @@ def picture(page: Any, path: Path) -> None:
     raise AssertionError(f"{path.name} is too large")
 
 
+def revenue(browser: Any, folder: Path) -> None:
+    """Photograph the revenue of a made-up company."""
+    with tempfile.TemporaryDirectory() as data:
+        company(Path(data) / "data")
+        with servers.serving(Path(data) / "data", **ADMIN) as server:
+            root = Robot(browser, server.url, color_scheme="light", viewport=SIZE)
+            root.sign_in("root")
+            root.tab("Admin")
+            root.section("admin", "Revenue")
+            root.page.locator("#admin-revenue-cards .card").first.wait_for()
+            choose(root.page, "last_month")
+            root.page.wait_for_timeout(900)
+            root.page.evaluate("scrollTo(0, 0)")
+            picture(root.page, folder / "revenue.png")
+            root.close()
+
+
 def main(folder: Path = FOLDER) -> None:
     """Chat a little and photograph every tab."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +81,7 @@ def main(folder: Path = FOLDER) -> None:
         sync_playwright() as play,
     ):
         browser = play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        size = {"width": 1280, "height": 900}
-        root = Robot(browser, server.url, color_scheme="light", viewport=size)
+        root = Robot(browser, server.url, color_scheme="light", viewport=SIZE)
         page = root.page
         root.visit()
         page.wait_for_selector("#login-submit", state="visible")
@@ -110,6 +129,7 @@ def main(folder: Path = FOLDER) -> None:
             other.page.wait_for_timeout(900)
             picture(other.page, folder / f"{name}.png")
             other.close()
+        revenue(browser, folder)
         browser.close()
 
 

@@ -4,6 +4,7 @@ pandas computes every month again from raw rows of orders, invoices, lots and th
 cent; Beancount checks the export, whose balances come from the credits' own books.
 """
 
+import csv
 import resource
 import subprocess
 import sys
@@ -23,13 +24,24 @@ from sqlalchemy import text
 from sqlmodel import Session
 
 from chat_app import settings as settings_room
-from chat_app.clock import to_micros
+from chat_app.clock import ManualClock, from_micros, to_micros
 from chat_app.credits.invoices import register
 from chat_app.credits.payments import orders
 from chat_app.credits.takings import PlanPeriod
 from chat_app.db import Database, migrate
-from chat_app.flows import money_books, reconcile, revenue_detail, revenue_figures, simulate
+from chat_app.flows import (
+    money_books,
+    reconcile,
+    revenue_costs,
+    revenue_detail,
+    revenue_figures,
+    revenue_overview,
+    revenue_rows,
+    simulate,
+)
+from chat_app.flows.revenue_rows import Behind
 from chat_app.revenue import journals, metrics, months, receivables
+from chat_app.revenue.spans import Span
 from chat_app.settings import Costs, Settings
 from tests.credits.books import fresh
 from tests.effort import effort
@@ -498,6 +510,7 @@ class Fake:
     def __init__(self, company: Company) -> None:
         self.db = company.db
         self.settings = german(company.path)
+        self.clock = ManualClock(from_micros(NOW))
 
 
 def test_breakdowns_and_rows_add_up_to_their_figures(company: Company) -> None:
@@ -513,13 +526,7 @@ def test_breakdowns_and_rows_add_up_to_their_figures(company: Company) -> None:
             found = revenue_detail.breakdown(app, by=by, **span)  # type: ignore[arg-type]
             assert sum(part.earned_minor for part in found) == row.recognized, (row.period, by)
         for figure in ("billed", "usage", "subscription", "breakage", "refunded", "closing"):
-            behind: list[revenue_detail.Row] = []
-            while True:
-                after = behind[-1].payment_id if behind else ""
-                page = revenue_detail.rows(app, figure=figure, limit=7, after=after, **span)  # type: ignore[arg-type]
-                behind += page
-                if len(page) < 7:
-                    break
+            behind = behind_of(app, figure, Span(first, last))
             assert sum(one.minor for one in behind) == getattr(row, figure), (row.period, figure)
             assert all(one.invoice and one.username for one in behind if one.payment_id)
     whole: dict[str, Any] = {
@@ -530,16 +537,125 @@ def test_breakdowns_and_rows_add_up_to_their_figures(company: Company) -> None:
     assert {part.name for part in revenue_detail.breakdown(app, by="plan", **whole)} >= {"Plus"}
     assert [part.name for part in revenue_detail.breakdown(app, by="country", **whole)] == ["DE"]
     (used,) = company.frame('SELECT COUNT(*) AS n, SUM(engine_ms) AS ms FROM "usage"').itertuples()
-    app.settings = app.settings.model_copy(
-        update={"costs": Costs(watts=300, cents_per_kwh=30, cents_per_hour=91)}
-    )
     margins = revenue_detail.margins(app, **whole)
     assert sum(one.answers for one in margins) == used.n
     assert sum(one.engine_ms for one in margins) == used.ms
-    # 300 W at 30 cents are 9 cents an hour, with the machine one dollar.
-    assert all(one.cost_minor == round(one.engine_ms / 36_000) for one in margins)
-    other = revenue_detail.margins(app, **{**whole, "currency": "SEK"})
-    assert {one.cost_minor for one in other} == {0}, "the costs are in another currency"
+
+
+def behind_of(app: Any, figure: Any, span: Span, part: str = "") -> list[revenue_rows.Row]:
+    """All rows of a figure, seven at a time; they are as many as is said, and come to as much."""
+    what, cursor = Behind(figure, span, "USD", part), ""
+    rows: list[revenue_rows.Row] = []
+    while True:
+        page = revenue_rows.find(app, what, limit=7, cursor=cursor)
+        rows += page.items
+        if page.next_cursor is None:
+            assert (len(rows), sum(row.minor for row in rows)) == (page.count, page.total_minor)
+            return rows
+        cursor = page.next_cursor
+
+
+def test_rows_behind_everything_that_is_shown(company: Company) -> None:
+    """Cells, buckets, rates, names, cohorts and cards: the rows add up to each of them."""
+    app: Any = Fake(company)
+    span = Span(date(2025, 12, 5), date(2026, 3, 20))
+    shown = revenue_overview.overview(app, span=span, currency="USD")
+
+    def total(figure: str, part: str = "") -> int:
+        return sum(row.minor for row in behind_of(app, figure, span, part))
+
+    for card, figure in (
+        ("earned_minor", "earned"), ("billed_minor", "billed"), ("refunded_minor", "refunded"),
+        ("deferred_minor", "closing"), ("mrr_minor", "mrr"), ("open_minor", "open"),
+        ("cost_minor", "cost"),
+    ):  # fmt: skip
+        assert total(figure) == shown[card].value, card
+    found = revenue_figures.recognition(app, since=span.first, until=span.last, currency="USD")
+    assert sum(row.recognized for row in found.months) == shown["earned_minor"].value
+    assert found.months[0].opening + sum(
+        row.billed + row.other - row.recognized - row.refunded for row in found.months
+    ) == found.months[-1].closing == shown["deferred_minor"].value  # fmt: skip
+    for bought, line in found.waterfall.items():
+        assert total("earned", bought) == sum(line.values())
+    for by in ("model", "channel", "organisation", "plan", "country"):
+        for one in revenue_detail.breakdown(
+            app,
+            by=by,
+            since=span.first,
+            until=span.last,
+            currency="USD",  # type: ignore[arg-type]
+        ):
+            assert total(by, one.name) == one.earned_minor, (by, one.name)
+    for rate in revenue_figures.tax(app, since=span.first, until=span.last):
+        part = f"{rate.jurisdiction}|{rate.category}|{rate.treatment}|{rate.rate_bp}"
+        rows = behind_of(app, "tax", span, part)
+        assert (sum(row.minor for row in rows), len(rows)) == (rate.tax_minor, rate.documents)
+    aged = revenue_figures.receivables(app, as_of=app.clock.now(), currency="USD").aged
+    for bucket in receivables.buckets():
+        assert total("open", bucket) == aged.loc["total", bucket]
+    before = revenue_overview.overview(
+        app, span=Span(date(2025, 11, 1), date(2025, 12, 4)), currency="USD"
+    )
+    assert total("moved") == shown["mrr_minor"].value - before["mrr_minor"].value  # type: ignore[operator]
+    for cohort in revenue_figures.cohorts(app, as_of=app.clock.now(), currency="USD"):
+        for age, minor in enumerate(cohort.mrr_minor):
+            rows = behind_of(app, "cohort", span, f"{cohort.period}+{age}")
+            assert (sum(row.minor for row in rows), len(rows)) == (minor, cohort.customers)
+            assert sum(1 for row in rows if row.minor) == cohort.left[age]
+    table = list(csv.reader(revenue_rows.as_csv(app, Behind("earned", span, "USD"))))
+    assert sum(int(line[1]) for line in table[1:]) == shown["earned_minor"].value
+
+
+def test_running_costs_are_posted_once_and_never_into_a_closed_month(
+    database: Database, tmp_path: Path
+) -> None:
+    """A day costs its busy time; cents are rounded over a month; shares add up to the ledger."""
+    busy = ((1, 6, 15_000), (1, 7, 15_000), (1, 7, 7_200_000), (2, 1, 15_000), (2, 2, 15_000),
+            (3, 1, 3_600_000))  # fmt: skip
+
+    def story(session: Session) -> None:
+        sell(session, 10000, 1000, at=on(1, 5))
+        for number, (month, day, ms) in enumerate(busy):
+            use(session, 1, at=on(month, day))
+            session.execute(
+                text("""INSERT INTO "usage" (transfer_id, account_id, user_id, reply_id, model,
+                  price_version, prompt_tokens, completion_tokens, cost, engine_ms, status, at)
+                 SELECT MAX(t.id), MAX(h.account_id), 1, :id, :model, 1, 1, 1, 1000000, :ms, 'done',
+                  :at FROM transfer t, hold h"""),
+                {"id": f"r{number}", "model": f"m{number % 2}", "ms": ms, "at": on(month, day)},
+            )
+
+    def post(costs: Costs) -> int:
+        return database.write(lambda s: revenue_costs.write(s, costs=costs, now=on(3, 10)))
+
+    database.write(story)
+    write(database, on(2, 20))
+    # 9 cents of power and 91 of the machine in an hour. Two days of 0.38 cents are one cent.
+    prices = Costs(watts=300, cents_per_kwh=30, cents_per_hour=91)
+    assert post(Costs()) == 0
+    assert (post(prices), post(prices), post(Costs(cents_per_hour=500))) == (2, 0, 0)
+    assert sums(database, until="2025-01-31")["cost:gpu"] == 183
+    february = sums(database, since="2025-02-01")
+    assert (february["cost:gpu"], "cost:power" in february) == (1, False)
+    write(database, on(4, 2))
+    for month in ("2025-01", "2025-02", "2025-03"):
+        database.write(lambda s, m=month: journals.close(s, period=m, actor="user:1", now=on(4, 2)))  # type: ignore[misc]
+    assert post(prices) == 0  # March is closed without them
+    booked = -sums(database)["payable:running"]
+    assert booked == 183 + 18 + 1
+    app: Any = Fake(Company(database, tmp_path))
+    span: dict[str, Any] = {"since": date(2025, 1, 1), "until": date(2025, 3, 9)}
+    margins = revenue_detail.margins(app, **span, currency="USD")
+    assert sum(one.cost_minor for one in margins) == booked
+    with database.read() as session:
+        rolled = months.roll_forward(session, until="2025-03-31")
+    assert [row.cost for row in rolled] == [201, 1, 0]
+    revenue_costs.book(app, day="2025-04-01", kind="payout", minor=booked, currency="USD",
+                       memo="power and rent", key="k", actor="user:1")  # fmt: skip
+    assert "payable:running" not in sums(database)
+    path = tmp_path / "money.beancount"
+    money_books.write(database, path)
+    assert loader.load_file(str(path), extra_validations=validation.HARDCORE_VALIDATIONS)[1] == []
 
 
 def test_movements_name_their_customers(company: Company) -> None:

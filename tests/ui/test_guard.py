@@ -87,6 +87,8 @@ MATRIX = {
     "monitoring_show": "machine.read",
     "monitoring_look": "machine.read",
     "revenue_show": "books.read",
+    "revenue_range": "books.read",
+    "revenue_rows_show": "books.read",
     "revenue_ask": "books.write",
     "revenue_close": "books.write",
     "predictions_show": "books.read",

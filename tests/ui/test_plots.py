@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.effort import effort
 from ui import plots
-from ui.plots import Band, Mark, Series, Step
+from ui.plots import Band, Cell, Mark, Series, Step
 
 HOSTILE = "<script>alert(1)</script>\"'&{x}${y}`z`"
 TAGS = {
@@ -107,3 +107,33 @@ def test_shapes_are_where_their_values_are() -> None:
 )  # fmt: skip
 def test_figures_are_short(value: float, shown: str) -> None:
     assert plots.number(value) == shown
+
+
+def test_a_table_of_shades_is_a_table_for_whoever_cannot_see_them() -> None:
+    """Rows and columns have heads, cells say their value in words, and nothing breaks out."""
+    way = ' data-figure="cohort" data-part="2026-03+1"'
+    cells = [[Cell("92", 0.92, HOSTILE, way), Cell("0", -1.0)], [Cell(HOSTILE, 7.0), None]]
+    picture = plots.shades(
+        [HOSTILE, "2026-04"], ["0", HOSTILE], cells, title=HOSTILE, corner="Began", note="%"
+    )
+    root = ET.fromstring(picture)
+    assert not set("{}$`") & set(picture)
+    assert {node.tag for node in root.iter()} <= TAGS | {
+        "table", "thead", "tbody", "tr", "th", "td", "button"
+    }  # fmt: skip
+    heads = [node.attrib["scope"] for node in root.iter("th")]
+    assert heads == ["col"] * 3 + ["row"] * 2
+    (button,) = root.iter("button")
+    assert (button.attrib["data-part"], button.attrib["title"]) == ("2026-03+1", HOSTILE)
+    shares = [node.attrib.get("style") for node in root.iter("td")]
+    assert shares == ["--s:54%", "--s:0%", "--s:56%", None]
+    (region,) = (node for node in root.iter("div") if node.attrib.get("role") == "region")
+    assert region.attrib["tabindex"] == "0"
+
+
+def test_bars_and_steps_may_lead_somewhere() -> None:
+    way = ' data-figure="earned"'
+    bars = parsed(plots.bars(["a", "b"], [Series("s", [1, 2])], title="t", ways=[way, way]))
+    assert sum("data-figure" in node.attrib for node in bars.iter("rect")) == 2
+    steps = parsed(plots.waterfall([Step("a", 1, way=way), Step("b", 1, total=True)], title="t"))
+    assert sum("data-figure" in node.attrib for node in steps.iter("rect")) == 1
