@@ -220,7 +220,7 @@ def follow(app: App) -> bool:
 
 
 def _steer(app: App, before: Rollout, after: Rollout, session: Session) -> None:
-    row = session.get(RolloutRow, "fraud")
+    row = session.get(RolloutRow, "fraud", with_for_update=True)
     if row is None or Rollout.from_params(json.loads(row.state)) != before:
         return  # somebody else has decided meanwhile
     now = app.clock.micros()

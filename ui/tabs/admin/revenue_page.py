@@ -295,13 +295,13 @@ def _receivables(view: View) -> str:
     shown = {name: name if name == "current" else f"{name} days" for name in names}
     picture = plots.bars(
         [shown[name] for name in names],
-        [Series("Open", [max(sums[name], 0) / 100 for name in names])],
+        [Series("Unpaid", [max(sums[name], 0) / 100 for name in names])],
         title="Open by days past due",
         unit=view.currency,
         ways=[view.way("open", name) for name in names],
     )
     table = parts.table(
-        ["Past due", "Open>", "Allowance>"],
+        ["Past due", "Unpaid>", "Allowance>"],
         [
             (
                 parts.esc(shown[name].capitalize()),
