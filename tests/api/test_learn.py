@@ -2,7 +2,7 @@
 
 import pytest
 
-from chat_app.flows import learn
+from chat_app.flows import learn, rollouts
 from chat_app.ml import frames, training
 from chat_app.ml.training import Trained
 from tests.api.conftest import Person, Server
@@ -42,7 +42,7 @@ def test_what_was_learnt_is_shown(
         found = Trained(kind, 9, "bgnbd", "bgnbd", model, {}, tried, [row])
         monkeypatch.setitem(training.TRAINERS, kind, lambda *_, found=found: found)
         app = server.app
-        run = learn.train(app.db, learn.of(app), kind, now=app.clock.micros(), actor="operator")
+        run = learn.train(app.db, rollouts.of(app), kind, now=app.clock.micros(), actor="operator")
         assert run.error is None
     ltv = root.client.get("/api/admin/predictions/ltv").json()
     [row] = ltv["items"]
@@ -58,12 +58,12 @@ def test_what_was_learnt_is_shown(
     assert {(one["kind"], one["champion"]) for one in listed["items"]} >= {("ltv", True)}
     assert {one["kind"] for one in listed["rollouts"]} >= {"ltv", "churn", "forecast"}
     # A rollout in the order it was given, the newcomer first.
-    again = learn.train(app.db, learn.of(app), "ltv", now=app.clock.micros(), actor="operator")
+    again = learn.train(app.db, rollouts.of(app), "ltv", now=app.clock.micros(), actor="operator")
     body = {"kind": "ltv", "weights": {again.version: 0.05, "1.0": 0.95}, "reason": "a try"}
     put = root.client.put("/api/admin/ml/rollout", json=body)
     assert put.status_code == 200, put.text
     assert list(put.json()["weights"].items()) == [(again.version, 0.05), ("1.0", 0.95)]
-    assert learn.of(app).champion("ltv") == "1.0"
+    assert rollouts.of(app).champion("ltv") == "1.0"
     bad = root.client.put("/api/admin/ml/rollout", json={**body, "weights": {"1.0": 0.5}})
     assert (bad.status_code, bad.json()["error"]["code"]) == (422, "bad_rollout")
     events = root.client.get("/api/admin/audit", params={"type": "rollout_changed"}).json()["items"]
