@@ -60,9 +60,9 @@ def copy_to(source: Database, url: str) -> dict[str, int]:
     target = Database(url)
     try:
         with (
+            target.engine.begin() as connection,
             _watched(source) as writes,
             source.read() as session,
-            target.engine.begin() as connection,
         ):
             if inspect(connection).get_table_names():
                 raise TargetNotEmpty
