@@ -82,14 +82,21 @@ _OPEN = """SELECT i.id, i.number, i.user_id, i.due_on, i.total_minor, i.currency
   AND (p.paid_at IS NULL OR p.paid_at > :at)
   AND (i.closed_at IS NULL OR i.closed_at > :at) AND i.due_on IS NOT NULL
  ORDER BY i.due_on, i.id"""
-_TAXED = """SELECT x.jurisdiction, x.category, x.treatment, x.rate_bp, i.currency,
-  CAST(SUM(CASE WHEN i.kind = 'invoice' THEN x.base_minor ELSE -x.base_minor END) AS BIGINT),
-  CAST(SUM(CASE WHEN i.kind = 'invoice' THEN x.tax_minor ELSE -x.tax_minor END) AS BIGINT),
-  COUNT(*)
- FROM invoice i JOIN invoice_tax x ON x.invoice_id = i.id
- WHERE i.issued_at >= :since AND i.issued_at < :until AND i.number IS NOT NULL
-  AND (i.status <> 'void' OR i.closed_at >= :until)
- GROUP BY x.jurisdiction, x.category, x.treatment, x.rate_bp, i.currency ORDER BY 1, 2, 3, 4"""
+# A document counts when it is issued; one that was voided or written off in a later time takes
+# its tax back then, as the ledger does. Within one time such a document is none.
+DOCUMENTS = """SELECT i.id, i.issued_at AS at,
+  CASE WHEN i.kind = 'invoice' THEN 1 ELSE -1 END AS sign
+ FROM invoice i WHERE i.issued_at >= :since AND i.issued_at < :until AND i.number IS NOT NULL
+  AND (i.status NOT IN ('void', 'uncollectible') OR i.closed_at >= :until)
+ UNION ALL
+ SELECT i.id, i.closed_at, CASE WHEN i.kind = 'invoice' THEN -1 ELSE 1 END
+ FROM invoice i WHERE i.closed_at >= :since AND i.closed_at < :until AND i.number IS NOT NULL
+  AND i.status IN ('void', 'uncollectible') AND i.issued_at < :since"""
+_TAXED = f"""SELECT x.jurisdiction, x.category, x.treatment, x.rate_bp, i.currency,
+  CAST(SUM(d.sign * x.base_minor) AS BIGINT), CAST(SUM(d.sign * x.tax_minor) AS BIGINT), COUNT(*)
+ FROM ({DOCUMENTS}) d JOIN invoice i ON i.id = d.id JOIN invoice_tax x ON x.invoice_id = i.id
+ GROUP BY x.jurisdiction, x.category, x.treatment, x.rate_bp, i.currency
+ ORDER BY 1, 2, 3, 4"""  # noqa: S608 - made of constants
 _BY_MODEL = """SELECT u.model, l.currency, SUM(lu.revenue_minor), SUM(lu.amount), COUNT(*)
  FROM usage u JOIN lot_use lu ON lu.transfer_id = u.transfer_id JOIN lot l ON l.id = lu.lot_id
  WHERE u.at >= :since AND u.at < :until AND lu.kind = 'use'
@@ -336,7 +343,7 @@ def open_invoices(session: Session, *, at: int) -> list[OpenInvoice]:
 
 
 def taxed(session: Session, *, since: int, until: int) -> list[Taxed]:
-    """Taxes by place and rate on documents issued in this time."""
+    """Taxes by place and rate on documents of this time, less what was given up in it."""
     found = session.execute(text(_TAXED), {"since": since, "until": until})
     return [Taxed(*row) for row in found]
 

@@ -61,14 +61,13 @@ _COSTS = """SELECT j.day, p.account, j.memo, p.amount_minor FROM posting p
  JOIN journal j ON j.id = p.journal_id
  WHERE p.account LIKE 'cost:%' AND p.currency = :currency AND j.day >= :since AND j.day <= :until
  ORDER BY j.day DESC, j.id DESC, p.line"""
-_DOCUMENTS = """SELECT i.id, i.number, i.kind, i.user_id, u.username, i.issued_at, i.payment_id,
-  x.base_minor, x.tax_minor
- FROM invoice i JOIN invoice_tax x ON x.invoice_id = i.id LEFT JOIN "user" u ON u.id = i.user_id
- WHERE i.issued_at >= :first AND i.issued_at < :end AND i.number IS NOT NULL
-  AND (i.status <> 'void' OR i.closed_at >= :end) AND i.currency = :currency
-  AND x.jurisdiction = :place AND x.category = :category AND x.treatment = :treatment
-  AND x.rate_bp = :rate
- ORDER BY i.issued_at, i.id"""
+_DOCUMENTS = f"""SELECT i.id, i.number, i.kind, i.status, i.user_id, u.username, d.at,
+  i.payment_id, d.sign, x.base_minor, x.tax_minor
+ FROM ({takings.DOCUMENTS}) d JOIN invoice i ON i.id = d.id
+ JOIN invoice_tax x ON x.invoice_id = i.id LEFT JOIN "user" u ON u.id = i.user_id
+ WHERE i.currency = :currency AND x.jurisdiction = :place AND x.category = :category
+  AND x.treatment = :treatment AND x.rate_bp = :rate
+ ORDER BY d.at, i.id"""  # noqa: S608 - made of constants
 
 
 @dataclass(frozen=True)
@@ -237,22 +236,23 @@ def _documents(_app: App, session: Session, what: Behind) -> list[Row]:
     """Invoices and credit notes of one rate: `DE|standard|standard|1900`."""
     place, category, treatment, rate = [*what.part.split("|"), "", "", ""][:4]
     values = {
-        "first": to_micros(spans.midnight(what.span.first)),
-        "end": to_micros(spans.midnight(what.span.last + timedelta(days=1))),
+        "since": to_micros(spans.midnight(what.span.first)),
+        "until": to_micros(spans.midnight(what.span.last + timedelta(days=1))),
         "currency": what.currency, "place": place, "category": category, "treatment": treatment,
         "rate": int(rate) if rate.isdigit() and len(rate) < 8 else -1,
     }  # fmt: skip
     rows = []
-    for id, number, kind, user, name, at, payment, base, tax in session.execute(
+    for id, number, kind, status, user, name, at, payment, sign, base, tax in session.execute(
         text(_DOCUMENTS), values
     ):
-        sign = 1 if kind == "invoice" else -1
+        given_up = sign < 0 and kind == "invoice"
+        said = f"{status} {kind}" if given_up else kind.replace("_", " ")
         day = _day(at)
         rows.append(
             Row(
                 sign * int(tax), day, day, payment_id=payment or "", user_id=user, username=name,
                 invoice_id=id, invoice=number,
-                note=f"{kind.replace('_', ' ')}, base {sign * int(base) / 100:,.2f}",
+                note=f"{said}, base {sign * int(base) / 100:,.2f}",
             )
         )  # fmt: skip
     return rows

@@ -447,6 +447,37 @@ def test_tax_liability(company: Company) -> None:
     assert table[["rate_bp", "tax_minor"]].to_numpy().tolist() == [[2200, 220], [2400, 60]]
 
 
+def test_tax_of_what_is_given_up(company: Company, tmp_path: Path) -> None:
+    """A write-off takes the tax out on its day, in the report as in the ledger; June stays."""
+    with aside(company, tmp_path / "books.db") as copy:
+        spring = (date(2025, 1, 1), date(2025, 8, 31))
+
+        def french(since: date, until: date) -> list[tuple[int, int, int]]:
+            found = revenue_figures.taxes(copy.db, since=since, until=until)
+            return [
+                (row.base_minor, row.tax_minor, row.documents)
+                for row in found
+                if row.jurisdiction == "FR"
+            ]
+
+        (before,) = french(*spring)
+        with copy.db.read() as session:
+            owing = takings.open_invoices(session, at=NOW)
+        unpaid = next(one for one in owing if one.open_minor == 12_000)
+        late = on(9, 20)
+        copy.db.write(
+            lambda s: register.write_off(
+                s, invoice_id=unpaid.id, reason="gone", actor="user:9", now=late
+            )
+        )
+        write(copy.db, on(9, 22))
+        assert french(*spring) == [before], "a period that was filed does not change"
+        assert french(date(2025, 9, 1), date(2025, 9, 30)) == [(-10_000, -2_000, 1)]
+        (whole,) = french(date(2025, 1, 1), date(2025, 12, 31))
+        assert whole == (before[0] - 10_000, before[1] - 2_000, before[2] - 1)
+        assert -sums(copy.db)["tax:FR"] == whole[1]
+
+
 def test_rate_determination(company: Company) -> None:
     """By the buyer's place, VAT id and day; Estonia's rate changes on the first of July."""
     with company.db.read() as session:
