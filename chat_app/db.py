@@ -136,7 +136,7 @@ class Database:
                 yield session
         except DBAPIError as error:
             shown = _translated(error)
-            if shown is error:
+            if shown is error or _is_ours(error):
                 raise
             raise shown from error
 
@@ -337,6 +337,13 @@ def _fail(batch: list[_Ticket], error: BaseException) -> None:
             with suppress(Exception):
                 ticket.future.set_running_or_notify_cancel()
             ticket.future.set_exception(shown)
+
+
+def _is_ours(error: DBAPIError) -> bool:
+    """Whether SQLite did not understand the statement: a table is missing, and it is there."""
+    cause = error.orig
+    code = getattr(cause, "sqlite_errorcode", None) if isinstance(cause, sqlite3.Error) else None
+    return code == sqlite3.SQLITE_ERROR
 
 
 def _translated(error: DBAPIError | sqlite3.OperationalError) -> Exception:
