@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from chat_app import settings
-from tests.deploy.test_nginx import free_ports
+from tests.nginx import free_ports
 from tests.house import pins, tree
 
 SPACE = tree.ROOT / "deploy" / "space"
