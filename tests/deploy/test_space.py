@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from chat_app import settings
-from tests.nginx import free_ports
 from tests.house import pins, tree
+from tests.nginx import free_ports
 
 SPACE = tree.ROOT / "deploy" / "space"
 
