@@ -17,13 +17,13 @@ from chat_app.app import App
 from chat_app.clock import to_micros
 from chat_app.credits.operations import IdempotencyConflict
 from chat_app.flows import running
+from chat_app.flows.running import MS_PER_HOUR, per_hour
 from chat_app.revenue import journals, spans
 from chat_app.revenue.journals import Line
 from chat_app.revenue.rounding import half_up, shares
 from chat_app.revenue.tables import BookMarkRow
 from chat_app.settings import Costs
 
-MS_PER_HOUR = 3_600_000
 KIND, OWED = "running", "payable:running"
 EPOCH = date(1970, 1, 1)
 _BUSY = """SELECT at / 86400000000, model, COUNT(*), SUM(completion_tokens), SUM(engine_ms)
@@ -89,12 +89,6 @@ def write(session: Session, *, costs: Costs, now: int) -> int:
         )  # fmt: skip
         count += made is not None
     return count
-
-
-def per_hour(costs: Costs) -> dict[str, Fraction]:
-    """Minor units for a busy hour, by the account they are booked on."""
-    power = Fraction(str(costs.watts)) / 1000 * Fraction(str(costs.cents_per_kwh))
-    return {"cost:gpu": Fraction(str(costs.cents_per_hour)), "cost:power": power}
 
 
 def book(

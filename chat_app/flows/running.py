@@ -113,8 +113,13 @@ def power(app: App, *, since: datetime, until: datetime) -> Power:
     return Power(seen.mean, measured=True) if seen.count else Power(app.settings.costs.watts, False)
 
 
+def per_hour(costs: Costs) -> dict[str, Fraction]:
+    """Minor units for a busy hour, by the account they are booked on."""
+    power = Fraction(str(costs.watts)) / 1000 * Fraction(str(costs.cents_per_kwh))
+    return {"cost:gpu": Fraction(str(costs.cents_per_hour)), "cost:power": power}
+
+
 def exact(costs: Costs, *, engine_ms: int, watts: float) -> Fraction:
     """Minor units, not rounded, for so much busy time: power, and the machine's hours."""
-    hours = Fraction(engine_ms, MS_PER_HOUR)
-    drawn = Fraction(str(watts)) / 1000 * Fraction(str(costs.cents_per_kwh))
-    return hours * (drawn + Fraction(str(costs.cents_per_hour)))
+    prices = per_hour(costs.model_copy(update={"watts": watts}))
+    return Fraction(engine_ms, MS_PER_HOUR) * sum(prices.values(), Fraction())
