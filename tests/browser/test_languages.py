@@ -55,6 +55,8 @@ def test_a_newcomer_reads_german_and_then_chinese(robot: Make) -> None:
     page.click("#chat-send")
     page.locator("#chat-log .foot a[data-receipt]").wait_for()
     assert "Beleg" in page.inner_text("#chat-log .foot")
+    # Read out from what stands on the page in German already.
+    page.wait_for_function("document.querySelector('#announce').innerText.includes('berechnet')")
     # What people write is theirs, also where it is a word that the page knows.
     assert page.inner_text("#chat-log .user .prose p") == "Archive"
     page.locator("#side-rows .name").first.wait_for()

@@ -18,7 +18,7 @@
   }
   const most = (one, other) => other.length - one.length;
 
-  const CHINESE = tongue.startsWith("zh"), missed = new Set();
+  const CHINESE = tongue.startsWith("zh"), missed = new Set(), ours = new Set(Object.values(words));
   const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
   const DATE = /^(?:(\d{1,2}) )?([A-Z][a-z]{2})(?:[a-z]* (\d{4})|(?<=^\d{1,2} ...))(,? \d\d:\d\d(?::\d\d)?(?: UTC)?)?$/;
   const dated = (text) => {
@@ -34,7 +34,8 @@
     form.quoted ||= Object.fromEntries([...form.from.matchAll(/“\{(\d)\}”/g)].map((one) => [one[1], true]));
     return form.to.replace(/\{(\d)\}/g, (_, at) => { const part = found[Number(at) + 1] ?? ""; return form.quoted[at] ? part : within(part); });
   };
-  const untold = (text) => { if (/[A-Za-z]{2,} [a-z]{2,}/.test(text) && missed.size < 3000) missed.add(text); return text; };
+  // A part may come from what the page said before: "Answer finished." and the line of the price.
+  const untold = (text) => { if (/[A-Za-z]{2,} [a-z]{2,}/.test(text) && !ours.has(text) && missed.size < 3000) missed.add(text); return text; };
   const within = (part) => {
     const bare = part.trim();
     return /[A-Za-z]{2}/.test(bare) ? part.replace(bare, () => say(bare) ?? untold(bare)) : part;
@@ -66,7 +67,7 @@
     const at = text.indexOf(": "), name = exact.get(text.slice(0, at));
     return at > 0 && name !== undefined ? `${name}${CHINESE ? "：" : ": "}${within(text.slice(at + 2))}` : null;
   };
-  const known = new Map(), ours = new Set(Object.values(words));
+  const known = new Map();
   // The sentence in the language, or null where it is none of ours.
   const say = (text) => {
     if (known.has(text)) return known.get(text);
