@@ -2,7 +2,8 @@
 
 Gradio copies its table of components for each page that opens, and describes every component of
 it anew, again with each update of one, so that a link to the page's state could be made. There is
-no such link here: a page keeps only the components that it changed, and no values at all.
+no such link here: a page keeps only the components that it changed, of these only those that read
+what is given to them by what they are, such as a list by its choices, and no values at all.
 """
 
 from collections.abc import Iterator
@@ -51,11 +52,19 @@ class Changed(dict[int, Any]):
         return [(key, self[key]) for key in self]
 
 
-class Session(SessionState):  # type: ignore[misc]
-    """One open page. Components of it are set as Gradio does, and never described."""
+def reading(blocks: "gr.Blocks") -> frozenset[int]:
+    """Components that a handler is given the value of, or that hold values to their choices."""
+    given = {part._id for handler in blocks.fns.values() for part in handler.inputs}
+    choosing = {id for id, part in blocks.blocks.items() if hasattr(part, "choices")}
+    return frozenset(given | choosing)
 
-    def __init__(self, blocks: "gr.Blocks") -> None:
+
+class Session(SessionState):  # type: ignore[misc]
+    """One open page. Components in `reading` are set as Gradio does, and none is described."""
+
+    def __init__(self, blocks: "gr.Blocks", reading: frozenset[int]) -> None:
         shared = blocks.default_config
+        self._reading = reading
         self.blocks_config = BlocksConfig(shared.root_block)
         self.blocks_config.blocks = Changed(shared.blocks)
         self.blocks_config.fns = shared.fns
@@ -71,7 +80,7 @@ class Session(SessionState):  # type: ignore[misc]
         if isinstance(block, State):
             self._state_ttl[key] = (block.time_to_live, datetime.now())  # noqa: DTZ005 - Gradio's
             self.state_data[key] = value
-        else:
+        elif key in self._reading:
             self.blocks_config.blocks[key] = value
 
     def _update_config(self, key: int) -> None:
@@ -87,10 +96,11 @@ class Sessions(StateHolder):  # type: ignore[misc]
     def __init__(self, blocks: "gr.Blocks") -> None:
         super().__init__()
         self.set_blocks(blocks)
+        self._reading = reading(blocks)
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
-            self.session_data[session_id] = Session(self.blocks)
+            self.session_data[session_id] = Session(self.blocks, self._reading)
         return super().__getitem__(session_id)
 
 

@@ -24,7 +24,7 @@ def test_a_session_is_as_gradio_makes_it_and_its_own(tmp_path: Path) -> None:
     plain, ours = StateHolder(), Sessions(made)
     plain.set_blocks(made)
     first, second, theirs = ours["one"], ours["two"], plain["one"]
-    assert vars(first).keys() == vars(theirs).keys()
+    assert vars(first).keys() - {"_reading"} == vars(theirs).keys()
     assert vars(first.blocks_config).keys() == vars(theirs.blocks_config).keys()
     assert dict(first.blocks_config.blocks.items()) == theirs.blocks_config.blocks
     assert first.blocks_config.blocks.keys() == theirs.blocks_config.blocks.keys()
@@ -54,6 +54,23 @@ def test_state_of_a_page_is_its_own(tmp_path: Path) -> None:
     assert ours["one"][key] == "mine"
     assert ours["two"][key] != "mine"
     assert [value for _, value, _ in ours["one"].state_components] == ["mine"]
+
+
+def test_what_is_only_shown_is_not_kept(tmp_path: Path) -> None:
+    """A page's fields and lists read by what they are now; its cards and buttons say nothing."""
+    made = blocks(tmp_path)
+    state = Sessions(made)["one"]
+    read = {part._id for handler in made.fns.values() for part in handler.inputs}
+    shown = next(
+        key for key, one in made.blocks.items() if isinstance(one, gr.HTML) and key not in read
+    )
+    field = next(
+        key for key, one in made.blocks.items() if isinstance(one, gr.Textbox) and key in read
+    )
+    state[shown] = gr.HTML("changed", render=False)
+    state[field] = changed = gr.Textbox(max_length=3, render=False)
+    assert state[shown] is made.blocks[shown]
+    assert state[field] is changed
 
 
 def test_nothing_is_described_or_kept_for_a_page(
