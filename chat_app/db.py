@@ -361,7 +361,8 @@ def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
         poolclass=NullPool if immediate else QueuePool,
         connect_args={"timeout": 30, "check_same_thread": False},
         hide_parameters=True,  # an error's text reaches the log, what people wrote must not
-        **({} if immediate else {"pool_size": 8, "max_overflow": 32}),
+        # The connection that was used last has its pages and statements at hand.
+        **({} if immediate else {"pool_size": 8, "max_overflow": 32, "pool_use_lifo": True}),
     )
 
     @event.listens_for(engine, "connect")

@@ -30,6 +30,7 @@ from chat_app.flows import (
     topup,
 )
 from chat_app.jobs import Job
+from chat_app.monitor import heap
 
 
 def jobs(app: App) -> list[Job]:
@@ -84,6 +85,7 @@ def jobs(app: App) -> list[Job]:
         Job("train the models", 24 * 3600, lambda: learn.nightly(app)),
         Job("forget words of wiped messages", 60, lambda: erase.forget_words(app)),
         Job("delete images of no message", 3600, lambda: images.tidy(app)),
+        Job("give free memory back", 300, heap.trim, everywhere=True),
         Job(
             "keep checkpoints",
             24 * 3600,

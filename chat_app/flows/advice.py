@@ -4,19 +4,17 @@ Every recommendation is a rule with its numbers: what was seen, what would be we
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND
 from chat_app.errors import AppError
-from chat_app.monitor import series
+from chat_app.monitor import heap, series
 from chat_app.monitor.probe import rss_of
 from chat_app.monitor.requests import BOUNDS, CLASSES, quantile
 from chat_app.monitor.rules import shown
@@ -378,7 +376,7 @@ async def optimize(
         await done("caches", f"{count} cached answers were dropped.")
     found = await asyncio.to_thread(gc.collect)
     await done("objects", f"{found} unreachable objects were collected.")
-    trimmed = await asyncio.to_thread(trim)
+    trimmed = await asyncio.to_thread(heap.trim)
     await done("pages", "Freed pages were given back." if trimmed else _NO_TRIM)
     result = Optimized(before, now, steps)
     log.info("memory was freed: %d of %d bytes", result.freed_bytes, before)
@@ -386,14 +384,6 @@ async def optimize(
 
 
 _NO_TRIM = "This system's C library takes no order to give pages back."
-
-
-def trim() -> bool:
-    """Give free pages of the C library's heap back to the system; whether it can be asked to."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        return True
-    return False
 
 
 def _idle(app: App, seconds: float) -> list[str]:
