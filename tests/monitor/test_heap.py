@@ -12,10 +12,9 @@ import os
 from chat_app.monitor import heap
 from chat_app.monitor.probe import rss_of
 kept = [bytes(4000) for _ in range(20_000)]
-top = bytes(100)
 kept = kept[::100]
 before = rss_of(os.getpid())
-print(heap.trim(), before - rss_of(os.getpid()))
+print(heap.trim(), int(before - rss_of(os.getpid())))
 """
 
 
