@@ -19,6 +19,8 @@ from chat_app.db import Database, migrate
 from tests.effort import FULL
 from tests.postgres import Server, running_server
 
+# Two workers have two processors: threads that spin for each other in numpy take them away.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 _numbers = count(1)
 # Files that take minutes begin first, or one worker is left alone with them at the end.
 _SLOW = (
