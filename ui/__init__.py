@@ -40,7 +40,7 @@ def _no_stubs() -> Iterator[None]:
             raise OSError
         return found(thing)
 
-    inspect.getfile = getfile
+    inspect.getfile = getfile  # type: ignore[assignment]
     try:
         yield
     finally:
