@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -258,6 +259,8 @@ def main(argv: list[str] | None = None) -> int:
     from chat_app import logs
     from chat_app.errors import AppError
 
+    # Forecasts are small sums: threads that wait for each other would take what answers need.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = arguments(argv)
     with ExitStack() as ending:
         try:

@@ -6,6 +6,7 @@ done by the rooms and flows below.
 """
 
 import argparse
+import os
 import sys
 
 from chat_app import settings as settings_room
@@ -31,6 +32,8 @@ __all__ = ["OK", "PROBLEMS", "WRONG_USE", "WrongUse", "main", "parser"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    # Forecasts are small sums: threads that wait for each other would take what the server needs.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = parser().parse_args(argv)
     over = {} if options.data_dir is None else {"data_dir": options.data_dir}
     try:

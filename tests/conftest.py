@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 from sqlalchemy import make_url
 
@@ -16,6 +19,8 @@ from chat_app.db import Database, migrate
 from tests.effort import FULL
 from tests.postgres import Server, running_server
 
+# Two workers have two processors: threads that spin for each other in numpy take them away.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 _numbers = count(1)
 # Files that take minutes begin first, or one worker is left alone with them at the end.
 _SLOW = (
@@ -80,6 +85,39 @@ def _quick_starts(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database_room, "migrate", quick)
         patch.setattr(passwords, "Passwords", partial(passwords.Passwords, cost=4))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_trust_store() -> Iterator[None]:
+    """Each client of httpx would read all the world's certificates again, to speak to us in plain
+    text.
+    """
+    from httpx._transports import default
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", cache(httpx.create_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="module")
+def drills_here() -> Iterator[None]:
+    """A drill of a backup needs no process of its own, whose start takes seconds: for those who
+    try everything that can be pressed. Others prove the process.
+    """
+    from chat_app.app import App
+    from chat_app.flows import backup
+
+    one_at_a_time = threading.Lock()
+
+    def drilled(app: App, *, actor: str) -> SimpleNamespace:
+        with one_at_a_time:  # Alembic knows but one database in a process
+            found = backup.drill(backup.Place.of(app.settings))
+        backup.record_drill(app.db, found, actor=actor, now=app.clock.micros())
+        return SimpleNamespace(join=lambda: None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backup, "_drill_apart", drilled)
         yield
 
 

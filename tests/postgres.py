@@ -16,10 +16,15 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from tests.effort import effort
+
+# Processes are killed here, whose writes the system keeps; no power is cut but in --full.
+_SAFE = effort("on", "off")
 OPTIONS = {
     "listen_addresses": "",
     "max_connections": "200",
-    "fsync": "on",
+    "fsync": _SAFE,
+    "full_page_writes": _SAFE,
     "shared_buffers": "32MB",
     "log_min_messages": "fatal",
 }

@@ -3,9 +3,12 @@
 Importing this package is light; Gradio itself is imported by `mount`.
 """
 
+import inspect
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from chat_app.app import App
 from ui.shield import ASGI, Shield
@@ -25,6 +28,25 @@ MAX_EVENTS = 256
 MAX_SESSIONS = 1000
 
 
+@contextmanager
+def _no_stubs() -> Iterator[None]:
+    """Gradio writes type stubs into its own folder at every import, which takes a second and is
+    nothing for a server; it goes on without those of what has no file.
+    """
+    found = inspect.getfile
+
+    def getfile(thing: Any) -> str:
+        if sys._getframe(1).f_code.co_name == "create_or_modify_pyi":
+            raise OSError
+        return found(thing)
+
+    inspect.getfile = getfile  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inspect.getfile = found
+
+
 def mount(app: App, web: "FastAPI") -> ASGI:
     """Add the browser UI at `/` and return the shielded application that is to be served.
 
@@ -37,7 +59,8 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     # Gradio tries to import matplotlib on every update; a known absence is cheap.
     sys.modules.setdefault("matplotlib", None)  # type: ignore[arg-type]
 
-    import gradio as gr
+    with _no_stubs():
+        import gradio as gr
     from starlette.middleware.cors import CORSMiddleware
 
     from ui import installed, languages, page, sessions, straight, theme

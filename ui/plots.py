@@ -50,9 +50,9 @@ class Mark:
 def number(value: float) -> str:
     """A short figure: 1,234 stays, 12,345 is 12.3k."""
     size = abs(value)
-    for unit, name in ((1e9, "bn"), (1e6, "m"), (1e4, "k")):
-        if size >= unit:
-            return f"{value / (1e3 if name == 'k' else unit):.3g}{name}"
+    for least, unit, name in ((999.5e6, 1e9, "bn"), (999.5e3, 1e6, "m"), (1e4, 1e3, "k")):
+        if size >= least:
+            return f"{value / unit:.3g}{name}"
     if size >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"

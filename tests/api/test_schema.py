@@ -6,6 +6,7 @@
 import os
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CHECKS
@@ -15,6 +16,7 @@ from schemathesis.specs.openapi import checks as _checks  # noqa: F401 - registe
 from tests.api.conftest import Server
 from tests.api.matrix import MATRIX
 
+pytestmark = pytest.mark.usefixtures("drills_here")
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "2"))
 WANTED = [
     CHECKS.get_one(name)

@@ -46,7 +46,7 @@ def test_a_newcomer_reads_german_and_then_chinese(robot: Make) -> None:
     """By the browser's language first, by the list in the bar then; the account keeps it."""
     ann = robot(locale="de-DE")
     page, name = ann.page, f"ann-{secrets.token_hex(4)}"
-    ann.register(name)
+    ann.register(name, form=True)
     assert page.evaluate("document.documentElement.lang") == "de"
     assert page.inner_text("#chat-send") == "Senden"
     ann.settled()
@@ -85,7 +85,7 @@ def test_a_newcomer_reads_german_and_then_chinese(robot: Make) -> None:
 
     # On another device, whose browser asks for English, the account's language counts.
     other = robot(locale="en-US")
-    other.sign_in(name)
+    other.sign_in(name, form=True)
     other.page.wait_for_function(
         "document.querySelector('#chat-send')?.textContent.trim() === '发送'"
     )

@@ -46,7 +46,7 @@ def story_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S
 def test_the_whole_story(robot: Make, story_server: servers.Server) -> None:
     """Registers, chats, stops an answer, reloads mid-answer, tops up, signs out."""
     ann = robot(at=story_server.url)
-    ann.register(name())
+    ann.register(name(), form=True)
     page = ann.page
     ann.pick(DEMO)
     assert ann.pill() == Decimal(100)
@@ -327,7 +327,7 @@ def test_an_administrator_adjusts_and_suspends(robot: Make) -> None:
     user = name()
     ann, root = robot(), robot()
     ann.register(user)
-    root.sign_in("root")
+    root.sign_in("root", form=True)
     root.tab("Admin")
     page = root.page
     page.fill("#admin-search input, #admin-search textarea", user)

@@ -19,6 +19,7 @@ from tests.api.matrix import CALLERS, STAFF
 from tests.apps import PASSWORD
 from tests.ui.conftest import Site, Visitor
 
+pytestmark = pytest.mark.usefixtures("drills_here")
 # Who may run which handler. A new handler fails the test until it stands here.
 MATRIX = {
     "open_page": "anyone",

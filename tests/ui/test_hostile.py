@@ -11,6 +11,7 @@ from sqlmodel import select
 from chat_app.credits import ledger
 from tests.ui.conftest import Site, Visitor
 
+pytestmark = pytest.mark.usefixtures("drills_here")
 # As raw JSON, because a polite client would not send them.
 VALUES = [
     "null",

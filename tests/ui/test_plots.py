@@ -103,7 +103,8 @@ def test_shapes_are_where_their_values_are() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0, "0"), (5, "5"), (0.25, "0.25"), (1234, "1,234"), (12_345, "12.3k"), (2.5e6, "2.5m"),
-     (-40_000, "-40k"), (3e9, "3bn"), (99.95, "100"), (1e-9, "1e-09")],
+     (-40_000, "-40k"), (3e9, "3bn"), (99.95, "100"), (1e-9, "1e-09"),
+     (999_960, "1m"), (-999.9e6, "-1bn")],
 )  # fmt: skip
 def test_figures_are_short(value: float, shown: str) -> None:
     assert plots.number(value) == shown

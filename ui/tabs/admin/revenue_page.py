@@ -333,8 +333,7 @@ def _taxes(view: View) -> str:
             parts.esc(row.jurisdiction or "–"),
             parts.esc(row.treatment.replace("_", " ")),
             f"{row.rate_bp / 100:g} %",
-            figure_or_rows(view, row),
-            money(row.tax_minor),
+            *_taxed(view, row),
         )
         for row in view.taxes
     ]
@@ -350,10 +349,11 @@ def _taxes(view: View) -> str:
     return _sheet("Tax", "documents of these days, credit notes off", inner, id="tax")
 
 
-def figure_or_rows(view: View, row: Taxed) -> str:
-    """The base of a rate, which leads to its documents."""
-    part = f"{row.jurisdiction}|{row.category}|{row.treatment}|{row.rate_bp}"
-    return figure(row.base_minor, view.way("tax", part))
+def _taxed(view: View, row: Taxed) -> tuple[str, str]:
+    """The base and the tax of a rate: the tax leads to its documents, the base where it is nil."""
+    way = view.way("tax", f"{row.jurisdiction}|{row.category}|{row.treatment}|{row.rate_bp}")
+    base = money(row.base_minor) if row.tax_minor else figure(row.base_minor, way)
+    return base, figure(row.tax_minor, way)
 
 
 def _recurring(view: View) -> str:

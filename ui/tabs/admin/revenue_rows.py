@@ -52,7 +52,9 @@ const open = () => {
   made.dataset.seen = '1';
   made.showModal();
 };
-new MutationObserver(open).observe(element, { childList: true, subtree: true });
+// The page changes what it can of the dialog before, so another one may be but another data-now.
+const parts = { childList: true, subtree: true, attributeFilter: ['data-now'] };
+new MutationObserver(open).observe(element, parts);
 element.addEventListener('click', (event) => {
   const dialog = element.querySelector('dialog');
   const near = (what) => event.target.closest(what);
