@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # For each address by which the page is asked for, and each look of it.
 MOST_KEPT = 16
 _CONFIG = "window.gradio_config = "
-# Gradio's page depends on these alone, as long as it is asked for no deep link.
+# Gradio is told these alone, so that what is kept under them depends on nothing else.
 _ADDRESS = (b"host", b"x-forwarded-host", b"x-forwarded-proto")
 
 Look = Mapping[int, Mapping[str, Any]]
@@ -59,11 +59,13 @@ class Front(BaseRoute):
         from starlette.responses import HTMLResponse
 
         look = await self.who(scope)
-        headers = dict(scope["headers"])
-        key = (look.encode(), scope["scheme"].encode(), *(headers.get(n, b"") for n in _ADDRESS))
+        given = dict(scope["headers"])
+        told = [(name, given[name]) for name in _ADDRESS if name in given]
+        key = (look.encode(), scope["scheme"].encode(), *(given.get(n, b"") for n in _ADDRESS))
         page = self._kept.get(key)
         if page is None:
-            status, body = await self._made(scope, receive)
+            bare = {**scope, "headers": told, "query_string": b""}
+            status, body = await self._made(bare, receive)
             if status != 200:
                 await HTMLResponse(body, status)(scope, receive, send)
                 return
@@ -85,9 +87,7 @@ class Front(BaseRoute):
             else:
                 parts.append(message.get("body", b""))
 
-        # As nobody: what is kept is for all who have this look.
-        bare = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
-        await self.mount.handle({**scope, "headers": bare}, receive, take)
+        await self.mount.handle(scope, receive, take)
         return status, b"".join(parts)
 
 

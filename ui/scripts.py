@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 _KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+_ADDRESS = re.compile(r"^/assets/[0-9a-f]{12}/")
 _QUALITY = 5  # of brotli: a twentieth smaller than Gradio's 4; 11 would take a second for all
 _IMPORTED = re.compile(r"""(?:from|import)\s*["'`]\./([\w.-]+\.js)["'`]""")
 _FIRST = re.compile(r'src="\./assets/([\w.-]+\.js)"')
@@ -142,26 +143,35 @@ def _pack(data: bytes, how: str) -> bytes:
 
 
 class Route(BaseRoute):
-    """Stands before all other routes: a page asks for fifty files."""
+    """Stands before all other routes: a page asks for fifty files.
+
+    A page of another version, which another process made or which was open before, gets ours,
+    not to be kept.
+    """
 
     def __init__(self, scripts: Scripts) -> None:
         self.scripts = scripts
 
     def matches(self, scope: "Scope") -> tuple[Match, "Scope"]:
-        """Only what is under our own address."""
-        own = scope["type"] == "http" and scope["path"].startswith(self.scripts.prefix)
+        """Only what is under an address with a version."""
+        own = scope["type"] == "http" and _ADDRESS.match(scope["path"])
         return (Match.FULL if own else Match.NONE), {}
 
     async def handle(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """The file, packed as the browser takes it."""
         from starlette.responses import PlainTextResponse, Response
 
-        name = scope["path"].removeprefix(self.scripts.prefix)
+        name = _ADDRESS.sub("", scope["path"])
+        current = scope["path"].startswith(self.scripts.prefix)
+        if re.fullmatch(r"page-\w{12}\.js", name) and name != self.scripts.script:
+            name, current = self.scripts.script, False
         data = self.scripts.plain(name) if scope["method"] in ("GET", "HEAD") else None
         if data is None:
             await PlainTextResponse("Not found", 404)(scope, receive, send)
             return
         headers = {"Vary": "Accept-Encoding"}
+        if not current:
+            headers["Cache-Control"] = "no-store"
         kind = _KINDS.get(Path(name).suffix)
         how = _encoding(scope) if kind else ""
         if how:

@@ -1,7 +1,10 @@
 """The front page: what arrives is what its reader will see, and it decides nothing."""
 
 import re
+import secrets
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -100,6 +103,24 @@ def test_few_pages_are_kept_and_each_has_its_address(site: Site) -> None:
         answer = client.get("/", headers={"Host": f"h{number}.example"})
         assert f'"root":"http://h{number}.example"' in answer.text
     assert len(front(site)._kept) == MOST_KEPT
+
+
+def test_nobody_chooses_what_others_are_sent(site: Site) -> None:
+    """Cache poisoning: headers that are not part of the key, or are there twice, say nothing."""
+    host = f"p{secrets.token_hex(4)}.example"
+    address = urlsplit(site.url)
+    for evil in (
+        "X-Gradio-Server: http://evil.example",
+        "X-Forwarded-Host: evil.example\r\nX-Forwarded-Host:",
+    ):
+        with socket.create_connection((address.hostname, address.port)) as line:
+            asked = f"GET /?a=1 HTTP/1.1\r\nHost: {host}\r\n{evil}\r\nConnection: close\r\n\r\n"
+            line.sendall(asked.encode())
+            while line.recv(1 << 16):
+                pass
+        page = site.visitor().client.get("/", headers={"Host": host}).text
+        assert f'"root":"http://{host}"' in page
+        assert "evil" not in page
 
 
 def test_nothing_in_a_look_ends_the_script_that_it_stands_in() -> None:

@@ -63,6 +63,19 @@ def test_nothing_else_is_served(site: Site, name: str) -> None:
     assert site.visitor().client.get(address(site) + name).status_code == 404
 
 
+def test_a_page_of_another_version_works_on_and_keeps_nothing(site: Site) -> None:
+    """While processes of two versions serve, a page of one may ask the other."""
+    client, prefix = site.visitor().client, address(site)
+    script = re.search(rf'src="\.{prefix}(page-\w+\.js)"', client.get("/").text)
+    assert script
+    ours = client.get(prefix + script[1])
+    assert "immutable" in ours.headers["cache-control"]
+    for path in (f"/assets/{'0' * 12}/{script[1]}", f"{prefix}page-{'0' * 12}.js"):
+        answer = client.get(path)
+        assert answer.text == ours.text
+        assert answer.headers["cache-control"] == "no-store"
+
+
 def test_another_text_has_another_address() -> None:
     """What is kept for a year must never be found again under a new version's name."""
     one, other = (Scripts(FOLDER, types={"button"}, script=text) for text in ("a()", "b()"))
