@@ -32,6 +32,8 @@
     const found = form.shape.exec(text);
     // A form of one sentence does not reach into the next: "most 3 (May). Plans: 0 at first".
     if (!found || found.some((part, at) => at > 0 && /\)\. \S/.test(part || ""))) return null;
+    // Nor back over a dot between parts: "Gemma 3 1B · 10 credits a message".
+    if (form.from.startsWith("{0}") && found[1].includes(" · ")) return null;
     form.quoted ||= Object.fromEntries([...form.from.matchAll(/“\{(\d)\}”/g)].map((one) => [one[1], true]));
     return form.to.replace(/\{(\d)\}/g, (_, at) => { const part = found[Number(at) + 1] ?? ""; return form.quoted[at] ? part : within(part); });
   };
