@@ -334,7 +334,8 @@
     arriving = setInterval(() => {
       const part = $(`${place.toLowerCase()}-tab`);
       seen = part?.offsetParent ? seen + 1 : 0;
-      if (part && !seen) window.openTab("#tabs", place);
+      // A tab that was not opened yet is not in the page, only its name in the bar.
+      if (!seen) window.openTab("#tabs", place);
       tries += 1;
       // The tab may be there before its sections are, so a section counts once it is open.
       const section = seen > 1 && SECTIONS[location.hash];
