@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chat_app.app import App
@@ -63,9 +64,10 @@ def mount(app: App, web: "FastAPI") -> ASGI:
         import gradio as gr
     from starlette.middleware.cors import CORSMiddleware
 
-    from ui import installed, languages, page, sessions, straight, theme
+    from ui import front, guard, installed, languages, page, scripts, sessions, straight, theme
 
-    demo = page.build(app)
+    made = page.assemble(app)
+    demo = made.demo
     # Gradio checks file paths only in apps that were launched; a mounted one never is.
     demo.has_launched = True
     demo.max_threads = MAX_EVENTS
@@ -91,4 +93,7 @@ def mount(app: App, web: "FastAPI") -> ASGI:
     )
     sessions.install(web, demo)
     straight.install(web)
-    return Shield(web, app.settings, handlers=demo.fns, scripts=[theme.script()])
+    types = {block.get_block_name() for block in demo.blocks.values()}
+    early = scripts.install(web, types=types, script=theme.script())
+    front.install(web, who=partial(guard.role_of, app), looks=made.looks, dress=early.head)
+    return Shield(web, app.settings, handlers=demo.fns)

@@ -6,8 +6,9 @@ handler without a guard is open to the world. A test walks all of them.
 
 import inspect
 import ipaddress
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import aclosing
+from http.cookies import CookieError, SimpleCookie
 from typing import Any, Literal
 
 import gradio as gr
@@ -17,7 +18,7 @@ from chat_app.accounts import sessions
 from chat_app.accounts.permissions import Permission
 from chat_app.accounts.sessions import SignedIn
 from chat_app.app import App
-from chat_app.errors import NotSignedIn
+from chat_app.errors import AppError, NotSignedIn
 from chat_app.flows import signin, staff, standing
 from ui import inputs as inputs_room
 from ui.errors import told
@@ -83,6 +84,20 @@ async def identify(app: App, request: gr.Request, role: Role) -> SignedIn | None
         case permission:
             await staff.require(app, who, permission)
     return who
+
+
+async def role_of(app: App, scope: MutableMapping[str, Any]) -> str:
+    """The role of whoever's cookie a request for the page carries; empty for nobody.
+
+    Whoever could not be looked up gets the page as nobody: its first event says more.
+    """
+    name = sessions.cookie_name(sessions.secure_cookies(app.settings))
+    given = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
+    try:
+        shown = SimpleCookie(given).get(name)
+        return (await signin.identify(app, cookie=shown.value)).user.role if shown else ""
+    except (CookieError, AppError):
+        return ""
 
 
 def address(app: App, request: gr.Request) -> str:

@@ -3,7 +3,8 @@
 What a person sees decides nothing: every handler checks the cookie again (`guard.py`).
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import gradio as gr
 
@@ -18,8 +19,24 @@ from ui.tabs import account, admin, analytics, chat, credits, history, login
 HIDDEN = "hidden"  # visible=False would leave the button of a tab that was shown once
 
 
+@dataclass
+class Page:
+    """The whole page, and for each look of it what differs: properties by component number.
+
+    A look is the role of whoever is signed in, or empty for nobody.
+    """
+
+    demo: gr.Blocks
+    looks: dict[str, dict[int, dict[str, Any]]]
+
+
 def build(app: App) -> gr.Blocks:
     """All components, then all wiring."""
+    return assemble(app).demo
+
+
+def assemble(app: App) -> Page:
+    """The same, with its looks."""
     accounts = app.settings.accounts
     with gr.Blocks(title="ML Chat Billing", fill_width=True) as demo:
         with gr.Row(elem_id="topbar"):
@@ -59,31 +76,43 @@ def build(app: App) -> gr.Blocks:
         analytics.bind(analytics_room, app, shell)
         admin.bind(admin_room, app, shell)
 
-        @guard(app, "anyone")
-        async def open_page(user: User | None) -> dict[Any, Any]:
-            """Show the tabs of whoever the cookie belongs to."""
-            known = user is not None
-            shown: dict[Any, Any] = {
-                wait: gr.update(visible=HIDDEN),
-                tabs: gr.update(selected="chat" if known else "login"),
-                sign_out: gr.update(visible=True if known else HIDDEN),
+        def look(role: str) -> dict[Any, dict[str, Any]]:
+            """What somebody of this role sees; empty for nobody."""
+            shown: dict[Any, dict[str, Any]] = {
+                wait: {"visible": HIDDEN, "value": _worn(role)},
+                tabs: {"selected": "chat" if role else "login"},
+                sign_out: {"visible": True if role else HIDDEN},
             }
-            if user is None:
-                shown[signin_tab.tab] = gr.update(visible=True)
-                return shown
-            assert user.id is not None
-            shown[pill_part] = gr.update(value=pill(app, user.id), visible=True)
-            shown[bell_part] = gr.update(value=bell(app, user.id), visible=True)
-            shown[who] = gr.update(value=_name(user), visible=True)
+            if not role:
+                return {**shown, signin_tab.tab: {"visible": True}}
             for room in (chat_room, credits_room, history_room, analytics_room, account_room):
-                shown[room.tab] = gr.update(visible=True)
-            if permissions.is_staff(user.role):
-                shown[admin_room.tab] = gr.update(visible=True)
-                shown |= admin.hidden(admin_room, user.role)
+                shown[room.tab] = {"visible": True}
+            if permissions.is_staff(role):
+                shown[admin_room.tab] = {"visible": True}
+                shown |= {part: {"visible": HIDDEN} for part in admin.hidden(admin_room, role)}
             return shown
+
+        @guard(app, "anyone")
+        async def open_page(user: User | None, worn: str) -> dict[Any, Any]:
+            """Show the tabs of whoever the cookie belongs to, unless the page came with them."""
+            role = user.role if user else ""
+            shown: dict[Any, Any] = {}
+            if worn != _worn(role):
+                wanted = look(role)
+                shown = {part: gr.update(**props) for part, props in wanted.items()}
+                if "data-look" in worn:  # it came as for somebody else: a sign-in ended since
+                    tabs_left = {room.tab for room in rooms} - set(wanted)
+                    shown |= {tab: gr.update(visible=HIDDEN) for tab in tabs_left}
+            if user is not None:
+                assert user.id is not None
+                shown[pill_part] = gr.update(value=pill(app, user.id), visible=True)
+                shown[bell_part] = gr.update(value=bell(app, user.id), visible=True)
+                shown[who] = gr.update(value=_name(user), visible=True)
+            return shown or {wait: gr.skip()}
 
         opened = demo.load(
             open_page,
+            inputs=[wait],
             outputs=[
                 wait,
                 tabs,
@@ -99,7 +128,14 @@ def build(app: App) -> gr.Blocks:
             api_visibility="private",
         )
         chat.bind_load(chat_room, app, shell, opened)
-    return demo
+    roles = ("", *get_args(permissions.Role))
+    looks = {role: {part._id: props for part, props in look(role).items()} for role in roles}
+    return Page(demo, looks)
+
+
+def _worn(role: str) -> str:
+    """The mark of a look, by which the page's first event sees which one it came with."""
+    return f'<i data-look="{role}"></i>'
 
 
 def _name(user: User) -> str:

@@ -9,7 +9,7 @@ import base64
 import gzip
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -43,10 +43,9 @@ def of_page(value: bytes) -> bytes:
 
 
 class Inline:
-    """Knows the hashes of the page's inline scripts; `more` are those that it adds by itself."""
+    """Knows the hashes of the page's inline scripts."""
 
-    def __init__(self, more: Iterable[str] = ()) -> None:
-        self.more = b" ".join(_hash(script.encode()) for script in more)
+    def __init__(self) -> None:
         self._seen: dict[bytes, tuple[bytes, bytes]] = {}
 
     def held(self, send: Send, *, pack: bool = False) -> Send:
@@ -86,8 +85,7 @@ class Inline:
         if digest not in self._seen:
             if len(self._seen) >= _KEPT:
                 self._seen.clear()
-            scripts = (_hash(script) for script in _INLINE.findall(page))
-            hashes = b" ".join((*scripts, self.more))
+            hashes = b" ".join(_hash(script) for script in _INLINE.findall(page))
             self._seen[digest] = hashes, gzip.compress(page, 6, mtime=0)
         return self._seen[digest]
 

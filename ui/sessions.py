@@ -65,6 +65,7 @@ class Session(SessionState):  # type: ignore[misc]
     def __init__(self, blocks: "gr.Blocks", reading: frozenset[int]) -> None:
         shared = blocks.default_config
         self._reading = reading
+        self._passing: tuple[int, Any] = (-1, None)
         self.blocks_config = BlocksConfig(shared.root_block)
         self.blocks_config.blocks = Changed(shared.blocks)
         self.blocks_config.fns = shared.fns
@@ -82,6 +83,13 @@ class Session(SessionState):  # type: ignore[misc]
             self.state_data[key] = value
         elif key in self._reading:
             self.blocks_config.blocks[key] = value
+        else:
+            self._passing = (key, value)
+
+    def __getitem__(self, key: int) -> Any:
+        # Gradio reads what it has just set, once, to say to the page what has changed of it.
+        passing, self._passing = self._passing, (-1, None)
+        return passing[1] if passing[0] == key else super().__getitem__(key)
 
     def _update_config(self, key: int) -> None:
         pass

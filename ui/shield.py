@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Container, Iterator, MutableMapping
 from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -68,20 +68,12 @@ class _Refused(Exception):
 class Shield:
     """Wraps an application: caps on bodies and open streams, foreign origins, headers.
 
-    `handlers` are the numbers of the page's handlers; Gradio itself fails on others. `scripts`
-    are what the page adds to itself once it runs.
+    `handlers` are the numbers of the page's handlers; Gradio itself fails on others.
     """
 
-    def __init__(
-        self,
-        inner: ASGI,
-        settings: Settings,
-        *,
-        handlers: Container[int] = (),
-        scripts: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, inner: ASGI, settings: Settings, *, handlers: Container[int] = ()) -> None:
         self.inner = inner
-        self.inline = policy.Inline(scripts)
+        self.inline = policy.Inline()
         self.handlers = handlers
         self.caps = bodies.Caps.of(settings.server)
         public = settings.server.public_url
@@ -278,7 +270,7 @@ def _headers(*, framed_by: str, hsts_days: int) -> list[tuple[bytes, bytes]]:
 def _caching(path: str, kept: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     if any(name.lower() == b"cache-control" for name, _ in kept):
         return []
-    if path.startswith(("/assets/", "/static/")):
+    if path.startswith(("/assets/", "/static/", "/theme.css")):
         return [(b"cache-control", b"public, max-age=31536000, immutable")]
     return [(b"cache-control", b"no-store")]
 

@@ -113,5 +113,4 @@ def head() -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="theme-color" content="#ffffff">'
         '<link rel="apple-touch-icon" href="/icons/icon-180.png">'
-        f"<script>{script()}</script>"
     )

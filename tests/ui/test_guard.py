@@ -284,7 +284,7 @@ def test_staff_see_their_sections(site: Site, cast: Cast, role: str, tabs: set[s
     parts = {block._id: block for block in site.demo.fns[number].outputs}
 
     def sent(caller: str) -> dict[Any, Any]:
-        end, _ = cast.people[caller].call(number, [])
+        end, _ = cast.people[caller].call(number, [""])
         data = end["output"]["data"]
         updates = zip(parts.values(), data, strict=True)
         return {block: update for block, update in updates if set(update) > {"__type__"}}

@@ -24,7 +24,7 @@ def test_a_session_is_as_gradio_makes_it_and_its_own(tmp_path: Path) -> None:
     plain, ours = StateHolder(), Sessions(made)
     plain.set_blocks(made)
     first, second, theirs = ours["one"], ours["two"], plain["one"]
-    assert vars(first).keys() - {"_reading"} == vars(theirs).keys()
+    assert vars(first).keys() - {"_reading", "_passing"} == vars(theirs).keys()
     assert vars(first.blocks_config).keys() == vars(theirs.blocks_config).keys()
     assert dict(first.blocks_config.blocks.items()) == theirs.blocks_config.blocks
     assert first.blocks_config.blocks.keys() == theirs.blocks_config.blocks.keys()
@@ -67,9 +67,10 @@ def test_what_is_only_shown_is_not_kept(tmp_path: Path) -> None:
     field = next(
         key for key, one in made.blocks.items() if isinstance(one, gr.Textbox) and key in read
     )
-    state[shown] = gr.HTML("changed", render=False)
-    state[field] = changed = gr.Textbox(max_length=3, render=False)
+    state[shown] = told = gr.HTML("changed", render=False)
+    assert state[shown] is told, "the page is told of the change"
     assert state[shown] is made.blocks[shown]
+    state[field] = changed = gr.Textbox(max_length=3, render=False)
     assert state[field] is changed
 
 

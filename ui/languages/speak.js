@@ -30,7 +30,10 @@
   const filled = (form, text) => {
     form.shape ||= shape(form.from);
     const found = form.shape.exec(text);
-    if (!found) return null;
+    // A form of one sentence does not reach into the next: "most 3 (May). Plans: 0 at first".
+    if (!found || found.some((part, at) => at > 0 && /\)\. \S/.test(part || ""))) return null;
+    // Nor back over a dot between parts: "Gemma 3 1B · 10 credits a message".
+    if (form.from.startsWith("{0}") && found[1].includes(" · ")) return null;
     form.quoted ||= Object.fromEntries([...form.from.matchAll(/“\{(\d)\}”/g)].map((one) => [one[1], true]));
     return form.to.replace(/\{(\d)\}/g, (_, at) => { const part = found[Number(at) + 1] ?? ""; return form.quoted[at] ? part : within(part); });
   };
@@ -47,15 +50,15 @@
     return said.some((one, at) => one !== null && one !== all[at]) ? said.map((one, at) => one ?? untold(all[at])).join(join).trim() : null;
   };
   const find = (text) => {
-    const whole = exact.get(text);
-    if (whole !== undefined) return whole;
+    const whole = exact.get(text) ?? stopped(text);
+    if (whole !== null) return whole;
     const first = text.split(" ", 1)[0], last = text.slice(text.lastIndexOf(" ") + 1);
     for (const form of [...(heads.get(first) || []), ...(tails.get(last) || []), ...loose].sort(most)) {
       const made = filled(form, text);
       if (made !== null) return made;
     }
     return dated(text) ?? parted(text, / ?· ?/, " · ") ?? parted(text, " — ", " — ") ?? parted(text, "; ", CHINESE ? "；" : "; ")
-      ?? parted(text, /(?<=[.!?]) (?=[A-Z])/, CHINESE ? "" : " ") ?? figured(text) ?? stopped(text);
+      ?? parted(text, /(?<=[.!?]) (?=[A-Z])|(?<=\)\.) /, CHINESE ? "" : " ") ?? figured(text);
   };
   // A title that is read out with a full stop.
   const stopped = (text) => {

@@ -334,9 +334,13 @@
     arriving = setInterval(() => {
       const part = $(`${place.toLowerCase()}-tab`);
       seen = part?.offsetParent ? seen + 1 : 0;
-      if (part && !seen) window.openTab("#tabs", place);
-      if (seen > 1 || ++tries > 60) {
-        if (SECTIONS[location.hash]) window.openTab("#admin-sections", SECTIONS[location.hash]);
+      // A tab that was not opened yet is not in the page, only its name in the bar.
+      if (!seen) window.openTab("#tabs", place);
+      tries += 1;
+      // The tab may be there before its sections are, so a section counts once it is open.
+      const section = seen > 1 && SECTIONS[location.hash];
+      const open = section ? window.openTab("#admin-sections", section)?.getAttribute("aria-selected") === "true" : seen > 1;
+      if (open || tries > 120) {
         clearInterval(arriving); arriving = 0; history.replaceState(null, "", "/");
       }
     }, 250);
