@@ -18,13 +18,13 @@ from sqlmodel import Session
 
 from chat_app import secrets
 from chat_app.accounts import hub, mailboxes, tokens, users
-from chat_app.accounts.openid import HubRefused, Person, Provider
+from chat_app.accounts.openid import HubRefused, HubUnavailable, Person, Provider
 from chat_app.accounts.sessions import SignedIn
 from chat_app.accounts.tables import User
 from chat_app.app import App
 from chat_app.audit import log as audit
 from chat_app.clock import MICROS_PER_SECOND
-from chat_app.errors import Conflict, Invalid, NotFound, NotSignedIn
+from chat_app.errors import AppError, Conflict, Invalid, NotFound, NotSignedIn
 from chat_app.flows import doors, letters, mailbox, notices, presence, signin, welcome
 from chat_app.flows.signin import SignIn
 
@@ -79,6 +79,23 @@ class HubEmailTaken(Conflict):
         "An account with your e-mail address is here already. Sign in with its password, then "
         "link Hugging Face under Account."
     )
+
+
+# What the page may have to say when the browser comes back.
+TOLD: tuple[type[AppError], ...] = (
+    HubStale,
+    HubDenied,
+    HubRefused,
+    HubUnavailable,
+    HubNoEmail,
+    HubEmailTaken,
+    hub.HubTaken,
+    hub.HubLinked,
+    signin.AccountSuspended,
+    doors.TooManySignIns,
+    doors.TooManySignUps,
+    mailboxes.DisposableEmail,
+)
 
 
 @dataclass(frozen=True)
