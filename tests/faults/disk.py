@@ -25,6 +25,10 @@ class Disk:
         """Nothing at all; not while a file on it is open for writing."""
         self._again("ro")
 
+    def shrink(self, size: str) -> None:
+        """Of this size from now on."""
+        self._again(f"size={size}")
+
     def free(self) -> None:
         """As it was."""
         self._again("rw,size=2g")
