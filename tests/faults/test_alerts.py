@@ -167,19 +167,23 @@ async def bounced(s: Scene, post: receivers.Post) -> None:
 
 
 @in_loop
+async def test_people_who_wait(tmp_path: Path) -> None:
+    slow = {"slots": 1, "tokens": 10, "tokens_per_second": 25}
+    async with real(tmp_path, script=slow, limits={"queue_total": 5}) as s:
+        await crowd(s)
+
+
+@pytest.mark.full
+@in_loop
 async def test_each_is_told_once_and_its_end_once(disk: Disk) -> None:
     if not disk.own:
         pytest.skip("mounting a small disk is not allowed here")
     with receivers.post() as post:
         mail = {"kind": "smtp", "host": "127.0.0.1", "port": post.port, "tls": "none"}
-        slow = {"slots": 1, "tokens": 10, "tokens_per_second": 25}
-        async with real(
-            disk.folder / "data", mail=mail, script=slow, limits={"queue_total": 5}
-        ) as s:
+        async with real(disk.folder / "data", mail=mail) as s:
             await no_room(s, disk)
             await little_memory(s)
             await broken_pages(s)
-            await crowd(s)
             await failing_job(s)
             await bounced(s, post)
             with s.app.db.read() as session:
