@@ -150,6 +150,8 @@ def pull_demo_model(settings: "Settings") -> None:
             loader.pull(demo, settings.models_dir, tell)
     except AppError as error:
         say(f"{error} The chat starts without a model.")
+    except OSError as error:
+        say(f"{settings.models_dir}: {error.strerror}. The chat starts without a model.")
     else:
         say(f"{demo.name} is ready.")
 
@@ -279,6 +281,14 @@ def main(argv: list[str] | None = None) -> int:
             setup_token = signup.ensure_first_admin(app)
         except AppError as error:
             print(error, file=sys.stderr)
+            return 2
+        except OSError as error:  # a disk that is full, or belongs to somebody else
+            place = f" at {error.filename}" if error.filename else ""
+            print(
+                f"The program cannot start: {error.strerror}{place}. Mend that and start again; "
+                "python -m chat_app selfcheck says what this machine lacks.",
+                file=sys.stderr,
+            )
             return 2
         with suppress(ImportError):
             import uvloop

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from chat_app import db as database
 from chat_app import secrets
-from chat_app.accounts import limits, passwords
+from chat_app.accounts import limits, openid, passwords
 from chat_app.accounts.standing import Looks
 from chat_app.backups import make as backups
 from chat_app.chat.live import Replies
@@ -48,7 +48,8 @@ class App:
     `titles` are the jobs that name conversations, by conversation; `exports` are the users
     whose data is being packed. `looks` says how users with open streams stand, see
     `flows/standing.py`. `demo`: visitors are signed in as made-up people. `link` leads to the
-    other processes of the installation, if there may be any, and `relay` to their replies.
+    other processes of the installation, if there may be any, and `relay` to their replies. In a
+    Space `hub` is Hugging Face, which people may sign in with.
     """
 
     settings: Settings
@@ -75,6 +76,7 @@ class App:
     looks: Looks = field(default_factory=Looks)
     link: Link | None = None
     relay: Relay | None = None
+    hub: openid.Provider | None = None
     draining: bool = False
     demo: bool = False
     started_monotonic: float = field(default_factory=time.monotonic)
@@ -167,6 +169,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> App:
         replies=replies,
         link=link,
         relay=None if link is None else Relay(link, replies),
+        hub=openid.of_environment(micros=clock.micros),
     )
     if link is not None:
         link.on("forget", lambda said: app.forget_kept(said["user"], here=True))

@@ -52,12 +52,12 @@ def assemble(app: App) -> Page:
         wait = gr.HTML(parts.loading(6), elem_id="page-loading")
         with gr.Tabs(elem_id="tabs") as tabs:
             rooms = (
-                login.build(accounts),
+                login.build(accounts, hub=app.hub is not None),
                 chat.build(),
                 credits.build(),
                 history.build(),
                 analytics.build(),
-                account.build(accounts),
+                account.build(accounts, hub=app.hub is not None),
                 admin.build(),
             )
         shell = Shell(tabs=tabs, pill=pill_part, who=who, sign_out=sign_out)

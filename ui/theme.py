@@ -99,7 +99,7 @@ def script() -> str:
     """
     scripts = (
         "tongue.js", "turns.js", "app.js", "account.js", "side.js", "draft.js", "price.js",
-        "composer.js", "help.js", "setup.js",
+        "composer.js", "help.js", "setup.js", "hub.js",
     )  # fmt: skip
     whole = "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
     whole = whole.replace("LANGUAGE_FILES", json.dumps(languages.addresses()))

@@ -133,14 +133,14 @@ async def logout(
         refresh_token=body.refresh_token if body else None,
         session_id=signin.session_of(app, bearer) if bearer else None,
     )
-    response.headers["Set-Cookie"] = _cookie(app, "", 0)
+    response.headers["Set-Cookie"] = cookie(app, "", 0)
 
 
 @router.post("/logout-all", status_code=204, responses=errors_in(401, 403))
 async def logout_all(app: deps.App, who: deps.CurrentUser, response: Response) -> None:
     """End all sign-ins of the account, on every device."""
     await signin.logout_all(app, user_id=deps.user_id(who))
-    response.headers["Set-Cookie"] = _cookie(app, "", 0)
+    response.headers["Set-Cookie"] = cookie(app, "", 0)
 
 
 @router.get("/me", responses=errors_in(401))
@@ -183,12 +183,17 @@ async def change_password(
 
 def no_cookie(app: App) -> str:
     """The header that takes the session cookie away."""
-    return _cookie(app, "", 0)
+    return cookie(app, "", 0)
 
 
 def session_cookie(app: App, token: str) -> str:
     """The header that gives a browser its sign-in."""
-    return _cookie(app, token, app.settings.accounts.session_hours * 3600)
+    return cookie(app, token, app.settings.accounts.session_hours * 3600)
+
+
+def cookies(app: App, done: SignIn) -> tuple[str, str]:
+    """The headers that sign a browser in and have it known again."""
+    return session_cookie(app, done.session_token), _device(app, done)
 
 
 def _signed_in(app: App, response: Response, done: SignIn) -> SignInOut:
@@ -201,10 +206,10 @@ def _device(app: App, done: SignIn) -> str:
     assert done.user.id is not None
     name = devices.cookie_name(sessions.secure_cookies(app.settings))
     value = devices.issue(app.secrets.link_key, user_id=done.user.id)
-    return _cookie(app, value, devices.MAX_AGE_SECONDS, name=name)
+    return cookie(app, value, devices.MAX_AGE_SECONDS, name=name)
 
 
-def _cookie(app: App, value: str, seconds: int, *, name: str = "") -> str:
+def cookie(app: App, value: str, seconds: int, *, name: str = "") -> str:
     """A cookie that scripts cannot read; inside another site's frame it needs three words more."""
     secure = sessions.secure_cookies(app.settings)
     parts = [

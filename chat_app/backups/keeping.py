@@ -17,7 +17,7 @@ from typing import Literal
 from chat_app.backups import archive
 from chat_app.backups.archive import DamagedArchive, Manifest
 from chat_app.clock import from_micros
-from chat_app.errors import Conflict, NotFound
+from chat_app.errors import Conflict, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,21 @@ class StillServing(Conflict):
 
     code = "still_serving"
     message = "A server uses this data directory. Stop it first, then restore."
+
+
+class NotWritable(Unavailable):
+    """The data directory is on a disk that takes nothing, or belongs to somebody else."""
+
+    code = "data_not_writable"
+    message = "The data directory cannot be written. Make it writable, then start again."
+
+    def __init__(self, place: Path, error: OSError) -> None:
+        why = error.strerror or "unknown reason"
+        super().__init__(
+            f"The data directory {place} cannot be written: {why}. Nothing was changed. Make it "
+            "writable for this user, or name another with --data-dir, and start again.",
+            retry_after_seconds=60,
+        )
 
 
 class NoBackup(NotFound):
@@ -144,22 +159,28 @@ def working(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def serving(data_dir: Path) -> Iterator[None]:
-    """Says that a server uses the data directory, until the process ends in whatever way."""
+    """Says that a server uses the data directory, until the process ends in whatever way.
+
+    Raises NotWritable.
+    """
     with _marked(data_dir, fcntl.LOCK_SH):
         yield
 
 
 @contextmanager
 def alone(data_dir: Path) -> Iterator[None]:
-    """Nobody serves from the data directory meanwhile; raises StillServing."""
+    """Nobody serves from the data directory meanwhile; raises StillServing or NotWritable."""
     with _marked(data_dir, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
 def _marked(data_dir: Path, how: int) -> Iterator[None]:
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(data_dir / IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(data_dir / IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise NotWritable(data_dir, error) from error
     try:
         try:
             fcntl.flock(handle, how | fcntl.LOCK_NB)

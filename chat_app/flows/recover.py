@@ -9,7 +9,7 @@ from functools import partial
 
 from sqlmodel import Session
 
-from chat_app.accounts import links, mailboxes, users, velocity
+from chat_app.accounts import hub, links, mailboxes, users, velocity
 from chat_app.accounts.link_tables import AccountLink
 from chat_app.accounts.tables import User
 from chat_app.app import App
@@ -112,8 +112,9 @@ def operator_link(app: App, *, login: str) -> str:
 
 
 def forget(session: Session, *, now: int) -> int:
-    """Delete links that ended, and where welcome credits went to a month ago."""
-    return links.purge(session, now=now) + velocity.forget(session, now=now)
+    """Delete links and sign-ins by the hub that ended, and where credits went to a month ago."""
+    ended = links.purge(session, now=now) + hub.purge(session, now=now)
+    return ended + velocity.forget(session, now=now)
 
 
 def _answer(app: App, address_key: str, session: Session) -> bool:

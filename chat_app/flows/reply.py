@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlmodel import Session, col, select, update
 
@@ -304,9 +304,11 @@ async def _generate(
     app: App, item: Live[object], request: Request, ticket: Ticket, *, key: cache.Key | None
 ) -> Done | Failed:
     wanted = asyncio.create_task(item.stop_wanted.wait())
+    came = time.monotonic()
     try:
         if not await _turn(item, ticket, wanted):
             return Done("cancelled", Usage())
+        request = replace(request, waited_seconds=time.monotonic() - came)
         if key is not None and (kept := app.cache.get(key)) is not None:
             return _repeat(item, kept)
         wanted.add_done_callback(lambda _: app.engine.cancel(item.reply_id))

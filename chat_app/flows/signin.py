@@ -17,6 +17,7 @@ from sqlmodel import Session
 from chat_app import logs, secrets
 from chat_app.accounts import (
     devices,
+    hub,
     keys,
     links,
     passwords,
@@ -63,6 +64,16 @@ class WrongTotp(NotSignedIn):
 
     code = "wrong_totp"
     message = "This code is wrong or was used before. Wait for the next one and sign in again."
+
+
+class NoPassword(Invalid):
+    """The account was made by signing in with Hugging Face: it has no password to ask for."""
+
+    code = "no_password"
+    message = (
+        "This account has no password yet. Sign out, set one with “Forgot your password?” on the "
+        "sign-in page, then do this again."
+    )
 
 
 class TotpPairRequired(NotSignedIn):
@@ -145,6 +156,31 @@ async def login(
             log.info("somebody signed in")
             return done
     raise WrongPassword
+
+
+async def vouched(
+    app: App, *, user_id: int, ip: str, agent: str = "", code: str | None = None, device: str = ""
+) -> SignIn:
+    """Sign in somebody whom Hugging Face named; a second factor is asked for all the same.
+
+    Raises TotpRequired, WrongTotp, TotpPairRequired, TooManySecondFactors or AccountSuspended.
+    """
+    with app.db.read() as session:
+        user = users.get(session, user_id)
+        known = _known(app, session, user, ip=ip, device=device)
+
+    def opening(app: App, session: Session, *, proved: int | None) -> SignIn | None:
+        stored = users.get(session, user_id).password_hash
+        return _open(
+            app, session, user_id=user_id, stored=stored, ip=ip, agent=agent, proved=proved
+        )
+
+    done = await _with_second_factor(app, opening, user_id=user_id, code=code, ip=ip, known=known)
+    assert done is not None
+    fraud.came(app, type="login", user_id=user_id, ip=ip, agent=agent)
+    logs.bind(user=pseudonym(app, user_id))
+    log.info("somebody signed in with Hugging Face")
+    return done
 
 
 async def _with_second_factor(
@@ -304,11 +340,13 @@ async def prove_password(
 ) -> str:
     """Ask somebody who is signed in for the password again; returns its stored form.
 
-    Raises WrongCurrentPassword, TooManySignIns or PasswordsBusy.
+    Raises NoPassword, WrongCurrentPassword, TooManySignIns or PasswordsBusy.
     """
     with app.db.read() as session:
         user = users.get(session, user_id)
-    account, stored = user.username_key, user.password_hash
+        account, stored = user.username_key, user.password_hash
+        if not stored and hub.of_user(session, user_id=user_id) is not None:
+            raise NoPassword(param=param)
     try:
         await _verify(
             app,

@@ -89,7 +89,8 @@ class Request:
     `messages` end with the user's turn. `max_tokens` caps the answer. A `stop` text ends it and
     is not part of it. Answers of one `user_scope` may share cached prompt tokens. After
     `deadline_seconds` (None: the engine's own limit), counted from submit, the answer fails.
-    Nobody waits for a `background` answer, and it is no figure of its own for operators.
+    Nobody waits for a `background` answer, and it is no figure of its own for operators. For those
+    figures an answer began `waited_seconds` ago: so long it stood in a line before the engine.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Request:
     user_scope: str = ""
     deadline_seconds: float | None = None
     background: bool = False
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,12 @@ class Meter:
         self._totals: Counter[str] = Counter()
         self._busy_seconds = 0.0
 
-    def answer(self, *, background: bool = False) -> "Span":
-        """Measure an answer from now on. A `background` one takes time but is not counted."""
-        return Span(self, self._now(), background=background)
+    def answer(self, *, background: bool = False, waited_seconds: float = 0.0) -> "Span":
+        """Measure an answer from now on, or from when it began to wait for its turn.
+
+        A `background` one takes time but is not counted.
+        """
+        return Span(self, self._now() - waited_seconds, background=background)
 
     def figures(self) -> dict[str, Any]:
         """Rates of the last minute, answers of the last five, totals since the start.

@@ -100,7 +100,9 @@ class Watched:
             stall=self._stall_seconds,
             deadline=request.deadline_seconds or self._answer_seconds,
         )
-        span = self._meters[request.model].answer(background=request.background)
+        span = self._meters[request.model].answer(
+            background=request.background, waited_seconds=request.waited_seconds
+        )
         prompt = cached = completion = 0
         events = self.engine.submit(request)
         try:

@@ -122,6 +122,13 @@ MATRIX: dict[str, Row] = {
     "POST /api/auth/totp/verify": member(CONFLICT, body={"code": "000000"}),
     "POST /api/auth/totp/backup-codes": member(REFUSED, body={"password": "wrong", "code": "0"}),
     "POST /api/auth/totp/disable": member(REFUSED, body={"password": "wrong", "code": "0"}),
+    # No Space here: test_hub.py has one.
+    "GET /api/auth/hub": member(OK),
+    "GET /api/auth/hub/start": public(HIDDEN),
+    "GET /api/auth/hub/callback": public(HIDDEN),
+    "POST /api/auth/hub/second": public(HIDDEN, body={"code": "000000"}),
+    "POST /api/auth/hub/link": member(HIDDEN, body={"password": "wrong"}),
+    "POST /api/auth/hub/unlink": member(REFUSED, body={"password": "wrong"}),
     "POST /api/auth/verify-email": public(REFUSED, body={"token": "nothing"}),
     "POST /api/auth/verify-email/resend": member(ACCEPTED),
     "POST /api/auth/password/forgot": public(ACCEPTED, body={"email": "nobody@example.org"}),

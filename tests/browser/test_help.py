@@ -104,6 +104,8 @@ def test_the_first_run_and_a_server_that_went_away(
                 f"{server.url}/offline",
                 f"{server.url}/icons/icon.svg",
             ]
+            page.goto(f"{server.url}/api/docs")
+            assert server.log.read_text().count("/api/docs") == 1, "what is sent early is used"
             server.kill()
             page.goto(server.url)
             page.get_by_role("heading", name="You are offline").wait_for()

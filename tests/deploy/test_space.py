@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from chat_app import settings
+from chat_app.accounts import openid
 from tests.house import pins, tree
 from tests.nginx import free_ports
 
@@ -62,7 +63,9 @@ def test_the_front_matter_is_what_the_hub_asks_for() -> None:
     assert tuple(map(int, head["python_version"].split("."))) >= (3, 11)
     assert (SPACE / head["app_file"]).is_file()
     assert len(head["short_description"]) <= 60
-    assert "hf_oauth" not in head, "there is no sign-in by the hub"
+    # `openid` and `profile` are always given; what else is asked for is what the program asks for.
+    assert head["hf_oauth"] is True
+    assert {"openid", "profile", *head["hf_oauth_scopes"]} == set(openid.SCOPES)
 
 
 def test_the_files_are_complete(folder: Path) -> None:

@@ -4,8 +4,6 @@ One `launch.py` in a process of its own, its model at another server that does w
 """
 
 import resource
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,37 +14,11 @@ from typing import Any
 import pytest
 
 from tests.effort import effort
+from tests.faults.disk import Disk
 from tests.faults.scene import Answer, Scene, gated, playing
 from tests.servers import PASSWORD, ROOT, Person
 
 DAYS = 24 * 3600
-
-
-class Disk:
-    """A folder whose disk can be full: a small one of its own where mounting is allowed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2g", "none", str(folder)],
-            capture_output=True, check=False,
-        )  # fmt: skip
-        self.own = done.returncode == 0
-
-    def fill(self) -> None:
-        """Not one more page."""
-        self._size(str(shutil.disk_usage(self.folder).used))
-
-    def free(self) -> None:
-        self._size("2g")
-
-    def _size(self, size: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
-
-    def close(self) -> None:
-        if self.own:
-            subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,21 @@ def test_waiting_is_no_engine_time() -> None:
     assert "queue_ms_p50" not in meter.figures()
 
 
+def test_a_line_before_the_engine_is_a_wait_and_no_engine_time() -> None:
+    """People wait for their turn before an engine hears of them."""
+    clock = Clock()
+    meter = Meter(now=clock)
+    span = meter.answer(waited_seconds=20)
+    clock.now += 1
+    span.started(prompt_tokens=1, cached_tokens=0)
+    clock.now += 1
+    span.wrote(1)
+    span.ended("done")
+    now = meter.figures()
+    assert (now["queue_ms_p95"], now["ttft_ms_p95"]) == (21_000, 22_000)
+    assert now["busy_seconds_total"] == 1
+
+
 def test_rates_are_of_the_last_minute_and_answers_of_the_last_five() -> None:
     clock = Clock()
     meter = Meter(now=clock)

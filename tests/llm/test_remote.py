@@ -40,8 +40,8 @@ class Odd(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, *, owner: str = "somebody", model: str = DEMO) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, *, owner: str = "somebody", model: str = DEMO, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.owner = owner
         self.model = model

@@ -76,6 +76,15 @@
     page.querySelectorAll("[data-factor]").forEach((part) => { part.hidden = part.dataset.factor !== state; });
     $("account-factor-state").replaceChildren(state === "on" ? badge("switched on", "good") : badge(state === "off" ? "switched off" : "not finished", "warn"));
   };
+  const hub = async () => {
+    if (!$("account-hub")) return;
+    const now = await ask("GET", "auth/hub"), framed = window.top !== window;
+    const shown = now.linked ? "on" : framed ? "framed" : "off";
+    $("account-hub").querySelectorAll("[data-hub-part]").forEach((part) => { part.hidden = part.dataset.hubPart !== shown; });
+    $("account-hub-state").replaceChildren(badge(now.linked ? "linked" : "not linked", now.linked ? "good" : ""));
+    if (now.linked) $("account-hub-state").append(" ", make("b", { textContent: now.name, translate: false }), make("span", { className: "hint" }, " since ", when(now.linked_at)));
+    said($("account-hub-said"), window.hubSaid(), true);
+  };
   const device = (agent) => {
     const system = /Android|iPhone|iPad|Windows|Mac OS|Linux/.exec(agent), browser = /Firefox|Edg|Chrom|Safari|curl|python|node/i.exec(agent);
     const names = { Edg: "Edge", Chrom: "Chrome", "Mac OS": "macOS", python: "Python" };
@@ -109,7 +118,7 @@
     $("account-key-list").replaceChildren(...(rows.length ? rows : [make("p", { className: "hint", textContent: "No keys yet." })]));
   };
   const load = async () => {
-    for (const part of [profile, second, sessions, keys]) {
+    for (const part of [profile, second, hub, sessions, keys]) {
       try { await part(); } catch (error) {
         if (error.status === 401) { location.replace("/"); return; }
       }
@@ -145,6 +154,8 @@
     },
     "factor-verify": async (data, form) => { await ask("POST", "auth/totp/verify", { code: data.code.replace(/\s/g, "") }); form.reset(); return "Proved. You may go on with what asked for it."; },
     "factor-off": async (data, form) => { await ask("POST", "auth/totp/disable", { password: data.password, code: data.code.replace(/\s/g, "") }); form.reset(); await second(); },
+    "hub-link": async (data) => { location.assign((await ask("POST", "auth/hub/link", withCode(data))).url); },
+    "hub-unlink": async (data, form) => { await ask("POST", "auth/hub/unlink", withCode(data)); form.reset(); await hub(); },
     "key-make": async (data, form) => {
       const budget = Object.fromEntries(["day", "month", "total"].filter((part) => data[part].trim()).map((part) => [part, data[part].trim()]));
       const made = await ask("POST", "auth/keys", {

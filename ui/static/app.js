@@ -41,6 +41,7 @@
   const forms = {
     login: (data) => signIn({ login: data.login, password: data.password }),
     second: async (data) => {
+      if (window.hubHalf) { await post("/api/auth/hub/second", { code: data.totp.trim() }); return ""; }
       if (!half) return "login";
       return signIn({ ...half, totp: data.totp.trim() });
     },
@@ -66,6 +67,7 @@
     const first = document.querySelector(`[data-panel="${name}"] input`);
     if (first) first.focus({ preventScroll: true });
   };
+  window.chatPanel = panel;
   document.addEventListener("submit", async (event) => {
     const form = event.target.closest("form[data-panel]");
     if (!form) return;

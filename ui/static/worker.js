@@ -10,8 +10,10 @@ self.addEventListener("activate", (event) => {
 });
 self.addEventListener("fetch", (event) => {
   const { request } = event, { origin, pathname } = new URL(request.url);
-  if (request.mode === "navigate" && pathname === "/") {
-    event.respondWith(Promise.resolve(event.preloadResponse).then((early) => early || fetch(request)).catch(() => caches.match(PAGE)));
+  if (request.mode === "navigate" && origin === self.location.origin) {
+    // What was sent early has to be used, or the browser sends it a second time.
+    const answer = Promise.resolve(event.preloadResponse).then((early) => early || fetch(request));
+    event.respondWith(pathname === "/" ? answer.catch(() => caches.match(PAGE)) : answer);
   } else if (origin === self.location.origin && KEPT.includes(pathname)) {
     event.respondWith(fetch(request).catch(() => caches.match(pathname)));
   }

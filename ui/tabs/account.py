@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from chat_app.settings import Accounts
+from ui import hub as by_hub
 from ui import languages
 from ui.parts import esc
 
@@ -27,11 +28,11 @@ class Account:
     tab: gr.Tab
 
 
-def build(rules: Accounts) -> Account:
-    """The page; settings only shape the sentences."""
+def build(rules: Accounts, *, hub: bool = False) -> Account:
+    """The page; settings only shape the sentences, `hub` adds Hugging Face."""
     with gr.Tab("Account", id="account", visible=False, elem_id="account-tab") as tab:
         gr.HTML("<h1>Your account</h1>", elem_classes="page-title")
-        gr.HTML(_page(rules), elem_id="account-page")
+        gr.HTML(_page(rules, hub=hub), elem_id="account-page")
     return Account(tab)
 
 
@@ -69,7 +70,7 @@ def _section(id: str, name: str, hint: str, inner: str) -> str:
     )
 
 
-def _page(rules: Accounts) -> str:
+def _page(rules: Accounts, *, hub: bool = False) -> str:
     length, staff = rules.shortest_password("user"), rules.shortest_password("admin")
     code = 'autocomplete="one-time-code" inputmode="numeric" maxlength="16" required'
     return "".join(
@@ -98,6 +99,7 @@ def _page(rules: Accounts) -> str:
                 "A code from an app on your phone, asked for at each sign-in.",
                 _second_factor(code),
             ),
+            _hub() if hub else "",
             _section(
                 "sessions",
                 "Sessions",
@@ -178,6 +180,21 @@ def _second_factor(code: str) -> str:
                 + _input("off-code", "code", "Code", more=code) + "</div>", "Switch off", "danger")
         + "</details></div>"
     )  # fmt: skip
+
+
+def _hub() -> str:
+    def form(does: str, button: str, kind: str = "") -> str:
+        password = _password(f"{does}-password", "password", "Password", "current-password")
+        return _form(
+            does, f'<div class="pair">{password}{_beside(f"{does}-code")}</div>', button, kind
+        )
+
+    return _section(
+        "hub",
+        "Hugging Face",
+        "Sign in with your account there instead of a password.",
+        by_hub.section(form("hub-link", "Link an account"), form("hub-unlink", "Unlink", "danger")),
+    )
 
 
 def _keys() -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from chat_app.settings import Accounts
+from ui import hub as by_hub
 from ui.parts import esc
 
 
@@ -19,10 +20,10 @@ class Login:
     form: gr.HTML
 
 
-def build(rules: Accounts) -> Login:
-    """The forms. Settings only shape the sentences."""
+def build(rules: Accounts, *, hub: bool = False) -> Login:
+    """The forms. Settings only shape the sentences; `hub` offers Hugging Face."""
     with gr.Tab("Login", id="login", visible=False, elem_id="login-tab") as tab:
-        form = gr.HTML(_page(rules), elem_id="login-page")
+        form = gr.HTML(_page(rules, hub=hub), elem_id="login-page")
     return Login(tab, form)
 
 
@@ -48,7 +49,7 @@ def _new_password(id: str, length: int) -> str:
     )
 
 
-def _page(rules: Accounts) -> str:
+def _page(rules: Accounts, *, hub: bool = False) -> str:
     welcome = rules.welcome_credits
     plain = 'autocapitalize="none" spellcheck="false"'
     user = (
@@ -76,6 +77,7 @@ def _page(rules: Accounts) -> str:
       {name}
       {_field("login-password", "password", "Password", "password", "current-password")}
       {_submit("login-submit", "Sign in")}
+      {by_hub.button() if hub else ""}
       <p class="other"><button type="button" data-open="forgot" id="forgot-open">Forgot your
         password?</button></p>
       <p class="other">New here?

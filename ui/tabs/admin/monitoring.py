@@ -19,6 +19,7 @@ from chat_app.app import App
 from chat_app.clock import MICROS_PER_SECOND, from_micros
 from chat_app.flows import advice, monitoring, running, shelf
 from chat_app.jobs import JobState
+from chat_app.llm import catalogue
 from chat_app.monitor import faults, rules
 from chat_app.monitor.requests import CLASSES, quantile
 from chat_app.monitor.rules import Rule
@@ -107,13 +108,13 @@ def build() -> Monitoring:
     """The layout, without any data."""
     with gr.Tab("Monitoring", id="admin-monitoring") as tab:
         page = gr.HTML(parts.loading(6), elem_id="admin-monitoring-page", js_on_load=_LIVE)
+        price = gr.HTML(elem_id="admin-monitoring-running")
         with gr.Column(elem_classes="sheet"):
             gr.HTML(
                 '<div class="sheet-head"><h2>Alerts</h2><span class="hint">Told once when a fault '
                 "begins, and once when it is over, to all administrators</span></div>"
             )
             listed = gr.HTML(parts.loading(4), elem_id="admin-monitoring-rules", js_on_load=_RULES)
-        price = gr.HTML(elem_id="admin-monitoring-running")
     return Monitoring(tab, page, listed, price)
 
 
@@ -465,13 +466,13 @@ def _running(app: App) -> str:
         ["Model", "Answers>", "Tokens>", "Busy>", "Tokens/s>", "Wh>", "Cost>", "Per 1,000 tokens>"],
         [
             (
-                parts.esc(one.model),
+                parts.esc(_named(one.model)),
                 f"{one.answers:,}",
                 f"{one.tokens:,}",
                 _span(one.engine_ms / 1000),
                 f"{one.tokens_per_second:,.1f}",
-                f"{one.watt_hours:,.1f}",
-                f"{float(one.cost) / 100:,.2f}",
+                _least(one.watt_hours, 1),
+                _least(float(one.cost) / 100, 2),
                 "–" if one.per_thousand is None else f"{float(one.per_thousand) / 100:,.5f}",
             )
             for one in found
@@ -489,9 +490,22 @@ def _running(app: App) -> str:
     return _sheet("Price of running", hint, table)
 
 
+def _named(model: str) -> str:
+    """What the model is called; its id, if it is in the catalogue no longer."""
+    return next((entry.name for entry in catalogue.offered() if entry.id == model), model)
+
+
+def _least(value: float, digits: int) -> str:
+    """A figure, and of one that would be rounded to nothing that there is something."""
+    least = 10.0**-digits
+    return f"&lt; {least:.{digits}f}" if 0 < value < least else f"{value:,.{digits}f}"
+
+
 def _span(seconds: float) -> str:
     """A time of work, such as `3 h 20 min` or `12 s`."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60:,} h {minutes % 60} min"
-    return f"{minutes} min" if seconds >= 120 else f"{seconds:,.0f} s"
+    if seconds >= 120:
+        return f"{minutes} min"
+    return "&lt; 1 s" if 0 < seconds < 1 else f"{seconds:,.0f} s"
