@@ -55,9 +55,11 @@ async def together(
     sources: Sequence[AsyncIterator[Piece | Status | ReplyView]], *, per_second: float
 ) -> AsyncGenerator[list[Snapshot], None]:
     """As `snapshots`, of several sources at once: one of each, in their order."""
-    now, changed = [Snapshot() for _ in sources], asyncio.Event()
+    now, changed, due = [Snapshot() for _ in sources], asyncio.Event(), asyncio.Event()
+    taken = 0
 
     async def listen(source: AsyncIterator[Piece | Status | ReplyView], state: Snapshot) -> None:
+        nonlocal taken
         try:
             async for item in source:
                 if isinstance(item, Piece):
@@ -68,7 +70,9 @@ async def together(
                     state.status = item.sentence
                 else:
                     state.end = item
+                taken += 1
                 changed.set()
+                await due.wait()  # what comes until the next snapshot is taken in at once
         finally:
             changed.set()
 
@@ -85,6 +89,12 @@ async def together(
                     Snapshot(one.text, one.tokens, one.status, one.end, beat=True) for one in now
                 ]
                 continue
+            due.set()
+            before = -1
+            while before != taken:
+                before = taken
+                await asyncio.sleep(0)
+            due.clear()
             changed.clear()
             began = time.monotonic()
             yield [replace(one) for one in now]

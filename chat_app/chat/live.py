@@ -54,12 +54,15 @@ class Live(Generic[End]):
     saved_pieces: int = 0
     stop_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+    _texts: list[str] = field(default_factory=list)
+    _lengths: list[str] = field(default_factory=list)
+    _changes: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def text(self) -> str:
         """The answer so far."""
-        return "".join(piece.text for piece in self.pieces)
+        return "".join(self._texts)
 
     @property
     def completion_tokens(self) -> int:
@@ -69,12 +72,14 @@ class Live(Generic[End]):
     @property
     def piece_lengths(self) -> str:
         """The length of each piece, as it is stored for replays."""
-        return " ".join(str(len(piece.text)) for piece in self.pieces)
+        return " ".join(self._lengths)
 
     def add(self, text: str, tokens: int) -> None:
         """Append a piece and wake the followers."""
         self.status = None
         self.pieces.append(Piece(len(self.pieces) + 1, text, tokens))
+        self._texts.append(text)
+        self._lengths.append(str(len(text)))
         self._wake()
 
     def say(self, sentence: str, *, position: int = 0, expected_seconds: int = 0) -> None:
@@ -99,7 +104,7 @@ class Live(Generic[End]):
         seen = after
         shown: Status | None = None
         while True:
-            changed = self._changed
+            known = self._changes
             for piece in self.pieces[seen:]:
                 seen += 1
                 yield piece
@@ -109,12 +114,13 @@ class Live(Generic[End]):
             if self.status is not None and self.status is not shown:
                 shown = self.status
                 yield shown
-            if changed is self._changed:
-                await changed.wait()
+            if known == self._changes:
+                await self._changed.wait()
 
     def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changes += 1
+        self._changed.set()  # for those who wait now
+        self._changed.clear()
 
 
 class Replies(Generic[End]):
