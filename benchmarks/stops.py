@@ -92,7 +92,7 @@ def main() -> int:
             name = sessions.cookie_name(False)
             cookies = [f"{name}={cookie}" for cookie, _ in people]
             found = asyncio.run(run(server.url, cookies, page, options.stops))
-        print(verify(data_dir))
+        print(verify(data_dir).stdout.strip())
     base = statistics.median(next(iter(found.values())))
     for where, times in found.items():
         p50, p95 = statistics.median(times), quantile(times, 0.95)
