@@ -65,6 +65,8 @@ class Robot:
     def sign_in(self, name: str, *, form: bool = False) -> None:
         """Sign in and arrive in the chat; with `form` through the page."""
         if not form:
+            # A page that is still opening would find itself signed in meanwhile, and open anew.
+            self.page.goto("about:blank")
             self._post("login", login=name, password=PASSWORD)
         self.visit()
         if form:
