@@ -78,7 +78,10 @@
     clearTimeout(timer); timer = setTimeout(keep, 300);
     button();
   });
-  addEventListener("pagehide", keep);
+  addEventListener("pagehide", () => {
+    // Left before the first conversation was there: what was written is of none.
+    if (open === null && field()?.value.trim()) store("", joined(localStorage.getItem(name("")), field().value)); else keep();
+  });
 
   // An answer began or ended, in the conversation that is open.
   window.chatBusy = (now) => {
