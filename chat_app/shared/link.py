@@ -49,6 +49,7 @@ class Link:
         self._telling: set[asyncio.Task[bool]] = set()
         self._handlers: dict[str, Handler] = {}
         self._told = False
+        self._ending = False
 
     def on(self, kind: str, handler: Handler) -> None:
         """Have what is told under `kind` given to `handler`."""
@@ -78,7 +79,7 @@ class Link:
 
     async def close(self) -> None:
         """Disconnect."""
-        self.up = False
+        self.up, self._ending = False, True
         if self._listening is not None:
             self._listening.cancel()
             with suppress(asyncio.CancelledError):
@@ -122,11 +123,12 @@ class Link:
 
     async def _listen(self, first: asyncio.Event) -> None:
         assert self._client is not None
-        while True:
+        # A cancellation that meets the end of a time limit may be lost in the client's library.
+        while not self._ending:
             try:
                 async with self._client.pubsub() as ear:
                     await ear.subscribe(self._channel(None), self._channel(self.name))
-                    while True:
+                    while not self._ending:
                         if not self.up:
                             await self._client.ping()
                             self._back()

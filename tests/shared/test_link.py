@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -156,3 +157,22 @@ async def test_a_window_slides(redis: RedisServer) -> None:
         assert 0 < wait <= 0.2
         await asyncio.sleep(wait)
         assert await windows.take("k", limit=2, seconds=0.2) == 0
+
+
+@in_loop
+async def test_a_lost_cancellation_does_not_keep_the_end_waiting(redis: RedisServer) -> None:
+    """The client's library may take one for the end of its own time limit."""
+    from redis.asyncio.client import PubSub
+
+    heard = PubSub.get_message
+
+    async def deaf(ear: PubSub, **how: Any) -> Any:
+        try:
+            return await heard(ear, **how)
+        except asyncio.CancelledError:
+            return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PubSub, "get_message", deaf)
+        async with asyncio.timeout(20), links(redis, "a"):
+            await asyncio.sleep(0.1)
