@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.streams import PageTab, RestTab, prepare
+from benchmarks.streams import PageTab, RestTab, many, prepare
 from chat_app.accounts import sessions
 from tests.page import Page
 from tests.servers import Person, Server, serving
@@ -101,12 +101,7 @@ async def run(
 ) -> dict[str, object]:
     """Both, one after the other."""
     process = psutil.Process(server.process.pid)
-    async with httpx.AsyncClient(
-        base_url=server.url,
-        timeout=120,
-        headers={"Origin": server.url},
-        limits=httpx.Limits(max_connections=None),
-    ) as client:
+    async with many(server.url) as client:
         added = await idle(client, people[PEOPLE:], page, process)
         kept, sent, failed = await soak(
             client,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.streams import PageTab, prepare, quantile
+from benchmarks.streams import PageTab, many, prepare, quantile
 from chat_app.accounts import sessions
 from tests.page import Page
 from tests.servers import MODEL, Person, serving, verify
@@ -53,9 +53,7 @@ async def stopped(client: httpx.AsyncClient, cookie: str) -> float:
 
 async def run(url: str, people: list[str], page: Page, stops: int) -> dict[str, list[float]]:
     """The stops alone, then beside everybody's chat in the page."""
-    limits = httpx.Limits(max_connections=None)
-    head = {"Origin": url}
-    async with httpx.AsyncClient(base_url=url, timeout=120, headers=head, limits=limits) as client:
+    async with many(url) as client:
         one, *others = people
         await stopped(client, one)  # warms the program up
         alone = [await stopped(client, one) for _ in range(stops)]

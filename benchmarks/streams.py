@@ -135,6 +135,16 @@ def prepare(
     return people
 
 
+def many(url: str) -> httpx.AsyncClient:
+    """A client for as many connections as there are people."""
+    return httpx.AsyncClient(
+        base_url=url,
+        timeout=120,
+        headers={"Origin": url},
+        limits=httpx.Limits(max_connections=None),
+    )
+
+
 class PageTab:
     """A browser tab: opened before, as it is when somebody sends a message."""
 
@@ -232,12 +242,7 @@ async def run(
 ) -> dict[str, float]:
     """All chats once; returns the figures."""
     process = psutil.Process(server.process.pid)
-    async with httpx.AsyncClient(
-        base_url=server.url,
-        timeout=120,
-        headers={"Origin": server.url},
-        limits=httpx.Limits(max_connections=None),
-    ) as client:
+    async with many(server.url) as client:
         tabs = [way(client, cookie, talk, page) for cookie, talk in people]
         for tab in tabs:
             await tab.open()

@@ -94,8 +94,8 @@ def test_the_list_and_its_menus(robot: Make) -> None:
     page = patient(ann)
     page.add_init_script(TRAP)
     ann.register(f"ann-{secrets.token_hex(3)}")
+    page.wait_for_selector("#side-rows")  # before: a page still opening would show the newest
     bread, trains, *_ = bring(ann)
-    page.wait_for_selector("#side-rows")
     page.fill("#chat-input textarea", "a thought")
     page.reload()  # the newest conversation is open now, and the thought was of none
     ann.settled()

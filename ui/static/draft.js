@@ -18,6 +18,7 @@
       localStorage.setItem(name(id), text.slice(0, MOST));
     } catch { /* full, or forbidden: then there is no draft */ }
   };
+  const draft = (id) => { try { return localStorage.getItem(name(id)) || ""; } catch { return ""; } };
   const write = (text) => {
     const part = field();
     if (!part || part.value === text) return;
@@ -80,7 +81,7 @@
   });
   addEventListener("pagehide", () => {
     // Left before the first conversation was there: what was written is of none.
-    if (open === null && field()?.value.trim()) store("", joined(localStorage.getItem(name("")), field().value)); else keep();
+    if (open === null && field()?.value.trim()) store("", joined(draft(""), field().value)); else keep();
   });
 
   // An answer began or ended, in the conversation that is open.
@@ -116,9 +117,7 @@
     keep();
     queued = null; chip();
     open = to;
-    let kept = "";
-    try { kept = localStorage.getItem(name(to)) || ""; } catch { /* none */ }
-    if (from !== null || !field()?.value) write(joined(kept, carried));
+    if (from !== null || !field()?.value) write(joined(draft(to), carried));
     carried = "";
     button();
   };
