@@ -11,7 +11,8 @@ are, over all chats:
   quickest piece of the same answer; at 8 updates a second up to 125 ms of it is intended
 - CPU of the server process, in shares of one core, while all answers stream, and per update
 
-and, as the baseline of the same run, the same figures for plain server-sent events over REST.
+and, as baselines of the same run, the same figures for updates that each go by way of Gradio's
+handling (`chat.direct_updates = false`) and for plain server-sent events over REST.
 """
 
 import argparse
@@ -233,6 +234,13 @@ class RestTab:
         return chat
 
 
+WAYS: tuple[tuple[str, type[PageTab] | type[RestTab], str], ...] = (
+    ("page", PageTab, "true"),
+    ("by Gradio", PageTab, "false"),
+    ("REST", RestTab, "true"),
+)
+
+
 async def run(
     way: type[PageTab] | type[RestTab],
     server: Server,
@@ -288,30 +296,39 @@ def main() -> None:
     parser.add_argument("--ramp", type=float, default=4, help="seconds in which all are sent")
     parser.add_argument("--earlier", type=int, default=0, help="messages in each conversation")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = Path(folder) / "data"
-        people = prepare(data_dir, options.chats, earlier=options.earlier)
-        with serving(
-            data_dir,
-            LLM__SCRIPT__TOKENS=str(int(options.rate * options.seconds)),
-            LLM__SCRIPT__TOKENS_PER_SECOND=str(options.rate),
-            LLM__SCRIPT__FIRST_TOKEN_MS=str(1000 * FIRST_TOKEN_SECONDS),
-            LLM__MAX_OUTPUT_TOKENS="8000",
-        ) as server:
-            looked_at = Page(server, Person(server, "looker"))
-            name = sessions.cookie_name(False)
-            wearing = [(f"{name}={cookie}", talk) for cookie, talk in people]
-            page = asyncio.run(run(PageTab, server, wearing, looked_at, options))
-            rest = asyncio.run(run(RestTab, server, wearing, looked_at, options))
+    found = {}
+    for label, way, direct in WAYS:
+        with tempfile.TemporaryDirectory() as folder:
+            data_dir = Path(folder) / "data"
+            people = prepare(data_dir, options.chats, earlier=options.earlier)
+            with serving(
+                data_dir,
+                LLM__SCRIPT__TOKENS=str(int(options.rate * options.seconds)),
+                LLM__SCRIPT__TOKENS_PER_SECOND=str(options.rate),
+                LLM__SCRIPT__FIRST_TOKEN_MS=str(1000 * FIRST_TOKEN_SECONDS),
+                LLM__MAX_OUTPUT_TOKENS="8000",
+                CHAT__DIRECT_UPDATES=direct,
+            ) as server:
+                looked_at = Page(server, Person(server, "looker"))
+                name = sessions.cookie_name(False)
+                wearing = [(f"{name}={cookie}", talk) for cookie, talk in people]
+                found[label] = asyncio.run(run(way, server, wearing, looked_at, options))
     print(
         f"{options.chats} chats, {options.rate:g} tokens/s each, {options.seconds:g} s, "
         f"sent over {options.ramp:g} s"
     )
-    print(f"{'':26}{'page':>10}{'REST':>10}{'ratio':>8}")
+    print(f"{'':26}" + "".join(f"{label:>10}" for label in found) + f"{'ratios':>13}")
+    page = found["page"]
     for label, value in page.items():
-        ratio = value / rest[label] if rest[label] else float("nan")
-        print(f"{label:26}{value:10.2f}{rest[label]:10.2f}{ratio:8.2f}")
-    print(json.dumps({"page": page, "rest": rest}))
+        others = [figures[label] for figures in found.values()]
+        ratios = [value / other if other else float("nan") for other in others[1:]]
+        print(
+            f"{label:26}"
+            + "".join(f"{other:10.2f}" for other in others)
+            + "  "
+            + " ".join(f"{ratio:5.2f}" for ratio in ratios)
+        )
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

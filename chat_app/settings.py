@@ -277,6 +277,7 @@ class Chat(Section):
     lease_seconds: Seconds = 15
     progress_seconds: Seconds = 2
     updates_per_second: Annotated[float, Field(gt=0, le=30)] = 8
+    direct_updates: bool = True
     auto_titles: bool = True
     max_images: Annotated[int, Field(ge=0, le=16)] = 4
     max_image_megapixels: Annotated[int, Field(ge=1, le=100)] = 25

@@ -20,6 +20,7 @@ from chat_app.errors import NotFound
 from chat_app.flows import erase, images, message, onward, orgs, reply
 from chat_app.flows.placing import StillAnswering
 from ui import marks, parts, stream
+from ui.direct import direct
 from ui.guard import guard
 from ui.shell import Shell
 from ui.tabs.chat import read, sent, side, words
@@ -460,12 +461,12 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
         "postprocess": False,
     }
     live = [*c.live, shell.pill]
+    written_to = [c.log, c.cost]
+    writing = direct(write, written_to) if app.settings.chat.direct_updates else write
     streams: list[Any] = []
 
     def follow(event: Any) -> None:
-        written = event.success(
-            write, [c.following], [c.log, c.cost], concurrency_limit=None, **quiet
-        )
+        written = event.success(writing, [c.following], written_to, concurrency_limit=None, **quiet)
         written.then(
             settle,
             [c.following, c.conversation],
