@@ -260,7 +260,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program; the exit code is 0 after a clean end and 2 for a wrong start."""
     from chat_app import logs
     from chat_app.errors import AppError
+    from chat_app.monitor import heap
 
+    heap.share()
     # Forecasts are small sums: threads that wait for each other would take what answers need.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     options = arguments(argv)

@@ -35,6 +35,8 @@ Story = Callable[[Session], T]
 
 BigInt = BigInteger().with_variant(Integer, "sqlite")
 BATCH = 64
+# Of each reader of a SQLite file, and there may be forty; the system caches the file for all.
+READER_CACHE_KIB = 512
 PG_WRITERS = 8
 PG_ATTEMPTS = 5
 # Serialization failure, deadlock: the transaction did nothing and may simply run again.
@@ -377,6 +379,7 @@ def _sqlite_engine(url: str, *, immediate: bool) -> Engine:
         cursor.execute("PRAGMA secure_delete=ON")  # what was deleted is not left in free pages
         if not immediate:
             cursor.execute("PRAGMA query_only=ON")
+            cursor.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
