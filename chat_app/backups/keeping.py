@@ -85,19 +85,25 @@ def name(kind: Kind, made_at: int) -> str:
 
 def listed(folder: Path) -> list[Kept]:
     """The backups in the folder, newest first. What has another name does not count."""
-    found = []
-    for path in folder.glob("chat-*.zip"):
-        named = _NAME.fullmatch(path.name)
-        if named is None:
-            continue
-        try:
-            manifest = archive.read(path)
-        except DamagedArchive:
-            manifest = None
-        with suppress(FileNotFoundError):
+    return list(_kept(folder))
+
+
+def newest(folder: Path) -> Kept | None:
+    """The newest one that is whole; None without any. Opens no older one."""
+    return next((one for one in _kept(folder) if one.manifest is not None), None)
+
+
+def _kept(folder: Path) -> Iterator[Kept]:
+    named = [_NAME.fullmatch(path.name) for path in folder.glob("chat-*.zip")]
+    for name in sorted(filter(None, named), key=lambda one: one[1], reverse=True):
+        path = folder / name[0]
+        with suppress(FileNotFoundError):  # tidied away meanwhile
             size = path.stat().st_size
-            found.append(Kept(path.stem, path, named[2], _micros(named[1]), size, manifest))
-    return sorted(found, key=lambda one: one.made_at, reverse=True)
+            try:
+                manifest = archive.read(path)
+            except DamagedArchive:
+                manifest = None
+            yield Kept(path.stem, path, name[2], _micros(name[1]), size, manifest)
 
 
 def get(folder: Path, id: str) -> Kept:

@@ -23,6 +23,7 @@ from chat_app import jobs, logs
 from chat_app.accounts import permissions
 from chat_app.app import App
 from chat_app.audit import log as audit
+from chat_app.backups import keeping
 from chat_app.clock import MICROS_PER_SECOND, rfc3339
 from chat_app.credits import holds
 from chat_app.flows import books, notices
@@ -270,9 +271,9 @@ class Monitor:
         found["db.read_ms"] = (time.perf_counter() - began) * 1000
         app.db.write(lambda session: self._mark(session, now))
         found["db.down"] = 0.0
-        newest = _newest_backup(app.settings.data_dir / "backups")
+        newest = keeping.newest(app.settings.data_dir / keeping.FOLDER)
         if newest is not None:
-            found["backup.age_hours"] = max(0.0, now / MICROS_PER_SECOND - newest) / 3600
+            found["backup.age_hours"] = max(0, now - newest.made_at) / HOUR
         return found
 
     def _read(self, session: Session, now: int) -> dict[str, float]:
@@ -432,11 +433,3 @@ def _engine(app: App) -> dict[str, Any]:
 
 def _state(app: App, model: str) -> str:
     return app.engine.state(model).state
-
-
-def _newest_backup(folder: Path) -> float | None:
-    """When the newest whole backup was made, in seconds since 1970; None without any."""
-    try:
-        return max((path.stat().st_mtime for path in folder.glob("chat-*.zip")), default=None)
-    except OSError:
-        return None

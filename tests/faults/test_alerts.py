@@ -18,16 +18,17 @@ from sqlalchemy import text
 from chat_app import api
 from chat_app.accounts.passwords import Passwords
 from chat_app.api.access import Access
-from chat_app.flows import deliver, notices
+from chat_app.backups import keeping
+from chat_app.flows import backup, deliver, notices
 from chat_app.jobs import Job, Runner
 from chat_app.llm import catalogue
 from chat_app.llm import meter as meters
-from chat_app.monitor import faults, rules
+from chat_app.monitor import faults, probe, rules
 from chat_app.monitor.rules import Change
 from chat_app.notify import outbox
 from tests.apps import PASSWORD, answer, ask, in_loop, person
 from tests.faults.disk import Disk
-from tests.flows.test_monitoring import Scene, scene
+from tests.flows.test_monitoring import Nvml, Scene, scene
 from tests.llm.test_remote import Odd
 from tests.notify import receivers
 
@@ -188,6 +189,34 @@ async def test_each_is_told_once_and_its_end_once(disk: Disk) -> None:
             await bounced(s, post)
             with s.app.db.read() as session:
                 assert faults.open_ones(session) == []
+
+
+@in_loop
+async def test_a_backup_that_hangs(tmp_path: Path) -> None:
+    """Another process is at it for days, so the regular one is not made."""
+    async with real(tmp_path, backups={"every_hours": 24}) as s:
+        await asyncio.to_thread(backup.make_one, s.app, actor="schedule", kind="scheduled")
+        with keeping.working(s.app.settings.data_dir / keeping.FOLDER):
+            s.clock.advance(hours=27)
+            assert await asyncio.to_thread(backup.tend, s.app) is None
+            await began(s, "backup_old")
+        assert await asyncio.to_thread(backup.tend, s.app) is not None
+        await ended(s, "backup_old")
+
+
+@in_loop
+async def test_a_card_that_falls_off_the_bus(tmp_path: Path) -> None:
+    """The driver's library fails from one call to the next; later the card is there again."""
+    card = Nvml()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "_nvml", lambda: card)
+        patch.setattr(probe, "GPU_PAUSE_SECONDS", 0)  # it is real time
+        async with scene(tmp_path, patch) as s:
+            await s.looks(2)
+            card.there = False
+            await began(s, "gpu_missing")
+            card.there = True
+            await ended(s, "gpu_missing")
 
 
 @in_loop

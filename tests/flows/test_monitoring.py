@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import threading
 import time
 from collections import namedtuple
@@ -17,9 +16,11 @@ from standardwebhooks import Webhook
 
 from chat_app.accounts import users
 from chat_app.app import App
+from chat_app.backups import make
+from chat_app.backups.make import Place
 from chat_app.clock import ManualClock
 from chat_app.db import DatabaseUnavailable
-from chat_app.flows import deliver, monitoring
+from chat_app.flows import backup, deliver, monitoring
 from chat_app.flows.monitoring import Monitor
 from chat_app.jobs import JobState
 from chat_app.llm.engine import ModelState
@@ -190,18 +191,12 @@ def new_proof(s: Scene) -> None:
 
 
 def old_backup(s: Scene) -> None:
-    folder = s.app.settings.data_dir / "backups"
-    folder.mkdir()
-    made = folder / "chat-20260101T000000000000Z-scheduled.zip"
-    made.touch()
-    at = s.clock.now().timestamp() - 30 * 3600
-    os.utime(made, (at, at))
+    at = s.clock.micros() - 30 * monitoring.HOUR
+    make.keep(s.app.db, Place.of(s.app.settings), kind="scheduled", now=at, with_secrets=False)
 
 
 def new_backup(s: Scene) -> None:
-    at = s.clock.now().timestamp()
-    (made,) = (s.app.settings.data_dir / "backups").glob("*.zip")
-    os.utime(made, (at, at))
+    backup.make_one(s.app, actor="root")
 
 
 def failing_job(s: Scene) -> None:
@@ -497,36 +492,39 @@ async def test_the_loop_is_watched_for_real(
         watching.cancel()
 
 
+class Nvml:
+    """The driver's library, of one card that may fall off the bus."""
+
+    NVMLError = RuntimeError
+    there = True
+
+    def nvmlInit(self) -> None:
+        if not self.there:
+            raise RuntimeError("driver not loaded")
+
+    def nvmlDeviceGetCount(self) -> int:
+        if not self.there:
+            raise RuntimeError("GPU is lost")
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, _: int) -> str:
+        return "handle"
+
+    def nvmlDeviceGetMemoryInfo(self, _: str) -> Usage:
+        return Usage(100, 25, 75)
+
+    def nvmlDeviceGetPowerUsage(self, _: str) -> int:
+        return 250_000
+
+    def __getattr__(self, name: str) -> Any:
+        def unsupported(*_: object) -> None:
+            raise RuntimeError("not supported")
+
+        return unsupported
+
+
 def test_a_gpu_that_falls_off_the_bus_is_missing() -> None:
     """The driver's library fails then; it is asked again later and the GPU may be back."""
-
-    class Nvml:
-        NVMLError = RuntimeError
-        there = True
-
-        def nvmlInit(self) -> None:
-            if not self.there:
-                raise RuntimeError("driver not loaded")
-
-        def nvmlDeviceGetCount(self) -> int:
-            if not self.there:
-                raise RuntimeError("GPU is lost")
-            return 1
-
-        def nvmlDeviceGetHandleByIndex(self, _: int) -> str:
-            return "handle"
-
-        def nvmlDeviceGetMemoryInfo(self, _: str) -> Usage:
-            return Usage(100, 25, 75)
-
-        def nvmlDeviceGetPowerUsage(self, _: str) -> int:
-            return 250_000
-
-        def __getattr__(self, name: str) -> Any:
-            def unsupported(*_: object) -> None:
-                raise RuntimeError("not supported")
-
-            return unsupported
 
     now, library = [0.0], Nvml()
     gpus = GpuProbe(nvml=lambda: library, now=lambda: now[0])
