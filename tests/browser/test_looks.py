@@ -124,6 +124,12 @@ def test_a_phone_shows_everything_without_sideways_scrolling(robot: Make) -> Non
     root.page.locator("#conversation-list [data-pick]").first.wait_for()
     root.page.click("#new-chat")
     root.page.wait_for_selector("#chat-side", state="hidden")
+    root.page.set_viewport_size({"width": 390, "height": 420})  # what a keyboard leaves
+    root.page.fill("#chat-input textarea", "a line\n" * 9)
+    send = root.page.locator("#chat-send").bounding_box()
+    assert send
+    assert send["y"] + send["height"] <= 420
+    assert root.page.evaluate("document.documentElement.scrollHeight") <= 420
 
 
 @pytest.mark.full  # test_hostile.py shows more of it in every run
