@@ -269,7 +269,7 @@ def _took(tokens: int, began: int, ended: int | None) -> str:
         return ""
     seconds = max(0, ended - began) / MICROS_PER_SECOND
     shown = f"{seconds:.1f}" if seconds < 10 else f"{seconds:,.0f}"
-    return f"{tokens:,} {'token' if tokens == 1 else 'tokens'} · {shown} s"
+    return f"{tokens:,} {'token' if tokens == 1 else 'tokens'} · {shown}\u00a0s"
 
 
 def switcher(row: MessageRow) -> str:

@@ -60,10 +60,10 @@
     return dated(text) ?? parted(text, / ?· ?/, " · ") ?? parted(text, " — ", " — ") ?? parted(text, "; ", CHINESE ? "；" : "; ")
       ?? parted(text, /(?<=[.!?]) (?=[A-Z])|(?<=\)\.) /, CHINESE ? "" : " ") ?? figured(text);
   };
-  // A title that is read out with a full stop.
+  // A title that is read out with a full stop, or an amount that ends a sentence.
   const stopped = (text) => {
-    const name = text.endsWith(".") ? exact.get(text.slice(0, -1)) : undefined;
-    return name === undefined ? null : name + (CHINESE ? "。" : ".");
+    const bare = text.slice(0, -1), name = !text.endsWith(".") ? null : exact.get(bare) ?? (/^[\d.,]+ [a-z]+$/.test(bare) ? say(bare) : null);
+    return name === null ? null : name + (CHINESE ? "。" : ".");
   };
   // "Speed: 12 ms": a name that is known, and what stands behind it.
   const figured = (text) => {
@@ -98,7 +98,8 @@
     if (lines.length > 1 && !exact.has(bare) && lines.some((line) => say(line) !== null)) return lines.map(told).join("\n");
     const made = say(bare);
     if (made === null) { if (missed.size < 3000) missed.add(bare); return raw; }
-    return raw.match(/^\s*/)[0] + made + raw.match(/\s*$/)[0];
+    const kept = raw.includes("\u00a0") ? made.replace(/(\d) (?=s\b)/g, "$1\u00a0") : made;
+    return raw.match(/^\s*/)[0] + kept + raw.match(/\s*$/)[0];
   };
   const text = (node) => {
     if (written.get(node) === node.data) return;

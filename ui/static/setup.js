@@ -48,7 +48,7 @@
     const button = running ? press("Cancel", { cancel: model.id }) : model.here ? null : press(failed || model.reason ? "Try again" : "Get it", { fetch: model.id }, model.demo ? "primary" : "");
     if (button) button.setAttribute("aria-label", `${button.textContent}: ${model.name}`);
     return make("div", { className: "model", data: { model: model.id } },
-      make("div", {}, make("p", {}, make("b", { textContent: model.name }), " ", mark(model)), about, running ? progress(model) : null,
+      make("div", {}, make("p", {}, make("b", { textContent: model.name }), "\u2002", mark(model)), about, running ? progress(model) : null,
         trouble && !running ? make("p", { className: "bad", textContent: trouble }) : null), button);
   };
   const models = () => {

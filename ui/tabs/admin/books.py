@@ -260,9 +260,7 @@ def _differences(run: Run | None, found: list[Difference]) -> str:
         )
     more = f'<p class="hint">The first {MOST} of {run.found}.</p>' if run.found > MOST else ""
     heads = ["Difference", "One side", "Other side", "Since"]
-    # On a phone a cell is a grid's item, so it has to be one element.
-    cells = [[f"<div>{cell}</div>" for cell in row] for row in rows]
-    return parts.table(heads, cells, caption="Differences") + more
+    return parts.table(heads, rows, caption="Differences") + more
 
 
 def _side(side: Side) -> str:

@@ -189,9 +189,7 @@ def _work(app: App, engine: dict[str, Any], names: dict[str, str]) -> str:
         "Answers>",
         "Memory>",
     ]
-    # On a phone a cell is a grid's item, so it has to be one element.
-    cells = [[f"<div>{cell}</div>" for cell in row] for row in rows]
-    return parts.table(heads, cells, caption="What each model does now")
+    return parts.table(heads, rows, caption="What each model does now")
 
 
 def _where(app: App, model: str, state: dict[str, Any] | None) -> str:

@@ -144,7 +144,8 @@ def whole(view: View) -> str:
     return (
         f'<div id="admin-revenue-cards">{_cards(view)}</div><div id="admin-revenue-body">'
         + _deferred(view)
-        + f'<div class="board">{_receivables(view)}{_taxes(view)}</div>'
+        + _receivables(view)
+        + _taxes(view)
         + _recurring(view)
         + _cohorts(view)
         + _months(view)
@@ -322,7 +323,7 @@ def _receivables(view: View) -> str:
     return _sheet(
         "Receivables",
         f"on {view.span.last:%d %b %Y}, by days past due",
-        picture + table,
+        f'<div class="pairs">{picture}{table}</div>',
         id="aging",
     )
 

@@ -28,9 +28,7 @@ def sheet(lots: Sequence[LotView], coming: NextGrant | None, *, now: int) -> str
     rows = [
         [
             parts.badge(NAMES.get(lot.source, lot.source)),
-            # On a phone a cell is a grid's item, so it has to be one element.
-            f"<div><b>{show_credits(lot.remaining)}</b> "
-            f"<small>of {show_credits(lot.granted)}</small></div>",
+            f"<b>{show_credits(lot.remaining)}</b> <small>of {show_credits(lot.granted)}</small>",
             _ending(lot, now),
             parts.when(lot.created_at),
         ]
