@@ -172,6 +172,8 @@ def _tokenizer(gguf_path: Path, family: str, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf_path.parent), gguf_file=gguf_path.name)
     tokenizer.save_pretrained(folder)
+    # Once more on one line: half the bytes, and every load reads them.
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     # Answers must not end only at the end of the text: a chat's turn has its own end.
     ends = {tokenizer.eos_token_id}
     turn = "<end_of_turn>" if family == "gemma3" else "<|im_end|>"

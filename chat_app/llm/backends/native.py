@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SLOTS = {"cpu": 16, "cuda": 128}
 # Pieces of prompts in one step: beside running answers, and when nobody is held up by them.
-CHUNK_TOKENS = {"cpu": 128, "cuda": 1024}
+CHUNK_TOKENS = {"cpu": 96, "cuda": 1024}
 QUIET_CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
 _GIB = 1024**3
 _SPARE_BYTES = 600 * 1024**2

@@ -63,7 +63,8 @@ class Int8:
     def __call__(self, x: Tensor) -> Tensor:
         # Unsigned around 128: signed inputs have no fast path on processors without AMX.
         step = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127.0)
-        steps = (x / step).add_(128.5).to(torch.uint8)
+        # To int8 and then a flipped bit: straight to uint8 takes several times as long.
+        steps = (x / step).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             steps,
             1.0,

@@ -5,11 +5,15 @@ work on tables of a fixed size, as a captured graph needs them; reading prompts,
 without graphs, goes through `memory.py`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from chat_app.llm.native.cache import BLOCK_TOKENS
+
+_SPEED = torch.tensor(2 * math.sqrt(2 / math.pi))
 
 
 def norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
@@ -29,7 +33,16 @@ def join(
 def gated(both: Tensor, gelu: bool) -> Tensor:
     """See Maths.gated."""
     gate, up = both.chunk(2, -1)
-    return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
+    return (_gelu(gate) if gelu else F.silu(gate)) * up
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """The tanh form. On a CPU by the logistic function: the same in half the time."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    # 1 + tanh(y) is 2 * sigmoid(2y).
+    speed = torch.addcmul(_SPEED, x, x, value=0.044715 * 2 * math.sqrt(2 / math.pi))
+    return speed.mul_(x).sigmoid_().mul_(x)
 
 
 def heads_norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:

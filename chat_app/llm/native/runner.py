@@ -15,7 +15,7 @@ from torch import Tensor
 from chat_app.llm.backends.base import RanOutOfMemory, Step
 from chat_app.llm.engine import Sampling
 from chat_app.llm.native.cache import Cache, Table
-from chat_app.llm.native.memory import Gathered, Memory, Piece, alike, sent
+from chat_app.llm.native.memory import Gathered, Memory, Piece, sent
 from chat_app.llm.native.model import Model, Seen
 from chat_app.llm.native.sampler import Choice, pick
 from chat_app.llm.native.vision import Eyes, Look
@@ -193,7 +193,8 @@ class Runner:
     def _chosen(self) -> list[tuple[Answer, int]]:
         """Who is in the next step, with how many tokens each; single tokens first."""
         writing = [answer for answer in self._answers.values() if not answer.reading]
-        writing.sort(key=lambda answer: alike(answer.table.length))
+        # Those of similar length are attended together.
+        writing.sort(key=lambda answer: answer.table.length)
         chosen = [(answer, 1) for answer in writing]
         left = self._chunk if writing else self._quiet_chunk
         pieces: list[tuple[Answer, int]] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chat_app.llm.native import shape
+from chat_app.llm.native import memory, plain, shape
 from chat_app.llm.native.cache import Cache, Table
 from chat_app.llm.native.int8 import all_logits
 from chat_app.llm.native.memory import Gathered, Memory, Piece
@@ -50,6 +50,37 @@ class Stepper:
 def test_a_whole_prompt_far_beyond_the_window(pair: Pair) -> None:
     tokens = text(1, 60)
     assert torch.allclose(all_logits(pair.ours, tokens), pair.logits(tokens), atol=CLOSE)
+
+
+@pytest.mark.parametrize("cuts", [(), (100,), (5, 262)])
+def test_prompts_that_are_attended_in_parts(pair: Pair, cuts: tuple[int, ...]) -> None:
+    tokens = text(5, 391)
+    at = Stepper(pair)
+    table = at.open(tokens)
+    ends = [0, *cuts, len(tokens)]
+    parts = [at.step((table, tokens[start:end])) for start, end in itertools.pairwise(ends)]
+    assert torch.allclose(torch.cat(parts), pair.logits(tokens), atol=CLOSE)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_attention_by_products_is_that_of_pytorch(
+    monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool
+) -> None:
+    """In bfloat16, also on a processor that has no instructions for it."""
+    monkeypatch.setattr(memory, "_BFLOAT16", bfloat16)
+    numbers = torch.Generator().manual_seed(6)
+    query = torch.randn(3, 2, 8, 32, generator=numbers).bfloat16()
+    keys, values = torch.randn(2, 3, 2, 40, 32, generator=numbers).bfloat16()
+    mask = torch.zeros(3, 1, 4, 40).masked_fill_(torch.arange(40) > 30, -torch.inf)
+    got = memory._products(query, keys, values, mask, 0.2).float()
+    exact = memory._fused(query.float(), keys.float(), values.float(), mask.repeat(1, 1, 2, 1), 0.2)
+    assert (got - exact).abs().max() < 0.02
+
+
+def test_the_gate_is_the_tanh_form_of_gelu() -> None:
+    both = torch.cat([torch.linspace(-30, 30, 999), torch.ones(999)])[None]
+    right = torch.nn.functional.gelu(both[:, :999], approximate="tanh")
+    assert torch.allclose(plain.gated(both, gelu=True), right, atol=1e-6)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (7, 8), (15, 16, 17), (8, 16, 24, 32, 40), (49,)])
