@@ -40,13 +40,17 @@ class Cache(Generic[T]):
             return None
 
     def put(self, key: Key, value: T) -> None:
-        """Keep a judgement."""
+        """Keep a judgement; those that are too old go."""
         now = self._clock.micros()
         with self._lock:
             self._held[key] = (now, value)
             self._held.move_to_end(key)
-            while len(self._held) > self._most:
+            while len(self._held) > self._most or not self._fresh(now):
                 self._held.popitem(last=False)
+
+    def _fresh(self, now: int) -> bool:
+        at, _ = next(iter(self._held.values()))
+        return 0 <= now - at < self._ttl
 
     def clear(self) -> None:
         """Forget everything: another version judges from now on."""
