@@ -161,14 +161,9 @@ def bind(c: History, app: App, shell: Shell) -> None:  # noqa: PLR0915 - one tab
     async def show(
         user: User, q: str, kind: str, model: str, period: str, cost: str
     ) -> dict[Any, Any]:
-        """The messages that match, or all conversations when nothing is asked for."""
-        return await listed(user, Asked.of(q, kind, model, period, cost))
-
-    @guard(app, "user")
-    async def open_tab(
-        user: User, q: str, kind: str, model: str, period: str, cost: str
-    ) -> dict[Any, Any]:
-        """The same, with the models to choose from."""
+        """The messages that match, or all conversations when nothing is asked for; and the models
+        to choose from.
+        """
         with app.db.read() as session:
             views = shelf.models(app, session=session)
         choices = [("All models", ""), *((view.name, view.id) for view in views)]
@@ -233,10 +228,10 @@ def bind(c: History, app: App, shell: Shell) -> None:  # noqa: PLR0915 - one tab
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.search, c.kind, c.model, c.period, c.cost]
     shown = [c.found, c.rows, c.cursor, c.more]
-    c.tab.select(open_tab, filters, [c.model, *shown], **quiet)
-    c.search.submit(show, filters, shown, **quiet)
-    for part in filters:
-        part.change(show, filters, shown, trigger_mode="always_last", **quiet)
+    # One event, so that one answer is waited for at a time: a later one would be overwritten by
+    # an earlier one that took longer.
+    asked = [c.tab.select, c.search.submit, *(part.change for part in filters)]
+    gr.on(asked, show, filters, [c.model, *shown], trigger_mode="always_last", **quiet)
     c.more.click(history_older, [*filters, c.cursor, c.rows], shown, **quiet)
     opened = c.found.click(
         act,
