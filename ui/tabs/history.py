@@ -118,7 +118,7 @@ class Asked:
         }
 
 
-def bind(c: History, app: App, shell: Shell) -> None:  # noqa: PLR0915 - one tab, many filters
+def bind(c: History, app: App, shell: Shell) -> None:
     """Wire the tab. Opening a conversation is the chat tab's work."""
 
     def look(user: User, asked: Asked, cursor: str | None) -> tuple[list[str], str | None]:
