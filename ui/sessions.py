@@ -6,8 +6,9 @@ no such link here: a page keeps only the components that it changed, of these on
 what is given to them by what they are, such as a list by its choices, and no values at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gradio.blocks import BlocksConfig
@@ -112,8 +113,34 @@ class Sessions(StateHolder):  # type: ignore[misc]
         return super().__getitem__(session_id)
 
 
+class Pending(dict[str, set[str]]):
+    """Which events each page waits for.
+
+    Gradio keeps an empty entry of every page there ever was, and an empty queue for each of the
+    last 2,000. Whenever a page is new, two others are looked at, the one longest not looked at
+    first; one that waits for nothing is forgotten with its queue, and begins anew when it asks.
+    """
+
+    def __init__(self, queues: MutableMapping[str, Any]) -> None:
+        super().__init__()
+        self._queues = queues
+
+    def __missing__(self, session: str) -> set[str]:
+        return set()
+
+    def __setitem__(self, session: str, waiting: set[str]) -> None:
+        for other in list(islice(self, 2)):
+            kept = self.pop(other)
+            if kept:
+                super().__setitem__(other, kept)
+            elif other != session:
+                self._queues.pop(other, None)
+        super().__setitem__(session, waiting)
+
+
 def install(web: "FastAPI", blocks: "gr.Blocks") -> None:
     """Have the application that is mounted in `web` keep its sessions so."""
     mounted = [getattr(route, "app", None) for route in web.routes]
     (gradio_app,) = [found for found in mounted if isinstance(found, GradioApp)]
     gradio_app.state_holder = Sessions(blocks)
+    blocks._queue.pending_event_ids_session = Pending(blocks._queue.pending_messages_per_session)

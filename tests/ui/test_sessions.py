@@ -1,5 +1,6 @@
 """Sessions of the page: cheap to begin and to keep, and none sees what another changed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from gradio.state_holder import StateHolder
 
 from tests.apps import script_settings
-from ui.sessions import Sessions
+from ui.sessions import Pending, Sessions
 
 
 def blocks(tmp_path: Path) -> Any:
@@ -91,3 +92,32 @@ def test_nothing_is_described_or_kept_for_a_page(
     state._update_value_in_config(key, "a message")
     assert state.config_values == {}
     assert [*state.components] == []
+
+
+def test_a_page_that_waits_for_nothing_is_forgotten(sites: Callable[..., Any]) -> None:
+    """Of thirty pages a few are known at the end, and the first one can ask again."""
+    with sites() as site:
+        person, number = site.person(), site.number("start_new")
+        sessions = [f"page{place}" for place in range(30)]
+        for person.session in [*sessions, sessions[0]]:
+            end, _ = person.call(number, [None])
+            assert end["success"], end
+        waiting = site.demo._queue.pending_event_ids_session
+        assert isinstance(waiting, Pending)
+        assert len(waiting) <= 3
+        assert len(site.demo._queue.pending_messages_per_session) <= 3
+
+
+def test_a_page_that_waits_is_kept_however_many_come() -> None:
+    queues = {"long": "its queue"}
+    waiting = Pending(queues)
+    waiting["long"] = {"event"}
+    for number in range(100):
+        name = f"page{number}"
+        queues[name] = "a queue"
+        waiting[name] = set()
+    assert waiting["long"] == {"event"}
+    assert queues["long"] == "its queue"
+    assert len(waiting) <= 3
+    assert set(queues) == set(waiting)
+    assert waiting["nobody"] == set()
