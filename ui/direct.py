@@ -58,9 +58,11 @@ class Line:
         here = self._event.session_hash in self._queue.pending_messages_per_session
         return not (here and self._event.alive)
 
-    def tell(self, values: list[Any]) -> None:
-        """Show the values, whole the first time and then what is new in them."""
-        if self._last is not None and not self._last.read:
+    def tell(self, values: list[Any], *, last: bool = False) -> None:
+        """Show the values, whole the first time and then what is new in them. The `last` ones
+        are shown even to a page that has not read those before.
+        """
+        if self._last is not None and not self._last.read and not last:
             return
         shown, self._shown = self._shown, values
         if shown is not None:
@@ -86,15 +88,27 @@ def direct(handler: Handler, outputs: Sequence[Any]) -> Handler:
 
     @wraps(handler)
     async def telling(*args: Any) -> Any:
-        page, update = line(), {}
-        async with aclosing(handler(*args)) as updates:
-            async for update in updates:
-                if page is None:
-                    continue
-                if page.closed:
-                    break
-                if update.keys() >= set(outputs):
-                    page.tell([update[part] for part in outputs])
+        page = line()
+        update: dict[Any, Any] = {}
+
+        def values() -> list[Any] | None:
+            return [update[part] for part in outputs] if update.keys() >= set(outputs) else None
+
+        try:
+            async with aclosing(handler(*args)) as updates:
+                async for said in updates:
+                    update = said
+                    if page is None:
+                        continue
+                    if page.closed:
+                        break
+                    if (whole := values()) is not None:
+                        page.tell(whole)
+        except Exception:
+            # Nothing is returned then, so what was said last must not be the one left out.
+            if page is not None and not page.closed and (whole := values()) is not None:
+                page.tell(whole, last=True)
+            raise
         return update
 
     # Gradio would look through to the generator.

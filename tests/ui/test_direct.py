@@ -107,6 +107,11 @@ def test_one_update_waits_at_most() -> None:
     line.tell([[{"text": "abcde"}], "abcde"])
     assert reader.read() == [[["append", [0, "text"], "bcd"]], [["append", [], "bcd"]]]
     assert not reader.waiting
+    for text, last in (("abcdef", False), ("none", False), ("end", True)):
+        line.tell([[{"text": text}], text], last=last)
+    assert len(reader.waiting) == 2, "what is said last is not left out"
+    assert reader.read()[1] == [["append", [], "ef"]]
+    assert reader.read()[1] == [["replace", [], "end"]]
     assert not line.closed
     event.alive = False
     assert line.closed

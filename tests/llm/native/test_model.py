@@ -52,14 +52,17 @@ def test_a_whole_prompt_far_beyond_the_window(pair: Pair) -> None:
     assert torch.allclose(all_logits(pair.ours, tokens), pair.logits(tokens), atol=CLOSE)
 
 
-@pytest.mark.parametrize("cuts", [(), (100,), (5, 262)])
-def test_prompts_that_are_attended_in_parts(pair: Pair, cuts: tuple[int, ...]) -> None:
-    tokens = text(5, 391)
+def assert_same_in_pieces(pair: Pair, tokens: list[int], cuts: tuple[int, ...]) -> None:
     at = Stepper(pair)
     table = at.open(tokens)
     ends = [0, *cuts, len(tokens)]
     parts = [at.step((table, tokens[start:end])) for start, end in itertools.pairwise(ends)]
     assert torch.allclose(torch.cat(parts), pair.logits(tokens), atol=CLOSE)
+
+
+@pytest.mark.parametrize("cuts", [(), (100,), (5, 262)])
+def test_prompts_that_are_attended_in_parts(pair: Pair, cuts: tuple[int, ...]) -> None:
+    assert_same_in_pieces(pair, text(5, 391), cuts)
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])
@@ -85,12 +88,7 @@ def test_the_gate_is_the_tanh_form_of_gelu() -> None:
 
 @pytest.mark.parametrize("cuts", [(1,), (7, 8), (15, 16, 17), (8, 16, 24, 32, 40), (49,)])
 def test_pieces_of_a_prompt_are_as_good_as_the_whole(pair: Pair, cuts: tuple[int, ...]) -> None:
-    tokens = text(2, 50)
-    at = Stepper(pair)
-    table = at.open(tokens)
-    ends = [0, *cuts, len(tokens)]
-    parts = [at.step((table, tokens[start:end])) for start, end in itertools.pairwise(ends)]
-    assert torch.allclose(torch.cat(parts), pair.logits(tokens), atol=CLOSE)
+    assert_same_in_pieces(pair, text(2, 50), cuts)
 
 
 def test_token_by_token(pair: Pair) -> None:
