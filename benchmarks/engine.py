@@ -540,6 +540,7 @@ def product_goals(name: str, found: dict[str, Any]) -> list[Goal]:
     step = ratio(found["cancel median ms"], found["step ms"])
     held = found["running after"] + found["answers held after"] + found["cache held after"]
     load, ended = found["load to first token s"], found["process gone"]
+    bare = found["bare load to first token s"]
     late, over = found["loop late p99 ms"], found["tokens after cancel, most"]
     return [
         Goal("C4", f"{name}, second turn / cold, as text", found["second to cold"], 0.15, False),
@@ -547,6 +548,7 @@ def product_goals(name: str, found: dict[str, Any]) -> list[Goal]:
         Goal("C6", f"{name}, tokens after a cancel", over, 1, False, "{:.0f}"),
         Goal("C6", f"{name}, answers and cache held after", held, 0.01, False, "{:.3f}"),
         Goal("C7", f"{name}, load to first token", load, 2.5, False, "{:.1f} s"),
+        Goal("C7", f"{name}, the same while no worker waits", bare, 2.5, False, "{:.1f} s"),
         Goal("C7", f"{name}, process gone after unload", ended, 1.0, True, "{:.0f}"),
         Goal("C8", f"{name}, loop late, p99", late, 5.0, False, "{:.1f} ms"),
     ]

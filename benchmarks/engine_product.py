@@ -142,6 +142,13 @@ async def loading(product: Product) -> dict[str, float]:
     }
 
 
+async def prepared(engine: Engine) -> None:
+    """Wait until a worker waits for a model, with its libraries."""
+    async with asyncio.timeout(60):
+        while not (engine.stats().get("spare") or {}).get("prepared"):
+            await asyncio.sleep(0.05)
+
+
 async def together(product: Product, users: int, tokens: int) -> dict[str, float]:
     """Everybody at once: rate, and the loop's lateness while the worker works."""
     asked = [product.ask(question(10 + number), tokens, f"u{number}") for number in range(users)]
@@ -263,8 +270,16 @@ async def measure(spec: dict[str, Any]) -> dict[str, Any]:
         # The first time, kept forms of the weights are made and files come into memory.
         await loading(product)
         found: dict[str, Any] = {"threads": choice.threads(settings.llm)}
-        rounds = [await loading(product) for _ in range(spec["rounds"])]
+        # Right after another model left, nobody waits yet; some seconds later a worker does.
+        bare = [await loading(product) for _ in range(spec["rounds"])]
+        rounds = []
+        for _ in range(spec["rounds"]):
+            await prepared(engine)
+            rounds.append(await loading(product))
         found |= {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+        found["bare load to first token s"] = statistics.median(
+            one["load to first token s"] for one in bare
+        )
         found["loop late idle p99 ms"] = 1000 * quantile(idle, 0.99)
         await product.ask(question(1), 8, "warm")
         found["why"] = engine.why(spec["model"])

@@ -267,6 +267,7 @@ class Llm(Section):
     stall_seconds: Seconds = 120
     load_seconds: Seconds = 600
     idle_unload_minutes: Annotated[float, Field(ge=0)] = 30
+    warm_worker: bool = True
     cache: AnswerCache = AnswerCache()
     remote: Remote = Remote()
     script: Script = Script()

@@ -296,7 +296,10 @@ def _of_workers(engine: dict[str, Any]) -> list[Metric]:
             full = prometheus.name(f"backend_{figure}")
             metric = own.setdefault(full, _gauge(full, f"The backend's own figure {figure}."))
             metric.add(value, model=model)
-    return [answers, memory, load, *own.values()]
+    spare = _gauge("spare_worker_memory_bytes", "Memory of the worker that waits for a model.")
+    if waiting := engine.get("spare"):
+        spare.add(waiting["memory_bytes"], backend=str(waiting["backend"]))
+    return [answers, memory, load, spare, *own.values()]
 
 
 def _of_answers(engine: dict[str, Any]) -> list[Metric]:

@@ -68,9 +68,7 @@ class Process:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        self.spec = spec
-        self.device = spec.device
-        self.why = spec.why
+        self._adopt(spec)
         self.slots = 1
         self.pid = child.pid
         self.heard = time.monotonic()
@@ -102,11 +100,36 @@ class Process:
         finally:
             theirs.close()
         assert child.stdout is not None, "it is a pipe"
-        threading.Thread(
-            target=_pump, args=(child.stdout, spec.model), daemon=True, name="worker-log"
-        ).start()
         reader, writer = await asyncio.open_connection(sock=ours, limit=wire.MAX_BYTES)
-        return cls(spec, child, reader, writer)
+        process = cls(spec, child, reader, writer)
+        threading.Thread(
+            target=process._pump, args=(child.stdout,), daemon=True, name="worker-log"
+        ).start()
+        return process
+
+    def _adopt(self, spec: Spec) -> None:
+        self.spec = spec
+        self.device = spec.device
+        self.why = spec.why
+
+    @property
+    def alive(self) -> bool:
+        """The process did not end yet."""
+        return self._child.poll() is None
+
+    def become(self, spec: Spec) -> bool:
+        """Stand for this spec from now on, before anything is loaded; false where it cannot."""
+        if (spec.backend, spec.threads) != (self.spec.backend, self.spec.threads):
+            return False
+        self._adopt(spec)
+        return True
+
+    async def prepare(self) -> None:
+        """Import what the backend needs, and load nothing. Raises Refused when it ends at that."""
+        self.send({"op": "prepare", "backend": self.spec.backend})
+        if await wire.read(self._reader) is None:
+            raise Refused("crashed", "The process ended while it was importing its libraries.")
+        self.heard = time.monotonic()
 
     async def load(self, progress: Callable[[Loading], None]) -> None:
         """Load the model. Raises Refused with the worker's reason."""
@@ -207,9 +230,8 @@ class Process:
             self._child.kill()
             self._child.wait()
 
-
-def _pump(pipe: IO[bytes], model: str) -> None:
-    """What libraries print goes to the log, line by line."""
-    with pipe:
-        for line in pipe:
-            lines.relay(_log, line.decode(errors="replace"), model=model)
+    def _pump(self, pipe: IO[bytes]) -> None:
+        """What libraries print goes to the log, line by line."""
+        with pipe:
+            for line in pipe:
+                lines.relay(_log, line.decode(errors="replace"), model=self.spec.model)

@@ -34,7 +34,7 @@ from chat_app.llm.engine import (
     Usage,
 )
 from chat_app.llm.places import Places
-from chat_app.llm.process import Process
+from chat_app.llm.spare import Spare
 from chat_app.llm.writer import Refused, Writer
 from chat_app.settings import Settings
 
@@ -51,6 +51,8 @@ BROKEN_SECONDS = 300.0
 # Of a model that was never loaded: enough that the first answers begin together.
 GUESSED_SLOTS = 4
 _CHECK_SECONDS = 1.0
+# Between looks whether a worker should be made ready; the first is when pages are served.
+_PREPARE_SECONDS = 5.0
 _DRAIN_SECONDS = 0.1
 _LOAD_CODES = ("not_enough_memory", "load_failed", "model_not_available")
 # Of these nothing was delivered and another place may do better.
@@ -154,11 +156,14 @@ class Supervisor:
         self._closed = False
         self._servers = _servers(settings)
         self._places = Places(settings, self._servers)
+        self._spare = Spare()
 
     async def start(self) -> None:
         """See Engine.start."""
         self._closed = False
         self._spawn(self._watch())
+        if self._settings.llm.warm_worker:
+            self._spawn(self._prepare())
         if self._servers is not None:
             self._spawn(self._servers.watch())
 
@@ -179,6 +184,7 @@ class Supervisor:
             await self._end(model)
             for process in list(model.retired):
                 await process.end()
+        await self._spare.end()
         if self._servers is not None:
             await self._servers.close()
 
@@ -310,7 +316,7 @@ class Supervisor:
 
             process = Remote(spec, self._servers, self._settings.llm.remote)
         else:
-            process = await Process.start(spec)
+            process = await self._spare.worker(spec)
 
         def tell(progress: Loading) -> None:
             model.progress = progress
@@ -455,8 +461,10 @@ class Supervisor:
         now = time.monotonic()
         started = sum(answer.started is not None for answer in self._answers.values())
         servers = {} if self._servers is None else {"servers": self._servers.view()}
+        spare = self._spare.view()
         return {
             **servers,
+            **({"spare": spare} if spare else {}),
             "running": started,
             "waiting": len(self._answers) - started,
             "models": {
@@ -546,6 +554,26 @@ class Supervisor:
         task = asyncio.create_task(story, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _prepare(self) -> None:
+        """While no model is in memory or on its way there, keep a worker ready for the first."""
+        while True:
+            await asyncio.sleep(_PREPARE_SECONDS)
+            if not self._spare.wanted or any(
+                model.process is not None or (model.load is not None and not model.load.done())
+                for model in self._models.values()
+            ):
+                continue
+            if (spec := await asyncio.to_thread(self._likely)) is not None:
+                await self._spare.prepare(spec)
+
+    def _likely(self) -> Spec | None:
+        """How the model is run that will probably be asked for first; None if not here."""
+        default = self._settings.llm.default_model
+        for entry in sorted(catalogue.entries(), key=lambda entry: entry.id != default):
+            if self._places.local(entry) and not self._places.servers_for(entry):
+                return self._places.here(entry)
+        return None
 
     async def _watch(self) -> None:
         """End workers that are stuck or were unused for long."""

@@ -6,6 +6,7 @@ and no secret: its environment holds none.
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import select
@@ -45,6 +46,11 @@ from chat_app.llm.engine import (
 from chat_app.llm.stops import Detokenizer, StopText
 
 BEAT_SECONDS = 1.0
+_LIBRARIES = {
+    "native": ("tokenizers", "chat_app.llm.native.runner", "chat_app.llm.native.weights"),
+    "openvino": ("openvino_genai",),
+    "transformers": ("torch", "transformers"),
+}
 _log = logging.getLogger("chat_app.llm.worker")
 _OUT_OF_MEMORY = "The model ran out of memory for this answer. Try a shorter one or try later."
 _BROKE = "The model failed while it was writing. Send the message again."
@@ -263,8 +269,15 @@ def load(spec: Spec, line: wire.Line) -> tuple[Spec, Backend]:
 
 
 def serve(line: wire.Line) -> None:
-    """Load what the first message names, then write answers until the line closes."""
-    (first, *early) = _first(line)
+    """Load what the first message names, then write answers until the line closes.
+
+    Before it, libraries may be asked for (`prepare`), long before it is known which model.
+    """
+    first, *early = _some(line)
+    if first["op"] == "prepare":
+        _prepare(first["backend"])
+        line.send({"op": "prepared"})
+        first, *early = early or _some(line)
     spec = Spec(**first["spec"])
     try:
         spec, backend = load(spec, line)
@@ -286,10 +299,17 @@ def serve(line: wire.Line) -> None:
     _answer(line, desk, early)
 
 
-def _first(line: wire.Line) -> list[wire.Message]:
+def _some(line: wire.Line) -> list[wire.Message]:
     while not (messages := line.receive()):
         pass
     return messages
+
+
+def _prepare(backend: str) -> None:
+    """Import what takes longest of a load. What fails here is said when a model is loaded."""
+    for name in _LIBRARIES.get(backend, ()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _answer(line: wire.Line, desk: Desk, inbox: list[wire.Message]) -> None:

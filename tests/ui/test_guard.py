@@ -206,6 +206,22 @@ def test_every_handler_is_guarded_private_and_in_the_matrix(site: Site) -> None:
     assert {fn.fn.__name__ for _, fn in handlers(site)} == set(MATRIX)
 
 
+def test_what_several_triggers_ask_for_is_one_event(site: Site) -> None:
+    """Two events answer in any order, so an older answer could overwrite a newer one.
+
+    One event with `always_last` waits for one answer at a time.
+    """
+    events: dict[tuple[Any, ...], list[Any]] = {}
+    for _, fn in handlers(site):
+        outputs = tuple(part._id for part in fn.outputs)
+        events.setdefault((fn.fn, outputs), []).append(fn)
+        if len(fn.targets) > 1 and outputs:
+            assert fn.trigger_mode == "always_last", fn.fn.__name__
+    twice = {fn.__name__ for (fn, outputs), found in events.items() if outputs and len(found) > 1}
+    # What is done and not looked up: each has its key, or does the same however often.
+    assert twice == {"send", "write", "settle", "redeem_code", "leave"}
+
+
 def test_staff_handlers_alone_write_staff_components(site: Site) -> None:
     """What fills the Admin tab is for staff: found by where it writes, not by name.
 

@@ -87,15 +87,16 @@ def bind(c: Analytics, app: App, _shell: Shell) -> None:
         today = from_micros(app.clock.micros()).date()
         return {c.board: await asyncio.to_thread(board, view, names, today)}
 
-    for trigger in (c.tab.select, c.period.change):
-        trigger(
-            show,
-            [c.period, c.zone],
-            [c.board],
-            js=_ZONE,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+    gr.on(
+        [c.tab.select, c.period.change],
+        show,
+        [c.period, c.zone],
+        [c.board],
+        js=_ZONE,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
 def span(period: str, now: datetime) -> tuple[int, int]:

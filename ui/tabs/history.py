@@ -228,8 +228,6 @@ def bind(c: History, app: App, shell: Shell) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.search, c.kind, c.model, c.period, c.cost]
     shown = [c.found, c.rows, c.cursor, c.more]
-    # One event, so that one answer is waited for at a time: a later one would be overwritten by
-    # an earlier one that took longer.
     asked = [c.tab.select, c.search.submit, *(part.change for part in filters)]
     gr.on(asked, show, filters, [c.model, *shown], trigger_mode="always_last", **quiet)
     c.more.click(history_older, [*filters, c.cursor, c.rows], shown, **quiet)

@@ -169,10 +169,11 @@ def bind(c: Books, app: App, _shell: Shell, _tab: gr.Tab) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     listed = [c.events, c.cursor, c.older]
-    c.tab.select(books_show, [c.kind, c.actor], [c.cards, c.differences, *listed, c.kind], **quiet)
-    c.kind.input(books_events, [c.kind, c.actor], listed, **quiet)
-    c.actor.change(books_events, [c.kind, c.actor], listed, trigger_mode="always_last", **quiet)
-    c.older.click(books_older, [c.kind, c.actor, c.cursor], listed, **quiet)
+    filters = [c.kind, c.actor]
+    c.tab.select(books_show, filters, [c.cards, c.differences, *listed, c.kind], **quiet)
+    asked = [c.kind.input, c.actor.change]
+    gr.on(asked, books_events, filters, listed, trigger_mode="always_last", **quiet)
+    c.older.click(books_older, [*filters, c.cursor], listed, **quiet)
     c.prove.click(books_prove, None, [c.proof], **quiet)
     c.reconcile.click(books_reconcile, None, [c.cards, c.differences], **quiet)
 

@@ -168,11 +168,10 @@ def bind(c: Fraud, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         return _lines(app, found[0], found[1:])
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    c.tab.select(fraud_points, [c.points], [c.costs], **quiet)
-    c.points.release(fraud_points, [c.points], [c.costs], **quiet)
+    last = {"trigger_mode": "always_last", **quiet}
+    gr.on([c.tab.select, c.points.release], fraud_points, [c.points], [c.costs], **last)
     asked, shown = [c.which, c.choice], [c.cards, c.cases, c.choice, c.story]
-    c.tab.select(fraud_show, asked, shown, **quiet)
-    c.which.input(fraud_show, asked, shown, **quiet)
+    gr.on([c.tab.select, c.which.input], fraud_show, asked, shown, **last)
     c.choice.input(fraud_choose, asked, [c.story], **quiet)
     c.bad.click(fraud_bad, asked, shown, **quiet)
     c.good.click(fraud_good, asked, shown, **quiet)

@@ -220,9 +220,8 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     filters = [c.search, c.status]
     panel = [c.about, c.panel, c.issue, c.ending, c.sure, c.chosen, c.reason]
-    c.tab.select(admin_invoices_show, filters, [c.table], **quiet)
-    for trigger in (c.search.change, c.status.change):
-        trigger(admin_invoices_show, filters, [c.table], trigger_mode="always_last", **quiet)
+    asked = [c.tab.select, c.search.change, c.status.change]
+    gr.on(asked, admin_invoices_show, filters, [c.table], trigger_mode="always_last", **quiet)
     c.table.click(admin_invoices_choose, None, panel, **quiet).then(
         None, js=parts.reveal("admin-invoice"), api_visibility="private"
     )

@@ -210,8 +210,8 @@ def bind(c: Messages, app: App, _shell: Shell, _tab: gr.Tab) -> None:
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [c.cards, c.table, c.news]
-    c.tab.select(messages_show, [c.state], shown, **quiet)
-    c.state.change(messages_show, [c.state], shown, trigger_mode="always_last", **quiet)
+    asked = [c.tab.select, c.state.change]
+    gr.on(asked, messages_show, [c.state], shown, trigger_mode="always_last", **quiet)
     c.table.click(messages_act, [c.state], shown, **quiet)
     c.news.click(announce_end, [c.state], shown, **quiet)
     words = [c.title, c.text, c.level, c.start, c.days, c.notify]

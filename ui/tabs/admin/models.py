@@ -183,8 +183,11 @@ def bind(c: Models, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     # The choices hang on the kind; the flow checks what is given, whatever the page showed.
     loose = {**quiet, "preprocess": False, "postprocess": False}
     shown = [c.body, c.version, c.act, c.confirm]
-    c.tab.select(models_show, [c.kind, c.version], shown, **loose)
-    c.kind.input(models_show, [c.kind, c.version], shown, **loose)
+    picked = [c.kind, c.version]
+    gr.on(
+        [c.tab.select, c.kind.input], models_show, picked, shown,
+        trigger_mode="always_last", **loose,
+    )  # fmt: skip
     c.train.click(models_train, [c.kind, c.version], shown, **loose)
     asked = [c.kind, c.version, c.act, c.reason]
     c.ask.click(models_ask, asked, [c.told, c.confirm], **loose)

@@ -248,9 +248,8 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         [c.state, c.search],
         [c.table, c.troubles],
     )
-    c.tab.select(payments_show, filters, lists, **quiet)
-    for change in (c.state.change, c.search.change):
-        change(payments_show, filters, lists, trigger_mode="always_last", **quiet)
+    asked = [c.tab.select, c.state.change, c.search.change]
+    gr.on(asked, payments_show, filters, lists, trigger_mode="always_last", **quiet)
     c.table.click(payments_open, None, [*panel, c.chosen, c.amount, c.reason], **quiet).then(
         None, js=parts.reveal("admin-payment"), api_visibility="private"
     )

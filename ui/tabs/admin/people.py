@@ -376,8 +376,8 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
     panel = [c.about, c.forgive, c.suspend, c.role, c.panel, c.sure, c.ask, c.asked]
     reviewed = [c.summary, c.sure, c.confirm, c.pardon]
     asking = [c.question, c.asked, c.ask, c.sure]
-    tab.select(show, [c.search], [c.table], **quiet)
-    c.search.change(show, [c.search], [c.table], trigger_mode="always_last", **quiet)
+    seeking = [tab.select, c.search.change]
+    gr.on(seeking, show, [c.search], [c.table], trigger_mode="always_last", **quiet)
     c.table.click(choose, None, [*panel, c.chosen, c.amount, c.reason], **quiet).then(
         None, js=parts.reveal("admin-user"), api_visibility="private"
     )

@@ -82,8 +82,8 @@ def bind(c: Predictions, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         return {c.body: await asyncio.to_thread(page, app, which)}
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    c.tab.select(predictions_show, [c.which], [c.body], **quiet)
-    c.which.input(predictions_show, [c.which], [c.body], **quiet)
+    asked = [c.tab.select, c.which.input]
+    gr.on(asked, predictions_show, [c.which], [c.body], trigger_mode="always_last", **quiet)
 
 
 def page(app: App, which: str) -> str:

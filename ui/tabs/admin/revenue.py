@@ -158,8 +158,8 @@ def bind(c: Revenue, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     c.tab.select(revenue_show, [c.asked], outputs, **quiet)
     c.range.click(revenue_range, None, outputs, trigger_mode="always_last", **quiet)
-    for part in (c.page, c.rows):
-        part.click(revenue_rows_show, None, [c.rows], trigger_mode="always_last", **quiet)
+    asked = [c.page.click, c.rows.click]
+    gr.on(asked, revenue_rows_show, None, [c.rows], trigger_mode="always_last", **quiet)
     c.ask.click(revenue_ask, None, [c.confirm], **quiet)
     c.close.click(revenue_close, [c.next, c.asked], outputs, **quiet)
 

@@ -157,8 +157,8 @@ def bind(c: Taxes, app: App, tab: gr.Tab) -> None:
         return {c.table: await asyncio.to_thread(look, country, admin.role)}
 
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.select(tax_rates_show, [c.country], [c.table], **quiet)
-    c.country.change(tax_rates_show, [c.country], [c.table], trigger_mode="always_last", **quiet)
+    asked = [tab.select, c.country.change]
+    gr.on(asked, tax_rates_show, [c.country], [c.table], trigger_mode="always_last", **quiet)
     form = [c.percent, c.first, c.last, c.source]
     c.add.click(tax_rates_add, [c.country, *form], [c.table, *form], **quiet)
     c.table.click(tax_rates_remove, [c.country], [c.table], **quiet)

@@ -528,8 +528,8 @@ def bind(  # noqa: PLR0915 - one tab, many small handlers
             api_visibility="private",
         )
     c.stop.click(stop, [c.conversation], None, concurrency_limit=None, **quiet)
-    for trigger in (c.model.change, c.payer.input):
-        trigger(quote, [c.model, c.payer], [c.note, c.quote], trigger_mode="always_last", **quiet)
+    asked, priced = [c.model.change, c.payer.input], [c.note, c.quote]
+    gr.on(asked, quote, [c.model, c.payer], priced, trigger_mode="always_last", **quiet)
     shell.open_chat = opened
     shell.follow = follow
     shell.open_outputs = tuple(open_outputs)

@@ -124,7 +124,7 @@ def bind(c: Calculator, app: App, _shell: Shell, _tab: gr.Tab) -> None:
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     inputs = [c.model, c.messages, c.prompt, c.completion, c.budget]
     c.tab.select(calculator_show, inputs, [c.model, c.result], **quiet)
-    for trigger in (
+    asked = [
         c.model.input,
         c.messages.change,
         c.prompt.change,
@@ -132,8 +132,8 @@ def bind(c: Calculator, app: App, _shell: Shell, _tab: gr.Tab) -> None:
         # Not at every key: half an amount is none.
         c.budget.submit,
         c.budget.blur,
-    ):
-        trigger(calculator_count, inputs, [c.result], trigger_mode="always_last", **quiet)
+    ]
+    gr.on(asked, calculator_count, inputs, [c.result], trigger_mode="always_last", **quiet)
 
 
 def _id(user: User) -> int:

@@ -304,8 +304,8 @@ def bind(  # noqa: PLR0915 - one section, many small handlers
         payer,
     ]  # fmt: skip
     done = {"js": "() => { window.chatDone('org'); }", "api_visibility": "private"}
-    c.tab.select(org_show, [c.pick], shown, **quiet)
-    c.pick.input(org_show, [c.pick], shown, **quiet)
+    asked = [c.tab.select, c.pick.input]
+    gr.on(asked, org_show, [c.pick], shown, trigger_mode="always_last", **quiet)
     c.make.click(
         org_make,
         [c.new, c.nonce],

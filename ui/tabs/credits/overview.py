@@ -249,8 +249,8 @@ def bind(c: Overview, app: App, shell: Shell, tab: gr.Tab) -> None:
     filters = [c.type, c.period]
     shown = [c.cards, c.lots, c.moved, c.table, c.rows, c.cursor, c.more, shell.pill]
     tab.select(open_tab, filters, [*shown, c.head, c.package, c.amount, c.keep, c.result], **quiet)
-    for trigger in (c.type.change, c.period.change):
-        trigger(show, filters, shown, trigger_mode="always_last", **quiet)
+    asked = [c.type.change, c.period.change]
+    gr.on(asked, show, filters, shown, trigger_mode="always_last", **quiet)
     c.more.click(older, [*filters, c.cursor, c.rows], shown, **quiet)
     c.package.change(choose, [c.package], [c.amount], **quiet)
     c.buy.click(
