@@ -55,6 +55,14 @@ VOCABULARY = {GEMMA: 200_000, ONE_B: 200_000, SMOL: 40_000}
 STARTS = {GEMMA: [2, 105], ONE_B: [2, 105], SMOL: [1, 9690]}
 
 
+def surroundings(kind: str, threads: int) -> dict[str, str]:
+    """The environment of an engine: ours as the program makes it; peers wait as they like."""
+    made = environment(threads, backend=kind.split("-", maxsplit=1)[0])
+    if kind not in OURS:
+        made.pop("OMP_WAIT_POLICY")
+    return made
+
+
 class Gone(Exception):
     """An engine's process ended, does not answer, or says that it failed."""
 
@@ -74,7 +82,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,
-                env=environment(threads),
+                env=surroundings(spec["kind"], threads),
             )
         try:
             self.facts = self._line()
@@ -418,7 +426,7 @@ def product(plan: Plan, model: str, engine: str) -> dict[str, Any]:
                 stderr=errors,
                 timeout=LIMIT_SECONDS,
                 check=True,
-                env=environment(plan.threads),
+                env=environment(plan.threads, backend="native"),
             )
         found: dict[str, Any] = json.loads(done.stdout)
         return found | {"foreign": foreign_share(before, own_seconds())}

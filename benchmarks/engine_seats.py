@@ -134,11 +134,11 @@ class Ours:
         spent = 0.0
 
         def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
                 nonlocal spent
                 began = time.perf_counter()
                 try:
-                    return function(*arguments)
+                    return function(*arguments, **named)
                 finally:
                     spent += time.perf_counter() - began
 

@@ -49,8 +49,9 @@ class Native:
         from chat_app.llm.native import weights
         from chat_app.llm.native.cache import Cache
         from chat_app.llm.native.memory import Memory
+        from chat_app.llm.native.threads import Threads
 
-        torch.set_num_threads(spec.threads)
+        self._threads = Threads(spec.threads, torch.set_num_threads, watched=spec.device == "cpu")
         self.device = spec.device
         self.slots = SLOTS[spec.device]
         device = _place(spec.device)
@@ -226,11 +227,12 @@ class Native:
 
     def step(self) -> list[Step]:
         """See Backend.step."""
-        return self._runner.step()
+        with self._threads.step():
+            return self._runner.step()
 
     def figures(self) -> dict[str, float]:
         """See Backend.figures."""
-        return self._runner.figures()
+        return {**self._runner.figures(), "threads": float(self._threads.count)}
 
 
 def _place(name: str) -> "torch.device":

@@ -18,7 +18,19 @@ _SPEED = torch.tensor(2 * math.sqrt(2 / math.pi))
 
 def norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
     """See Maths.norm. Computed in float32: a factor near 1 has few digits in bfloat16."""
-    return F.rms_norm(x.float(), factor.shape, factor.float(), epsilon).to(x.dtype)
+    wide, factor = x.float(), factor.float()
+    if x.device.type != "cpu":
+        return F.rms_norm(wide, factor.shape, factor, epsilon).to(x.dtype)
+    return (wide * factor).mul_(_inverse(wide, epsilon)).to(x.dtype)
+
+
+def _inverse(x: Tensor, epsilon: float) -> Tensor:
+    """1 / sqrt(mean of squares + epsilon), by the vector's length.
+
+    On a CPU half the time of `rms_norm`, which is no operation of its own there.
+    """
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
 
 
 def join(
@@ -47,7 +59,10 @@ def _gelu(x: Tensor) -> Tensor:
 
 def heads_norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
     """RMS norm of each head by its own row of factors."""
-    return (F.rms_norm(x.float(), factor.shape[-1:], None, epsilon) * factor).to(x.dtype)
+    wide = x.float()
+    if x.device.type != "cpu":
+        return (F.rms_norm(wide, factor.shape[-1:], None, epsilon) * factor).to(x.dtype)
+    return (wide * factor).mul_(_inverse(wide, epsilon)).to(x.dtype)
 
 
 def turned(x: Tensor, turns: Tensor) -> Tensor:
