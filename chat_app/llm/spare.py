@@ -34,15 +34,22 @@ class Spare:
         """Have a worker import what this spec needs, if there is memory for it."""
         if psutil.virtual_memory().available < _FREE_BYTES:
             return
-        process = await Process.start(spec)
+        try:
+            process = await Process.start(spec)
+        except OSError as error:
+            self._give_up(error)
+            return
         preparing = asyncio.create_task(process.prepare())
         preparing.add_done_callback(self._prepared)
         self._waiting = process, preparing
 
     def _prepared(self, preparing: "asyncio.Task[None]") -> None:
         if not preparing.cancelled() and (error := preparing.exception()):
-            self._failed = True
-            _log.warning("no worker waits for the next model: %s", error)
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        self._failed = True
+        _log.warning("no worker waits for the next model: %s", error)
 
     async def worker(self, spec: Spec) -> Process:
         """A worker for this spec: the one that waits, if it suits, or a new one."""

@@ -559,12 +559,13 @@ class Supervisor:
         """While no model is in memory or on its way there, keep a worker ready for the first."""
         while True:
             await asyncio.sleep(_PREPARE_SECONDS)
-            if not self._spare.wanted or any(
+            if any(
                 model.process is not None or (model.load is not None and not model.load.done())
                 for model in self._models.values()
             ):
-                continue
-            if (spec := await asyncio.to_thread(self._likely)) is not None:
+                # A load that began while one was being started did not find it.
+                await self._spare.end()
+            elif self._spare.wanted and (spec := await asyncio.to_thread(self._likely)):
                 await self._spare.prepare(spec)
 
     def _likely(self) -> Spec | None:

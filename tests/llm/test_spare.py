@@ -96,6 +96,19 @@ def test_a_load_waits_for_the_import_that_has_begun(here: Stage) -> None:
 
 
 @pytest.mark.weights
+def test_one_too_many_is_ended(here: Stage) -> None:
+    """It was being started when a load began."""
+    here.run(here.engine.load(DEMO))
+    inner = here.engine.engine  # type: ignore[attr-defined]
+    here.run(inner._spare.prepare(SPEC))
+    found = waiting(here)
+    assert found is not None
+    until(here, lambda: waiting(here) is None)
+    assert not psutil.pid_exists(found["pid"])
+    assert pid_of(here)
+
+
+@pytest.mark.weights
 def test_a_worker_that_died_waiting_is_replaced(here: Stage) -> None:
     first = prepared(here)
     os.kill(first, signal.SIGKILL)
@@ -175,6 +188,21 @@ async def test_an_import_that_kills_the_worker_is_not_tried_for_ever(
     assert process.alive
     assert held.wanted
     await process.end()
+
+
+@in_loop
+async def test_a_machine_without_room_for_a_process_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused(_spec: Spec) -> Process:
+        raise BlockingIOError("no more processes")
+
+    held = spare.Spare()
+    monkeypatch.setattr(Process, "start", refused)
+    await held.prepare(SPEC)
+    assert held.view() is None
+    assert not held.wanted
+    assert "no more processes" in caplog.text
 
 
 @in_loop
