@@ -100,12 +100,17 @@ def test_one_too_many_is_ended(here: Stage) -> None:
     """It was being started when a load began."""
     here.run(here.engine.load(DEMO))
     inner = here.engine.engine  # type: ignore[attr-defined]
-    here.run(inner._spare.prepare(SPEC))
-    found = waiting(here)
-    assert found is not None
-    until(here, lambda: waiting(here) is None)
-    assert not psutil.pid_exists(found["pid"])
-    assert pid_of(here)
+    started: list[int] = []
+
+    async def start() -> None:
+        process = await Process.start(SPEC)
+        started.append(process.pid)
+        inner._spare._waiting = process, asyncio.create_task(process.prepare())
+
+    here.run(start())
+    until(here, lambda: not psutil.pid_exists(started[0]))
+    assert waiting(here) is None
+    assert pid_of(here) != started[0]
 
 
 @pytest.mark.weights
