@@ -145,17 +145,23 @@ def came(app: App, *, type: str, user_id: int, ip: str, agent: str = "") -> None
 def look(app: App) -> int:
     """Judge the answers and sign-ins since the last look; returns how many.
 
-    What other processes have judged meanwhile is taken into the memory of this one.
+    What other processes have judged meanwhile is taken into the memory of this one, between all
+    batches: of its own it knows the newest only, and would take older ones for others'.
     """
     done = 0
-    if app.fraud.on and not app.db.sqlite:  # a file has one process
-        with app.db.read() as session:
-            app.fraud.catch_up(session)
+    _catch_up(app)
     while app.fraud.messages:
         rows = [app.fraud.messages.popleft() for _ in range(min(BATCH, len(app.fraud.messages)))]
         app.db.write(partial(_look, app, rows))
         done += len(rows)
+        _catch_up(app)
     return done
+
+
+def _catch_up(app: App) -> None:
+    if app.fraud.on and not app.db.sqlite:  # a file has one process
+        with app.db.read() as session:
+            app.fraud.catch_up(session)
 
 
 def remember(app: App) -> int:

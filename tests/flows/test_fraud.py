@@ -245,6 +245,23 @@ async def test_processes_know_what_the_others_judged(tmp_path: Path, database_ur
         assert here.fraud.engine.state.dump() == there.fraud.engine.state.dump()
 
 
+@in_loop
+async def test_a_backlog_longer_than_the_memory_of_a_process_counts_once(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process knows its newest events by name; older ones of its own are not another's."""
+    monkeypatch.setattr(fraud, "BATCH", 20)
+    monkeypatch.setattr("chat_app.ml.fraud.engine.RECENT", 400)
+    async with running_app(tmp_path, url=database_url) as app:
+        alice = await person(app)
+        for number in range(1000):
+            fraud.answered(app, user_id=alice, reply_id=f"r{number}", micro=MICRO, tokens=1)
+        assert await asyncio.to_thread(fraud.look, app) == 1000
+        judged = app.fraud.engine.state.dump()
+        assert await asyncio.to_thread(fraud.look, app) == 0
+        assert app.fraud.engine.state.dump() == judged
+
+
 def caught_up(app: App) -> int:
     with app.db.read() as session:
         return app.fraud.catch_up(session)

@@ -59,10 +59,9 @@ def _gelu(x: Tensor) -> Tensor:
 
 def heads_norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
     """RMS norm of each head by its own row of factors."""
-    wide = x.float()
-    if x.device.type != "cpu":
-        return (F.rms_norm(wide, factor.shape[-1:], None, epsilon) * factor).to(x.dtype)
-    return (wide * factor).mul_(_inverse(wide, epsilon)).to(x.dtype)
+    if x.device.type == "cpu":
+        return norm(x, factor, epsilon)
+    return (F.rms_norm(x.float(), factor.shape[-1:], None, epsilon) * factor).to(x.dtype)
 
 
 def turned(x: Tensor, turns: Tensor) -> Tensor:

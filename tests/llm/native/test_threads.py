@@ -104,7 +104,7 @@ def test_a_step_that_fails_is_judged_no_further() -> None:
 
 
 def test_real_threads_beside_a_real_neighbour() -> None:
-    """Two processes that never rest on the cores of this one: its threads get half the time."""
+    """Twice as many processes that never rest as there are cores: a third of the time is left."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
