@@ -116,7 +116,8 @@ class Ahead(Runner):
         for each in blind:
             self._seats[each.id].over = True
         errors += blind
-        pieces = self._pieces(self._chunk if writing else self._quiet_chunk)
+        waiting = sum(not (seat.asked or seat.over) for seat in self._seats.values())
+        pieces = self._pieces(self._budget(len(writing), waiting))
         errors += self._try(lambda: self._prefill(step, pieces), [seat for seat, _ in pieces])
         if step.flights:
             self._begun = step

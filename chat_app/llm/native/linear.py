@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _FLOAT8 = torch.float8_e4m3fn
+# Tensors, because making one of a number takes as long as to calculate with a few rows.
+_TINY = torch.tensor(1e-12)
+_SIGN = torch.tensor(128, dtype=torch.uint8)
 
 
 class Linear(Protocol):
@@ -62,9 +65,9 @@ class Int8:
 
     def __call__(self, x: Tensor) -> Tensor:
         # Unsigned around 128: signed inputs have no fast path on processors without AMX.
-        step = x.abs().amax(-1, keepdim=True).clamp_min_(1e-12).div_(127.0)
+        step = torch.add(_TINY, x.abs().amax(-1, keepdim=True), alpha=1 / 127)
         # To int8 and then a flipped bit: straight to uint8 takes several times as long.
-        steps = (x / step).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(128)
+        steps = (x / step).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_SIGN)
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             steps,
             1.0,

@@ -6,6 +6,7 @@ without graphs, goes through `memory.py`.
 """
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,10 @@ _SPEED = torch.tensor(2 * math.sqrt(2 / math.pi))
 
 def norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
     """See Maths.norm. Computed in float32: a factor near 1 has few digits in bfloat16."""
-    wide, factor = x.float(), factor.float()
-    if x.device.type != "cpu":
-        return F.rms_norm(wide, factor.shape, factor, epsilon).to(x.dtype)
-    return (wide * factor).mul_(_inverse(wide, epsilon)).to(x.dtype)
+    if x.is_cpu and x.dtype == torch.float32:
+        return (x * factor).mul_(_inverse(x, epsilon))
+    factor = factor.float()
+    return F.rms_norm(x.float(), factor.shape, factor, epsilon).to(x.dtype)
 
 
 def _inverse(x: Tensor, epsilon: float) -> Tensor:
@@ -29,8 +30,14 @@ def _inverse(x: Tensor, epsilon: float) -> Tensor:
 
     On a CPU half the time of `rms_norm`, which is no operation of its own there.
     """
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return length.square_().mul_(1 / x.shape[-1]).add_(epsilon).rsqrt_()
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.addcmul(_number(epsilon), length, length, value=1 / x.shape[-1]).rsqrt_()
+
+
+@cache
+def _number(value: float) -> Tensor:
+    # In a step of a few rows, making a tensor of a number takes as long as to calculate with it.
+    return torch.tensor(value)
 
 
 def join(
@@ -59,7 +66,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 def heads_norm(x: Tensor, factor: Tensor, epsilon: float) -> Tensor:
     """RMS norm of each head by its own row of factors."""
-    if x.device.type == "cpu":
+    if x.is_cpu and x.dtype == torch.float32:
         return norm(x, factor, epsilon)
     return (F.rms_norm(x.float(), factor.shape[-1:], None, epsilon) * factor).to(x.dtype)
 

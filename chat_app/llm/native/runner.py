@@ -2,7 +2,7 @@
 
 Answers that are being written go first, one token each; what is left of the step's budget reads
 prompts, the oldest first. So a long prompt never holds up running answers for longer than one
-piece of it.
+piece of it; only many prompts at once do, which together are read much faster.
 """
 
 import time
@@ -79,6 +79,8 @@ class Runner:
         eyes: Eyes | None = None,
     ) -> None:
         """`chunk_tokens` of prompts a step while others are written, else the quiet number.
+
+        While more wait than half of those who are written, as many pieces as wait.
 
         An image is read in one piece, so the cache's `chunk_tokens` are no fewer than its tokens.
         """
@@ -196,7 +198,7 @@ class Runner:
         # Those of similar length are attended together.
         writing.sort(key=lambda answer: answer.table.length)
         chosen = [(answer, 1) for answer in writing]
-        left = self._chunk if writing else self._quiet_chunk
+        left = self._budget(len(writing), len(self._answers) - len(writing))
         pieces: list[tuple[Answer, int]] = []
         for answer in self._answers.values():
             if answer.reading and left > 0 and (count := cut(answer, left, alone=not pieces)):
@@ -204,6 +206,14 @@ class Runner:
                 left -= count
         chosen += [piece for piece in pieces if piece[1] == 1]
         return chosen + [piece for piece in pieces if piece[1] > 1]
+
+    def _budget(self, writing: int, waiting: int) -> int:
+        """How many tokens of prompts are read in the next step; so many answers wait for it."""
+        if not writing:
+            return self._quiet_chunk
+        # When many come at once, the few who are first hold up the others by their steps.
+        pieces = waiting if 2 * waiting > writing else 1
+        return min(self._quiet_chunk, self._chunk * pieces)
 
     def _compute(self, chosen: Sequence[tuple[Answer, int]]) -> list[Step]:
         tokens: list[int] = []

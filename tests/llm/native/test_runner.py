@@ -1,5 +1,6 @@
 """Batching: everybody gets exactly their own text, whoever else is there, and nothing leaks."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -102,6 +103,23 @@ def test_running_answers_wait_for_no_more_than_a_piece_of_a_prompt(gemma: Pair) 
     read = runner.counts.prefill_tokens
     runner.step()
     assert runner.counts.prefill_tokens - read == 32
+
+
+def test_many_who_wait_are_read_together(gemma: Pair) -> None:
+    """One piece of each beside the few who write, no more than the quiet number at once."""
+    runner = gemma.runner(chunk=8, quiet=32)
+    add(runner, "writing", text(43, 4), 60)
+    runner.step()
+    read = [runner.counts.prefill_tokens]
+    for number in range(9):
+        add(runner, str(number), text(60 + number, 9), 40)
+    while runner.counts.prefill_tokens - read[0] < 9 * 8:
+        runner.step()
+        read.append(runner.counts.prefill_tokens)
+    sizes = [after - before for before, after in itertools.pairwise(read)]
+    assert 32 - 9 < sizes[0] <= 32
+    assert sizes[-1] <= 8, "the last ones are read beside many"
+    assert all(0 < size <= 32 for size in sizes)
 
 
 def test_dropped_answers_leave_nothing_at_any_stage(pair: Pair) -> None:
