@@ -45,14 +45,14 @@ def join(
 ) -> tuple[Tensor, Tensor]:
     """See Maths.join."""
     y = y.to(x.dtype)
-    x = x + (y if after is None else norm(y, after, epsilon))
+    x = x + y if after is None else norm(y, after, epsilon).add_(x)
     return x, norm(x, before, epsilon)
 
 
 def gated(both: Tensor, gelu: bool) -> Tensor:
     """See Maths.gated."""
     gate, up = both.chunk(2, -1)
-    return (_gelu(gate) if gelu else F.silu(gate)) * up
+    return (_gelu(gate) if gelu else F.silu(gate)).mul_(up)
 
 
 def _gelu(x: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Runner:
     ) -> None:
         """`chunk_tokens` of prompts a step while others are written, else the quiet number.
 
-        While more wait than half of those who are written, as many pieces as wait.
+        While more wait than are written, as many pieces as wait.
 
         An image is read in one piece, so the cache's `chunk_tokens` are no fewer than its tokens.
         """
@@ -212,7 +212,7 @@ class Runner:
         if not writing:
             return self._quiet_chunk
         # When many come at once, the few who are first hold up the others by their steps.
-        pieces = waiting if 2 * waiting > writing else 1
+        pieces = waiting if waiting > writing else 1
         return min(self._quiet_chunk, self._chunk * pieces)
 
     def _compute(self, chosen: Sequence[tuple[Answer, int]]) -> list[Step]:
