@@ -103,6 +103,14 @@ def accounts(space: Server) -> int:
         return len(session.exec(select(User.id)).all())
 
 
+def assert_refused(space: Server, hub: Hub) -> None:
+    before = accounts(space)
+    place, client = sign_in(space, hub)
+    assert place == "/?hub=hub_refused"
+    assert client.get("/api/auth/me").status_code == 401
+    assert accounts(space) == before
+
+
 def test_a_new_person_gets_an_account_and_comes_back_to_it(space: Server, hub: Hub) -> None:
     """By the stable id: name and address may change there, the account stays."""
     address = begin(space.client())
@@ -195,10 +203,8 @@ def test_an_old_beginning_is_refused(
         {"aud": [fake.CLIENT, "another"], "azp": "another"},
         {"aud": None},
         {"iss": "https://evil.example"},
-        {"exp": int(time.time()) - 120},
         {"exp": None},
         {"exp": "tomorrow"},
-        {"iat": int(time.time()) + 3600},
         {"sub": None},
         {"sub": ""},
         {"sub": 7},
@@ -209,12 +215,16 @@ def test_an_old_beginning_is_refused(
 def test_a_token_that_is_not_for_us_is_refused(
     space: Server, hub: Hub, claims: dict[str, Any]
 ) -> None:
-    before = accounts(space)
     hub.claims = claims
-    place, client = sign_in(space, hub)
-    assert place == "/?hub=hub_refused"
-    assert client.get("/api/auth/me").status_code == 401
-    assert accounts(space) == before
+    assert_refused(space, hub)
+
+
+@pytest.mark.parametrize(("claim", "seconds"), [("exp", -120), ("iat", 3600)])
+def test_a_token_of_another_time_is_refused(
+    space: Server, hub: Hub, claim: str, seconds: int
+) -> None:
+    hub.claims = {claim: int(time.time()) + seconds}
+    assert_refused(space, hub)
 
 
 def test_only_the_published_key_signs(space: Server, hub: Hub) -> None:
