@@ -86,7 +86,7 @@ class Ours:
             runner._ends = frozenset()
             model = runner._model
             # Of the embedding a step reads a few rows.
-            weights = model.bytes - model._embedding.nbytes
+            weights = model.bytes - model.embedding.nbytes
         self.facts = {"weight_bytes": weights, "why": self.backend.why.strip()}
         self._number = 0
 

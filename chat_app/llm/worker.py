@@ -47,7 +47,12 @@ from chat_app.llm.stops import Detokenizer, StopText
 
 BEAT_SECONDS = 1.0
 _LIBRARIES = {
-    "native": ("tokenizers", "chat_app.llm.native.runner", "chat_app.llm.native.weights"),
+    "native": (
+        "tokenizers",
+        "chat_app.llm.native.runner",
+        "chat_app.llm.native.weights",
+        "chat_app.llm.native.compiled",
+    ),
     "openvino": ("openvino_genai",),
     "transformers": ("torch", "transformers"),
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from chat_app.llm.native.cache import Cache
+    from chat_app.llm.native.compiled import Code, Compiled
     from chat_app.llm.native.linear import Eighths
     from chat_app.llm.native.memory import Memory
     from chat_app.llm.native.model import Model
@@ -54,6 +55,7 @@ class Native:
         self._threads = Threads(spec.threads, torch.set_num_threads, watched=spec.device == "cpu")
         self.device = spec.device
         self.slots = SLOTS[spec.device]
+        code = _code(spec)
         device = _place(spec.device)
         chunk = QUIET_CHUNK_TOKENS[spec.device]
         try:
@@ -101,7 +103,7 @@ class Native:
         cache = Cache(wide_blocks=wide, near_blocks=near, window=shape.window, chunk_tokens=chunk)
         progress("Preparing the model…", None)
         eyes = _eyes(folder, sight, format, device) if sight else None
-        self._runner = self._made(model, cache, memory, chunk, eyes)
+        self._runner = self._made(model, cache, memory, chunk, eyes=eyes, code=code)
 
     def _format(self, spec: Spec, shape: "Shape", chunk: int) -> tuple["Format", str]:
         if spec.device == "cpu":
@@ -118,7 +120,14 @@ class Native:
         )
 
     def _made(
-        self, model: "Model", cache: "Cache", memory: "Memory", chunk: int, eyes: "Eyes | None"
+        self,
+        model: "Model",
+        cache: "Cache",
+        memory: "Memory",
+        chunk: int,
+        *,
+        eyes: "Eyes | None",
+        code: "Code | None",
     ) -> "Runner":
         from chat_app.llm.native.runner import Runner
 
@@ -150,7 +159,21 @@ class Native:
             chunk_tokens=running_chunk,
             quiet_chunk_tokens=chunk,
             eyes=eyes,
+            compiled=self._compiled(code, model, memory),
         )
+
+    def _compiled(self, code: "Code | None", model: "Model", memory: "Memory") -> "Compiled | None":
+        if code is None:
+            return None
+        from chat_app.llm.native import compiled
+
+        try:
+            made = compiled.Compiled(code, model, memory, context_tokens=self.context_tokens)
+        except compiled.Unlike as error:
+            self.why += f" {error}"
+            return None
+        self.why += " Its steps are compiled for this processor."
+        return made
 
     def _room(
         self, folder: Path, shape: "Shape", sight: "Sight | None", format: "Format", chunk: int
@@ -239,6 +262,17 @@ def _place(name: str) -> "torch.device":
     import torch
 
     return torch.device(name)
+
+
+def _code(spec: Spec) -> "Code | None":
+    """The compiled steps, on their way; None where there are none to be had."""
+    if spec.device != "cpu":
+        return None
+    try:
+        from chat_app.llm.native.compiled import Code
+    except ImportError:  # Numba is installed on some kinds of processors only
+        return None
+    return Code()
 
 
 def _tokenizer(folder: Path, family: str, sight: "Sight | None") -> "Tokenizer":

@@ -39,12 +39,12 @@ class Packed:
     """bfloat16 on the CPU, laid out once as oneDNN wants it: up to twice as fast as Plain."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self.bytes = weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x.to(torch.bfloat16), self._weight, None, "none", [], ""
+            x.to(torch.bfloat16), self.packed, None, "none", [], ""
         )
         return out.float()
 
@@ -58,8 +58,8 @@ class Int8:
 
     def __init__(self, weight: Tensor, scale: Tensor) -> None:
         """`weight` int8 `[out, in]`, `scale` float32 `[out]`."""
-        self._weight = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
-        self._scale = scale
+        self.packed = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
+        self.scale = scale
         self._zero = torch.zeros(len(scale), dtype=torch.long)
         self.bytes = weight.nbytes + scale.nbytes
 
@@ -72,8 +72,8 @@ class Int8:
             steps,
             1.0,
             128,
-            self._weight,
-            self._scale,
+            self.packed,
+            self.scale,
             self._zero,
             None,
             1.0,

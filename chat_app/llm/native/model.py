@@ -99,13 +99,13 @@ class Model:
         self.shape = shape
         self.device = device
         self.layers = layers
-        self._embedding = embedding
-        self._norm = norm
+        self.embedding = embedding
+        self.norm = norm
         self.head = head
         self._work = work
         # bfloat16 weights were trained with the scale in bfloat16 as well.
-        self._scale = float(torch.tensor(shape.embedding_scale, dtype=embedding.dtype))
-        self._turns = {
+        self.scale = float(torch.tensor(shape.embedding_scale, dtype=embedding.dtype))
+        self.turns = {
             rope: _turns(rope, shape.head_size, positions).to(device) for rope in set(shape.ropes)
         }
 
@@ -117,7 +117,7 @@ class Model:
             for layer in self.layers
             for linear in (layer.qkv, layer.out, layer.gate_up, layer.down)
         ]
-        return sum(linears) + self.head.bytes + self._embedding.nbytes
+        return sum(linears) + self.head.bytes + self.embedding.nbytes
 
     def forward(
         self,
@@ -134,12 +134,12 @@ class Model:
         Without `rows`, after all.
         """
         epsilon = self.shape.epsilon
-        x = F.embedding(tokens, self._embedding).to(self._work)
-        if self._scale != 1.0:
-            x = x * self._scale
+        x = F.embedding(tokens, self.embedding).to(self._work)
+        if self.scale != 1.0:
+            x = x * self.scale
         if seen is not None:
             x = x.index_copy(0, seen.rows, seen.features.to(x.dtype))
-        turns = self._turns
+        turns = self.turns
         if not isinstance(attention, Whole):
             turns = {rope: each.index_select(0, positions)[:, None] for rope, each in turns.items()}
         normed = maths.norm(x, self.layers[0].before_attention, epsilon)
@@ -152,7 +152,7 @@ class Model:
             y = layer.out(got)
             x, normed = maths.join(x, y, layer.after_attention, layer.before_mlp, epsilon)
             y = layer.down(maths.gated(layer.gate_up(normed), self.shape.gemma))
-            following = self._norm if last else self.layers[index + 1].before_attention
+            following = self.norm if last else self.layers[index + 1].before_attention
             x, normed = maths.join(x, y, layer.after_mlp, following, epsilon)
         return self.head(normed)
 

@@ -8,6 +8,7 @@ piece of it; only many prompts at once do, which together are read much faster.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from chat_app.llm.native.memory import Gathered, Memory, Piece, sent
 from chat_app.llm.native.model import Model, Seen
 from chat_app.llm.native.sampler import Choice, pick
 from chat_app.llm.native.vision import Eyes, Look
+
+if TYPE_CHECKING:
+    from chat_app.llm.native.compiled import Compiled
 
 
 @dataclass
@@ -77,10 +81,12 @@ class Runner:
         chunk_tokens: int,
         quiet_chunk_tokens: int,
         eyes: Eyes | None = None,
+        compiled: "Compiled | None" = None,
     ) -> None:
         """`chunk_tokens` of prompts a step while others are written, else the quiet number.
 
-        While more wait than are written, as many pieces as wait.
+        While more wait than are written, as many pieces as wait. Steps that read no prompt are
+        `compiled`, where that is to be had.
 
         An image is read in one piece, so the cache's `chunk_tokens` are no fewer than its tokens.
         """
@@ -91,6 +97,7 @@ class Runner:
         self._chunk = chunk_tokens
         self._quiet_chunk = quiet_chunk_tokens
         self._eyes = eyes
+        self._compiled = compiled
         self._answers: dict[str, Answer] = {}
         self.counts = Counts()
 
@@ -231,15 +238,7 @@ class Runner:
             for (answer, count), end in zip(chosen, ends, strict=True)
             if count == len(answer.unread)
         ]
-        device = self._memory.device
-        seen = pictured(chosen, device)
-        logits = self._model.forward(
-            torch.tensor(tokens if seen is None else words(tokens), device=device),
-            torch.tensor(positions, device=device),
-            Gathered(self._memory, pieces),
-            torch.tensor([end for _, end in picking], dtype=torch.long, device=device),
-            seen=seen,
-        )
+        logits = self._logits(chosen, tokens, positions, pieces, [end for _, end in picking])
         next_tokens: list[int] = []
         if picking:
             next_tokens = pick(
@@ -257,6 +256,29 @@ class Runner:
             self._wrote(answer, token)
             for (answer, _), token in zip(picking, next_tokens, strict=True)
         ]
+
+    def _logits(
+        self,
+        chosen: Sequence[tuple[Answer, int]],
+        tokens: list[int],
+        positions: list[int],
+        pieces: Sequence[Piece],
+        wanted: list[int],
+    ) -> Tensor:
+        """After those of the step's tokens whose rows are `wanted`."""
+        device = self._memory.device
+        seen = pictured(chosen, device)
+        alone = self._compiled is not None and len(tokens) <= self._compiled.most_rows
+        if alone and seen is None and len(tokens) == len(pieces) == len(wanted):
+            assert self._compiled is not None
+            return self._compiled.logits(tokens, pieces)
+        return self._model.forward(
+            torch.tensor(tokens if seen is None else words(tokens), device=device),
+            torch.tensor(positions, device=device),
+            Gathered(self._memory, pieces),
+            torch.tensor(wanted, dtype=torch.long, device=device),
+            seen=seen,
+        )
 
     def _wrote(self, answer: Answer, token: int) -> Step:
         if token in self._ends:

@@ -1,0 +1,188 @@
+"""Products of a few rows with 64 outputs of a matrix, in LLVM's language, for `rows.py`.
+
+A matrix lies as oneDNN's packed form for AVX-512 has it: 64 outputs together, of each the next 4
+bytes of its inputs (4 in 8 bits, 2 in bfloat16), then the next 4 bytes, so that it is read once
+from its beginning to its end. Numba's own language has no name for the 8-bit product.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOAT = ir.FloatType()
+_LANES = 16
+_INTS, _FLOATS = ir.VectorType(_INT, _LANES), ir.VectorType(_FLOAT, _LANES)
+# 4 registers hold 64 outputs, 4 rows of them stay within the 32 that there are.
+_REGISTERS = 4
+GROUP_BYTES = _REGISTERS * _LANES * 4
+
+
+def _place(builder, address, offset, kind):
+    return builder.inttoptr(builder.add(address, offset), ir.PointerType(kind))
+
+
+def _all(builder, value, kind):
+    """The value in all 16 lanes."""
+    lanes = ir.VectorType(kind, _LANES)
+    first = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, _INT(0))
+    return builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), ir.Constant(_INTS, None))
+
+
+def _eight(builder, sums, inputs, weights):
+    """Add the products of 4 inputs in 8 bits, from 128 on, with 64 outputs' signed weights."""
+    dot = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512"
+    )
+    four = builder.load(builder.inttoptr(inputs, ir.PointerType(_INT)), align=4)
+    given = _all(builder, four, _INT)
+    return [
+        builder.call(dot, [each, given, weight]) for each, weight in zip(sums, weights, strict=True)
+    ]
+
+
+def _sixteen(builder, sums, inputs, weights):
+    """Add the products of 2 inputs in float32 with 64 outputs' weights in bfloat16."""
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), "llvm.fma.v16f32"
+    )
+    low, high = (
+        _all(builder, builder.load(_place(builder, inputs, _LONG(at), _FLOAT), align=4), _FLOAT)
+        for at in (0, 4)
+    )
+    # A bfloat16 is the upper half of a float32.
+    shift, upper = ir.Constant(_INTS, [16] * _LANES), ir.Constant(_INTS, [-65536] * _LANES)
+    done = []
+    for each, weight in zip(sums, weights, strict=True):
+        first = builder.bitcast(builder.shl(weight, shift), _FLOATS)
+        second = builder.bitcast(builder.and_(weight, upper), _FLOATS)
+        done.append(builder.call(fma, [second, high, builder.call(fma, [first, low, each])]))
+    return done
+
+
+def _tile(rows, *, eight):
+    """A function of numba: `rows` rows times 64 outputs.
+
+    `weights` is the address of the 64 outputs, `inputs` of the rows, `stride` bytes apart;
+    `groups` groups of 4 bytes; sums go to `out`, `[rows, 64]` int32 or float32.
+    """
+    # Of the sums, bytes of a row's inputs in a group, what adds a group to the sums.
+    kind, step, add = (_INTS, 4, _eight) if eight else (_FLOATS, 8, _sixteen)
+
+    @intrinsic
+    def tile(typing, weights, inputs, stride, groups, out):
+        def generate(context, builder, signature, arguments):
+            weights, inputs, stride, groups, out = arguments
+            before = builder.block
+            loop, after = (builder.append_basic_block(name) for name in ("groups", "done"))
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            group = builder.phi(_LONG)
+            group.add_incoming(_LONG(0), before)
+            sums = [[builder.phi(kind) for _ in range(_REGISTERS)] for _ in range(rows)]
+            base = builder.mul(group, _LONG(GROUP_BYTES))
+            read = [
+                builder.load(
+                    _place(builder, builder.add(weights, base), _LONG(64 * part), _INTS), align=64
+                )
+                for part in range(_REGISTERS)
+            ]
+            at = builder.add(inputs, builder.mul(group, _LONG(step)))
+            added = [
+                add(builder, sums[row], builder.add(at, builder.mul(stride, _LONG(row))), read)
+                for row in range(rows)
+            ]
+            following = builder.add(group, _LONG(1))
+            group.add_incoming(following, loop)
+            for row in range(rows):
+                for each, new in zip(sums[row], added[row], strict=True):
+                    each.add_incoming(ir.Constant(kind, None), before)
+                    each.add_incoming(new, loop)
+            builder.cbranch(builder.icmp_signed("<", following, groups), loop, after)
+            builder.position_at_end(after)
+            for row in range(rows):
+                for part, total in enumerate(added[row]):
+                    offset = _LONG(GROUP_BYTES * row + 64 * part)
+                    builder.store(total, _place(builder, out, offset, kind), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return tile
+
+
+eight_1, eight_4 = _tile(1, eight=True), _tile(4, eight=True)
+sixteen_1, sixteen_4 = _tile(1, eight=False), _tile(4, eight=False)
+
+
+@intrinsic
+def pointer(typing, address):
+    """What lies at an address, for `carray`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def widened(typing, number):
+    """The float32 of a bfloat16, which comes as uint16."""
+
+    def generate(context, builder, signature, arguments):
+        bits = builder.shl(builder.zext(arguments[0], _INT), _INT(16))
+        return builder.bitcast(bits, _FLOAT)
+
+    return types.float32(types.uint16), generate
+
+
+def _upper(builder, number):
+    """Bits of a float32 whose upper half is the nearest bfloat16, ties to even."""
+    bits = builder.bitcast(number, _INT)
+    odd = builder.and_(builder.lshr(bits, _INT(16)), _INT(1))
+    return builder.add(bits, builder.add(odd, _INT(0x7FFF)))
+
+
+@intrinsic
+def narrowed(typing, number):
+    """The nearest bfloat16, as uint16."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.trunc(builder.lshr(_upper(builder, arguments[0]), _INT(16)), _SHORT)
+
+    return types.uint16(types.float32), generate
+
+
+@intrinsic
+def rounded(typing, number):
+    """The nearest bfloat16, as float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(builder.and_(_upper(builder, arguments[0]), _INT(-65536)), _FLOAT)
+
+    return types.float32(types.float32), generate
+
+
+@intrinsic
+def stepped(typing, number):
+    """The nearest integer of -127 to 127, ties to even, plus 128."""
+
+    def generate(context, builder, signature, arguments):
+        nearest = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_FLOAT, [_FLOAT]), "llvm.rint.f32"
+        )
+        whole = builder.fptosi(builder.call(nearest, arguments), _INT)
+        return builder.trunc(builder.add(whole, _INT(128)), _BYTE)
+
+    return types.uint8(types.float32), generate
+
+
+@intrinsic
+def power(typing, number):
+    """2 to a whole number of -126 to 127."""
+
+    def generate(context, builder, signature, arguments):
+        exponent = builder.add(builder.fptosi(arguments[0], _INT), _INT(127))
+        return builder.bitcast(builder.shl(exponent, _INT(23)), _FLOAT)
+
+    return types.float32(types.float32), generate
