@@ -315,6 +315,11 @@ def _prepare(backend: str) -> None:
     for name in _LIBRARIES.get(backend, ()):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if backend == "native":
+        with contextlib.suppress(ImportError):  # Numba is not on every kind of processor
+            from chat_app.llm.native.compiled import Code
+
+            Code()
 
 
 def _answer(line: wire.Line, desk: Desk, inbox: list[wire.Message]) -> None:

@@ -26,7 +26,7 @@ from chat_app.llm.native.model import Model
 
 _FLAGS = {"avx512f", "avx512bw", "avx512_vnni"}
 _SOURCES = ("rows.py", "tiles.py")
-_SIGNATURE = "void(int64, int64, int64, float32, float32)"
+_SIGNATURE = "void(int64, int64, int64, int64, float32, float32)"
 # Of the logits' directions. Right ones differ by what 8 bits and bfloat16 round.
 _LEAST_ALIKE = 0.98
 _PROOF_ROWS = 5
@@ -105,7 +105,7 @@ class Compiled:
         self._scales = np.float32(shape.epsilon), np.float32(shape.attention_scale)
         width = blocks(context_tokens)
         self._x = self._floats(most, shape.hidden)
-        self._positions = self._longs(most)
+        self._positions, self._wanted = self._longs(most), self._longs(most)
         self._wide, self._near = self._longs(most, width), self._longs(most, width)
         heads, kv, size = shape.heads, shape.kv_heads, shape.head_size
         padded = kv * -(-(heads // kv) // rows.SHARE) * rows.SHARE
@@ -138,6 +138,7 @@ class Compiled:
             rows.SCORES: _at(self._floats(most, padded, width * BLOCK_TOKENS)),
             rows.PARTIAL: _at(self._floats(threads, rows.ROOM)),
             rows.POSITIONS: _at(self._positions),
+            rows.WANTED: _at(self._wanted),
             rows.WIDE: _at(self._wide),
             rows.NEAR: _at(self._near),
             rows.FIRST_NORM: _vector(model.layers[0].before_attention),
@@ -196,25 +197,32 @@ class Compiled:
         if not alike.min() >= _LEAST_ALIKE:
             raise Unlike("Its steps are not compiled, because something else came out.")
 
-    def logits(self, tokens: Sequence[int], pieces: Sequence[Piece]) -> Tensor:
-        """`[rows, vocabulary]` float32 after these tokens, the next one of each piece's answer.
+    def logits(
+        self, tokens: Sequence[int], pieces: Sequence[Piece], wanted: Sequence[int] | None = None
+    ) -> Tensor:
+        """`[len(wanted), vocabulary]` float32 after those rows of these pieces' tokens.
 
-        They go into the cache. At most `most_rows`.
+        All go into the cache, at most `most_rows`. Without `wanted`, after all.
         """
         model, count = self._model, len(tokens)
         x = F.embedding(torch.tensor(tokens), model.embedding).float()
         np.multiply(x.numpy(), np.float32(model.scale), out=self._x[:count])
-        for row, piece in enumerate(pieces):
-            here = blocks(piece.start + 1)
-            self._positions[row] = piece.start
-            self._wide[row, :here] = piece.table.wide[:here]
+        first = 0
+        for piece in pieces:
+            last, end = first + piece.count, piece.start + piece.count
+            here = blocks(end)
+            self._positions[first:last] = range(piece.start, end)
+            self._wide[first:last, :here] = piece.table.wide[:here]
             if model.shape.window:
-                self._near[row, :here] = piece.table.near[:here]
-        out = torch.empty(count, model.shape.vocabulary)
+                self._near[first:last, :here] = piece.table.near[:here]
+            first = last
+        chosen = range(count) if wanted is None else wanted
+        self._wanted[: len(chosen)] = chosen
+        out = torch.empty(len(chosen), model.shape.vocabulary)
         self._table[self._logits] = out.data_ptr()
         threads = min(torch.get_num_threads(), self._threads)
         numba.set_num_threads(threads)
-        self._step(_at(self._table), count, threads, *self._scales)
+        self._step(_at(self._table), count, len(chosen), threads, *self._scales)
         return out
 
 

@@ -27,7 +27,7 @@ from chat_app.llm.native.tiles import (
 
 WIDTH = 64
 """Outputs that are computed together."""
-MOST_ROWS = 16
+MOST_ROWS = 48
 SHARE = 4
 """Heads that are attended together, because they see the same keys."""
 BLOCK_ROOM = 16
@@ -39,8 +39,8 @@ NUMBERS = 32
 (
     LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, SIZE, WORDS, GELU, EIGHT, WINDOW, BLOCK,
     X, GIVEN, STEPS, QKV, QUERY, SEEN, Y, INNER_X, SUMS, SCORES, MOST_TOKENS, PARTIAL,
-    POSITIONS, WIDE, NEAR, MOST_BLOCKS, HEAD, HEAD_SCALE, LOGITS, FIRST_NORM,
-) = range(31)  # fmt: skip
+    POSITIONS, WIDE, NEAR, MOST_BLOCKS, HEAD, HEAD_SCALE, LOGITS, FIRST_NORM, WANTED,
+) = range(32)  # fmt: skip
 LAYER = 20
 (
     QKV_W, QKV_SCALE, OUT_W, GATE_W, GATE_SCALE, DOWN_W, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP,
@@ -48,9 +48,8 @@ LAYER = 20
 ) = range(15)  # fmt: skip
 
 # What is done in a layer one after the other, all threads waiting for all in between; before the
-# first layer BEGIN, after the last SPEAK.
-_STAGES = 9
-PROJECT, STORE, SCORE, LOOK, MERGE, JOIN, GATE, LOWER, END, BEGIN, SPEAK = range(_STAGES + 2)
+# first layer BEGIN, in the last CHOOSE before MERGE, and then SPEAK.
+PROJECT, STORE, SCORE, LOOK, MERGE, JOIN, GATE, LOWER, END, BEGIN, CHOOSE, SPEAK = range(12)
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _TINY, _STEPS = np.float32(1e-12), np.float32(1 / 127)
@@ -444,12 +443,47 @@ def _matrix(plan, layer, stage):
 
 
 @_part
-def _work(address, index, stage, rows, thread, threads, epsilon, scale):
+def _move(place, row, to, count):
+    """A row of `count` numbers takes the place of another."""
+    source, target = _floats(place + 4 * row * count, count), _floats(place + 4 * to * count, count)
+    for i in range(count):
+        target[i] = source[i]
+
+
+@_part
+def _choose(plan, wanted):
+    """From here on only rows matter whose logits are wanted: they move to the front."""
+    places = _longs(plan[WANTED], MOST_ROWS)
+    for row in range(wanted):
+        # They are in order, so none is overwritten before it has moved.
+        _move(plan[X], places[row], row, plan[HIDDEN])
+        _move(plan[SEEN], places[row], row, plan[HEADS] * plan[SIZE])
+
+
+@_part
+def _following(stage, index, layers):
+    """(stage, layer) after this one."""
+    if stage == BEGIN:
+        return PROJECT, index
+    if stage == LOOK and index == layers - 1:
+        return CHOOSE, index
+    if stage == CHOOSE:
+        return MERGE, index
+    if stage == END:
+        return (SPEAK, index) if index == layers - 1 else (PROJECT, index + 1)
+    return stage + 1, index
+
+
+@_part
+def _work(address, index, stage, rows, wanted, thread, threads, epsilon, scale):
     """A thread's share of a stage of a layer."""
     plan = _longs(address, NUMBERS)
     layer = _longs(address + 8 * (NUMBERS + index * LAYER), LAYER)
     if stage == BEGIN:
         _begin(plan, rows, thread, threads, epsilon)
+    elif stage == CHOOSE:
+        if thread == 0:
+            _choose(plan, wanted)
     elif stage == STORE:
         for row in range(thread, rows, threads):
             _heads(plan, layer, row, epsilon, scale)
@@ -467,17 +501,19 @@ def _work(address, index, stage, rows, thread, threads, epsilon, scale):
 
 
 @njit(parallel=True, nogil=True, cache=True)
-def step(address, rows, threads, epsilon, scale):
-    """Logits of `rows` rows, whose tokens' embeddings are in X; threads share the work.
+def step(address, rows, wanted, threads, epsilon, scale):
+    """Logits of the `wanted` of `rows` rows, whose tokens' embeddings are in X.
 
-    `address` of the table; `epsilon` of norms and `scale` of queries, float32.
+    `address` of the table; threads share the work; `epsilon` of norms and `scale` of queries are
+    float32. Rows of one answer are consecutive tokens: all are in the cache before any looks.
     """
     layers = _longs(address, NUMBERS)[LAYERS]
-    for number in range(1 + layers * _STAGES + 1):
-        index, stage = (number - 1) // _STAGES, (number - 1) % _STAGES
-        if number == 0:
-            index, stage = 0, BEGIN
-        elif index == layers:
-            index, stage = 0, SPEAK
+    stage, index = BEGIN, 0
+    while True:
         for thread in prange(threads):
-            _work(address, index, stage, rows, np.int64(thread), threads, epsilon, scale)
+            _work(address, index, stage, rows, wanted, np.int64(thread), threads, epsilon, scale)
+        if stage == CHOOSE:
+            rows = wanted
+        if stage == SPEAK:
+            break
+        stage, index = _following(stage, index, layers)

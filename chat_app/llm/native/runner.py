@@ -85,8 +85,8 @@ class Runner:
     ) -> None:
         """`chunk_tokens` of prompts a step while others are written, else the quiet number.
 
-        While more wait than are written, as many pieces as wait. Steps that read no prompt are
-        `compiled`, where that is to be had.
+        While more wait than are written, as many pieces as wait. Few tokens are `compiled`, where
+        that is to be had.
 
         An image is read in one piece, so the cache's `chunk_tokens` are no fewer than its tokens.
         """
@@ -223,55 +223,59 @@ class Runner:
         return min(self._quiet_chunk, self._chunk * pieces)
 
     def _compute(self, chosen: Sequence[tuple[Answer, int]]) -> list[Step]:
-        tokens: list[int] = []
-        positions: list[int] = []
-        ends, pieces = [], []
-        for answer, count in chosen:
-            table = answer.table
-            self._cache.extend(table, count)
-            pieces.append(Piece(table, table.length, count, spans(answer, count)))
-            tokens += answer.unread[:count]
-            positions += range(table.length, table.length + count)
-            ends.append(len(tokens) - 1)
-        picking = [
-            (answer, end)
-            for (answer, count), end in zip(chosen, ends, strict=True)
-            if count == len(answer.unread)
-        ]
-        logits = self._logits(chosen, tokens, positions, pieces, [end for _, end in picking])
+        picking = [(answer, count) for answer, count in chosen if count == len(answer.unread)]
+        parts = [self._logits(part) for part in self._parts(chosen)]
         next_tokens: list[int] = []
         if picking:
             next_tokens = pick(
-                logits,
+                parts[0] if len(parts) == 1 else torch.cat(parts),
                 [answer.choice for answer, _ in picking],
-                [positions[end] for _, end in picking],
+                [answer.table.length + count - 1 for answer, count in picking],
             ).tolist()
         for answer, count in chosen:
             self._cache.advance(answer.table, answer.unread[:count])
             answer.unread = answer.unread[count:]
             forget(answer)
         self.counts.decode_tokens += len(picking)
-        self.counts.prefill_tokens += len(tokens) - len(picking)
+        self.counts.prefill_tokens += sum(count for _, count in chosen) - len(picking)
         return [
             self._wrote(answer, token)
             for (answer, _), token in zip(picking, next_tokens, strict=True)
         ]
 
-    def _logits(
-        self,
-        chosen: Sequence[tuple[Answer, int]],
-        tokens: list[int],
-        positions: list[int],
-        pieces: Sequence[Piece],
-        wanted: list[int],
-    ) -> Tensor:
-        """After those of the step's tokens whose rows are `wanted`."""
+    def _parts(self, chosen: Sequence[tuple[Answer, int]]) -> list[Sequence[tuple[Answer, int]]]:
+        """What goes through the model together.
+
+        Who is written to is computed in one way, to the last bit, whoever's prompt is read beside.
+        """
+        alone = sum(count == 1 for _, count in chosen)
+        apart = self._compiled is not None and 0 < alone <= self._compiled.most_rows
+        if not apart or self._few(chosen):
+            return [chosen]
+        return [part for part in (chosen[:alone], chosen[alone:]) if part]
+
+    def _few(self, part: Sequence[tuple[Answer, int]]) -> bool:
+        """Whether the compiled step has room for these tokens."""
+        count = sum(count for _, count in part)
+        return self._compiled is not None and count <= self._compiled.most_rows
+
+    def _logits(self, part: Sequence[tuple[Answer, int]]) -> Tensor:
+        """After the last token of everybody in this part who is read to the end."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted, pieces = [], []
+        for answer, count in part:
+            table = answer.table
+            self._cache.extend(table, count)
+            pieces.append(Piece(table, table.length, count, spans(answer, count)))
+            tokens += answer.unread[:count]
+            positions += range(table.length, table.length + count)
+            if count == len(answer.unread):
+                wanted.append(len(tokens) - 1)
         device = self._memory.device
-        seen = pictured(chosen, device)
-        alone = self._compiled is not None and len(tokens) <= self._compiled.most_rows
-        if alone and seen is None and len(tokens) == len(pieces) == len(wanted):
-            assert self._compiled is not None
-            return self._compiled.logits(tokens, pieces)
+        seen = pictured(part, device)
+        if self._compiled is not None and seen is None and self._few(part):
+            return self._compiled.logits(tokens, pieces, wanted)
         return self._model.forward(
             torch.tensor(tokens if seen is None else words(tokens), device=device),
             torch.tensor(positions, device=device),

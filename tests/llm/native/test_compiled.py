@@ -195,8 +195,75 @@ def test_an_answer_is_the_same_in_every_company(
         torch.set_num_threads(1)
 
 
-def test_a_runner_uses_it_when_nobody_reads(code: Any, tmp_path: Path) -> None:
-    """Also where a prompt's last token alone is unread, and never for images or pieces."""
+@pytest.mark.parametrize("cached", [0, 5, 16, 90])
+def test_pieces_of_prompts(code: Any, pair: Pair, eight: bool, cached: int) -> None:
+    """Of several answers, beside single tokens; only some of the rows are wanted."""
+    ours = bench(pair, formed(pair, packed, eight=eight))
+    right = bench(pair, formed(pair, exact, eight=eight), torch.float32)
+    step = compile_(code, ours)
+    counts = (1, 1, 23, 9)
+    prompts = [text(60 + row, cached + row) for row in range(len(counts))]
+    news = [text(80 + row, count) for row, count in enumerate(counts)]
+    tokens = [token for new in news for token in new]
+    wanted = [0, 1, 5, 24, 33]
+
+    def pieces(at: Bench) -> list[Piece]:
+        made = []
+        for prompt, new in zip(prompts, news, strict=True):
+            table = at.open(prompt) if prompt else at.cache.open(new, CONTEXT, str(len(made)))
+            at.cache.extend(table, len(new))
+            made.append(Piece(table, table.length, len(new)))
+        return made
+
+    def by_pytorch(at: Bench) -> torch.Tensor:
+        parts = pieces(at)
+        positions = [p for part in parts for p in range(part.start, part.start + part.count)]
+        with torch.inference_mode():
+            return at.model.forward(
+                torch.tensor(tokens), torch.tensor(positions), Gathered(at.memory, parts),
+                torch.tensor(wanted),
+            )  # fmt: skip
+
+    got, exactly = step.logits(tokens, pieces(ours), wanted), by_pytorch(right)
+    theirs = by_pytorch(bench(pair, ours.model))
+    assert got.shape == theirs.shape == (len(wanted), pair.shape.vocabulary)
+    assert apart(got, exactly) < 1.2 * apart(theirs, exactly) + 1e-3
+
+
+def runner(at: Bench, step: Any, *, quiet: int = 64) -> Runner:
+    return Runner(
+        at.model, at.cache, at.memory, ends=frozenset(), chunk_tokens=60, quiet_chunk_tokens=quiet,
+        compiled=step,
+    )  # fmt: skip
+
+
+def test_a_text_is_the_same_whoever_asks_beside(code: Any, tmp_path: Path, eight: bool) -> None:
+    """Answers come and go, long prompts are read in the same steps; greedy and sampled."""
+    kind, changes = SHAPES["gemma"]
+    pair = make(tmp_path, kind, **changes)
+    model = formed(pair, packed, eight=eight)
+
+    def written(company: int) -> dict[str, list[int]]:
+        at = bench(pair, model)
+        one = runner(at, compile_(code, at))
+        for id, sampling in (("greedy", GREEDY), ("sampled", Sampling(temperature=1.0))):
+            one.add(id, text(70, 64), sampling, 40, seed=5, scope=id)
+            one.step()
+            one.step()
+        made: dict[str, list[int]] = {"greedy": [], "sampled": []}
+        for turn in range(60):
+            if turn % 4 == 0 and turn // 4 < company:
+                one.add(f"{turn}", text(100 + turn, 90 + turn), GREEDY, 9, seed=1, scope=f"{turn}")
+            for done in one.step():
+                made.setdefault(done.id, []).extend(done.tokens)
+        return {id: made[id] for id in ("greedy", "sampled")}
+
+    alone = written(0)
+    assert len(alone["sampled"]) > 35
+    assert written(9) == alone
+
+
+def test_few_tokens_are_compiled_and_many_are_not(code: Any, tmp_path: Path) -> None:
     kind, changes = SHAPES["gemma"]
     pair = make(tmp_path, kind, **changes)
     at = bench(pair, formed(pair, packed, eight=True))
@@ -204,29 +271,21 @@ def test_a_runner_uses_it_when_nobody_reads(code: Any, tmp_path: Path) -> None:
     seen: list[int] = []
     inner = step.logits
 
-    def counted(tokens: Sequence[int], pieces: Sequence[Piece]) -> torch.Tensor:
+    def counted(tokens: Sequence[int], *more: Any) -> torch.Tensor:
         seen.append(len(tokens))
-        result: torch.Tensor = inner(tokens, pieces)
+        result: torch.Tensor = inner(tokens, *more)
         return result
 
     step.logits = counted
-    runner = Runner(
-        at.model, at.cache, at.memory, ends=frozenset(), chunk_tokens=16, quiet_chunk_tokens=64,
-        compiled=step,
-    )  # fmt: skip
+    one = runner(at, step)
     for index in range(3):
-        runner.add(str(index), text(70 + index, 20), GREEDY, 6, seed=1, scope=str(index))
-    made = finish(runner)
+        one.add(str(index), text(70 + index, 20), GREEDY, 6, seed=1, scope=str(index))
+    made = finish(one)
     assert seen == [3] * 5
     assert all(len(tokens) == 6 for tokens in made.values())
-    # Alone and sampled, twice: the same text from the same seed.
-    sampled = Sampling(temperature=1.0)
-    again = []
-    for _ in range(2):
-        runner.add("x", text(75, 20), sampled, 12, seed=5, scope="none")
-        again.append(finish(runner)["x"])
-    assert again[0] == again[1]
-    assert seen[5:] == [1] * len(seen[5:])
+    one.add("x", text(75, step.most_rows), GREEDY, 3, seed=5, scope="none")
+    finish(one)
+    assert seen[5:] == [step.most_rows, 1, 1]
 
 
 def test_more_rows_than_it_has_room_for_go_to_pytorch(code: Any, tmp_path: Path) -> None:
@@ -234,13 +293,10 @@ def test_more_rows_than_it_has_room_for_go_to_pytorch(code: Any, tmp_path: Path)
     pair = make(tmp_path, kind, **changes)
     at = bench(pair, formed(pair, packed, eight=False))
     step = compile_(code, at)
-    runner = Runner(
-        at.model, at.cache, at.memory, ends=frozenset(), chunk_tokens=16, quiet_chunk_tokens=64,
-        compiled=step,
-    )  # fmt: skip
+    one = runner(at, step)
     for index in range(step.most_rows + 1):
-        runner.add(str(index), text(70 + index, 3), GREEDY, 5, seed=1, scope=str(index))
-    assert {len(tokens) for tokens in finish(runner).values()} == {5}
+        one.add(str(index), text(70 + index, 3), GREEDY, 5, seed=1, scope=str(index))
+    assert {len(tokens) for tokens in finish(one).values()} == {5}
 
 
 def test_what_it_was_not_made_for_it_refuses(code: Any, tmp_path: Path) -> None:
