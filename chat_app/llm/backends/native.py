@@ -1,5 +1,6 @@
 """Our own engine as a backend: picks format and cache size for the machine, then runs."""
 
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,9 +53,9 @@ class Native:
         from chat_app.llm.native.memory import Memory
         from chat_app.llm.native.threads import Threads
 
-        self._threads = Threads(spec.threads, torch.set_num_threads, watched=spec.device == "cpu")
-        self.device = spec.device
-        self.slots = SLOTS[spec.device]
+        # Packing the weights keeps all cores busy for a second; answers have their share of them.
+        torch.set_num_threads(max(spec.threads, os.cpu_count() or 1))
+        self.device, self.slots = spec.device, SLOTS[spec.device]
         code = _code(spec)
         device = _place(spec.device)
         chunk = QUIET_CHUNK_TOKENS[spec.device]
@@ -103,6 +104,7 @@ class Native:
         cache = Cache(wide_blocks=wide, near_blocks=near, window=shape.window, chunk_tokens=chunk)
         progress("Preparing the model…", None)
         eyes = _eyes(folder, sight, format, device) if sight else None
+        self._threads = Threads(spec.threads, torch.set_num_threads, watched=spec.device == "cpu")
         self._runner = self._made(model, cache, memory, chunk, eyes=eyes, code=code)
 
     def _format(self, spec: Spec, shape: "Shape", chunk: int) -> tuple["Format", str]:
