@@ -64,9 +64,11 @@ _GELU_CUBE = np.float32(0.044715 * 2 * np.sqrt(2 / np.pi))
 _ANY_ORDER = {"reassoc", "contract", "nsz"}
 
 
-# Called from here alone: without what Python and C would call them by.
-_part = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-_summing = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath=_ANY_ORDER)
+# Called from here alone: without what Python and C would call them by. A division by 0 is no
+# exception, or no loop with a division in it could be vectorized.
+_HERE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+_part = njit(**_HERE)
+_summing = njit(**_HERE, fastmath=_ANY_ORDER)
 
 
 @_part
@@ -119,9 +121,9 @@ def _give(plan, row, normed):
         for i in range(count):
             steps[i] = stepped(normed[i] / step)
     else:
-        given = _floats(plan[GIVEN] + 4 * row * count, count)
+        given = _halves(plan[GIVEN] + 2 * row * count, count)
         for i in range(count):
-            given[i] = rounded(normed[i])
+            given[i] = narrowed(normed[i])
 
 
 @_summing
@@ -144,7 +146,7 @@ def _join(plan, row, after, before, epsilon):
 
 
 @_part
-def _tiles(plan, rows, sums, eight, weights, inputs, stride, groups):
+def _tiles(rows, sums, eight, weights, inputs, stride, groups):
     """Products of all rows with 64 outputs, to `sums`, `[rows, 64]`; rows are padded to 4."""
     row = 0
     while row < rows:
@@ -169,8 +171,8 @@ def _block(plan, rows, thread, eight, weights, scale, inputs, count, outputs, bl
     sums = plan[SUMS] + thread * MOST_ROWS * GROUP_BYTES
     each = 1 if eight else 2
     size = WIDTH * count * each
-    stride = count if eight else 4 * count
-    _tiles(plan, rows, sums, eight, weights + block * size, inputs, stride, count * each // 4)
+    groups = count * each // 4
+    _tiles(rows, sums, eight, weights + block * size, inputs, count * each, groups)
     if eight:
         # Inputs are from 128 on; oneDNN keeps what that adds behind the matrix.
         first = 4 * block * WIDTH
@@ -202,7 +204,7 @@ def _product(plan, rows, thread, threads, eight, weights, scale, inputs, count, 
 @_summing
 def _gates(plan, layer, rows, thread, threads):
     """This thread's share of gate and up, through GELU or SiLU and times each other."""
-    inner, hidden = plan[INNER], plan[HIDDEN]
+    inner, hidden, gelu = plan[INNER], plan[HIDDEN], plan[GELU]
     blocks = inner // WIDTH
     gates = _floats(plan[PARTIAL] + 4 * thread * ROOM, MOST_ROWS * WIDTH)
     for block in range(thread * blocks // threads, (thread + 1) * blocks // threads):
@@ -212,16 +214,18 @@ def _gates(plan, layer, rows, thread, threads):
                 plan[GIVEN], hidden, 2 * inner, block + half * blocks,
             )  # fmt: skip
             real = _floats(sums, rows * WIDTH)
-            if half == 0:
+            if half == 0 and gelu:
                 for i in range(rows * WIDTH):
                     x = real[i]
-                    speed = x * (_GELU + _GELU_CUBE * x * x) if plan[GELU] else x
-                    gates[i] = x / (_ONE + _exponential(-speed))
+                    gates[i] = x / (_ONE + _exponential(-x * (_GELU + _GELU_CUBE * x * x)))
+            elif half == 0:
+                for i in range(rows * WIDTH):
+                    gates[i] = real[i] / (_ONE + _exponential(-real[i]))
             else:
                 for row in range(rows):
-                    to = _floats(plan[INNER_X] + 4 * (row * inner + block * WIDTH), WIDTH)
+                    to = _halves(plan[INNER_X] + 2 * (row * inner + block * WIDTH), WIDTH)
                     for i in range(WIDTH):
-                        to[i] = rounded(gates[row * WIDTH + i] * real[row * WIDTH + i])
+                        to[i] = narrowed(gates[row * WIDTH + i] * real[row * WIDTH + i])
 
 
 @_summing
@@ -368,13 +372,13 @@ def _see(plan, layer, row, number, group, thread, part, parts):
                     )
         token += here
     for head in range(min(SHARE, share - group * SHARE)):
-        to = _floats(
-            plan[SEEN] + 4 * ((row * heads + number * share + group * SHARE + head) * size + low),
+        to = _halves(
+            plan[SEEN] + 2 * ((row * heads + number * share + group * SHARE + head) * size + low),
             width,
         )
         inverse = _ONE / sums[SHARE + head]
         for i in range(width):
-            to[i] = rounded(total[head * width + i] * inverse)
+            to[i] = narrowed(total[head * width + i] * inverse)
 
 
 @_part
@@ -443,10 +447,11 @@ def _matrix(plan, layer, stage):
 
 
 @_part
-def _move(place, row, to, count):
-    """A row of `count` numbers takes the place of another."""
-    source, target = _floats(place + 4 * row * count, count), _floats(place + 4 * to * count, count)
-    for i in range(count):
+def _move(place, row, to, size):
+    """A row of `size` bytes takes the place of another."""
+    source = carray(pointer(place + row * size), size, np.uint8)
+    target = carray(pointer(place + to * size), size, np.uint8)
+    for i in range(size):
         target[i] = source[i]
 
 
@@ -456,8 +461,8 @@ def _choose(plan, wanted):
     places = _longs(plan[WANTED], MOST_ROWS)
     for row in range(wanted):
         # They are in order, so none is overwritten before it has moved.
-        _move(plan[X], places[row], row, plan[HIDDEN])
-        _move(plan[SEEN], places[row], row, plan[HEADS] * plan[SIZE])
+        _move(plan[X], places[row], row, 4 * plan[HIDDEN])
+        _move(plan[SEEN], places[row], row, 2 * plan[HEADS] * plan[SIZE])
 
 
 @_part
@@ -500,7 +505,7 @@ def _work(address, index, stage, rows, wanted, thread, threads, epsilon, scale):
         _product(plan, rows, thread, threads, eight, weights, scales, inputs, count, outputs, out)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
 def step(address, rows, wanted, threads, epsilon, scale):
     """Logits of the `wanted` of `rows` rows, whose tokens' embeddings are in X.
 

@@ -9,6 +9,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from chat_app.llm.backends.base import cpu_flags
+
 _BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOAT = ir.FloatType()
 _LANES = 16
@@ -22,11 +24,11 @@ def _place(builder, address, offset, kind):
     return builder.inttoptr(builder.add(address, offset), ir.PointerType(kind))
 
 
-def _all(builder, value, kind):
-    """The value in all 16 lanes."""
-    lanes = ir.VectorType(kind, _LANES)
-    first = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, _INT(0))
-    return builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), ir.Constant(_INTS, None))
+def _all(builder, value):
+    """4 bytes in all 16 lanes."""
+    nothing = ir.Constant(_INTS, ir.Undefined)
+    first = builder.insert_element(nothing, value, _INT(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(_INTS, None))
 
 
 def _eight(builder, sums, inputs, weights):
@@ -34,40 +36,62 @@ def _eight(builder, sums, inputs, weights):
     dot = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512"
     )
-    four = builder.load(builder.inttoptr(inputs, ir.PointerType(_INT)), align=4)
-    given = _all(builder, four, _INT)
     return [
-        builder.call(dot, [each, given, weight]) for each, weight in zip(sums, weights, strict=True)
+        builder.call(dot, [each, inputs, weight])
+        for each, weight in zip(sums, weights, strict=True)
     ]
 
 
+class _Bfloat16(ir.Type):
+    """The type that llvmlite has no name for."""
+
+    def _to_string(self):
+        return "bfloat"
+
+
+_PAIRS = ir.VectorType(_Bfloat16(), 2 * _LANES)
+
+
 def _sixteen(builder, sums, inputs, weights):
-    """Add the products of 2 inputs in float32 with 64 outputs' weights in bfloat16."""
+    """Add the products of 2 inputs with 64 outputs' weights, all in bfloat16."""
+    dot = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS]),
+        "llvm.x86.avx512bf16.dpbf16ps.512",
+    )
+    inputs = builder.bitcast(inputs, _PAIRS)
+    return [
+        builder.call(dot, [each, inputs, builder.bitcast(weight, _PAIRS)])
+        for each, weight in zip(sums, weights, strict=True)
+    ]
+
+
+def _halves(builder, pairs):
+    """Vectors of the first and of the second of each pair of bfloat16, in float32."""
+    shift, upper = ir.Constant(_INTS, [16] * _LANES), ir.Constant(_INTS, [-65536] * _LANES)
+    first, second = builder.shl(pairs, shift), builder.and_(pairs, upper)
+    return builder.bitcast(first, _FLOATS), builder.bitcast(second, _FLOATS)
+
+
+def _sixteen_apart(builder, sums, inputs, weights):
+    """The same where the processor knows no products in bfloat16: in float32."""
     fma = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), "llvm.fma.v16f32"
     )
-    low, high = (
-        _all(builder, builder.load(_place(builder, inputs, _LONG(at), _FLOAT), align=4), _FLOAT)
-        for at in (0, 4)
-    )
-    # A bfloat16 is the upper half of a float32.
-    shift, upper = ir.Constant(_INTS, [16] * _LANES), ir.Constant(_INTS, [-65536] * _LANES)
+    low, high = _halves(builder, inputs)
     done = []
     for each, weight in zip(sums, weights, strict=True):
-        first = builder.bitcast(builder.shl(weight, shift), _FLOATS)
-        second = builder.bitcast(builder.and_(weight, upper), _FLOATS)
+        first, second = _halves(builder, weight)
         done.append(builder.call(fma, [second, high, builder.call(fma, [first, low, each])]))
     return done
 
 
-def _tile(rows, *, eight):
-    """A function of numba: `rows` rows times 64 outputs.
+def _tile(rows, kind, add):
+    """A function of numba: `rows` rows times 64 outputs; `add` adds a group of inputs to the sums.
 
     `weights` is the address of the 64 outputs, `inputs` of the rows, `stride` bytes apart;
     `groups` groups of 4 bytes; sums go to `out`, `[rows, 64]` int32 or float32.
     """
-    # Of the sums, bytes of a row's inputs in a group, what adds a group to the sums.
-    kind, step, add = (_INTS, 4, _eight) if eight else (_FLOATS, 8, _sixteen)
 
     @intrinsic
     def tile(typing, weights, inputs, stride, groups, out):
@@ -87,11 +111,13 @@ def _tile(rows, *, eight):
                 )
                 for part in range(_REGISTERS)
             ]
-            at = builder.add(inputs, builder.mul(group, _LONG(step)))
-            added = [
-                add(builder, sums[row], builder.add(at, builder.mul(stride, _LONG(row))), read)
-                for row in range(rows)
-            ]
+            at = builder.add(inputs, builder.mul(group, _LONG(4)))
+            added = []
+            for row in range(rows):
+                place = _place(builder, at, builder.mul(stride, _LONG(row)), _INT)
+                added.append(
+                    add(builder, sums[row], _all(builder, builder.load(place, align=4)), read)
+                )
             following = builder.add(group, _LONG(1))
             group.add_incoming(following, loop)
             for row in range(rows):
@@ -111,8 +137,9 @@ def _tile(rows, *, eight):
     return tile
 
 
-eight_1, eight_4 = _tile(1, eight=True), _tile(4, eight=True)
-sixteen_1, sixteen_4 = _tile(1, eight=False), _tile(4, eight=False)
+_HALF_PRODUCTS = _sixteen if "avx512_bf16" in cpu_flags() else _sixteen_apart
+eight_1, eight_4 = (_tile(rows, _INTS, _eight) for rows in (1, 4))
+sixteen_1, sixteen_4 = (_tile(rows, _FLOATS, _HALF_PRODUCTS) for rows in (1, 4))
 
 
 @intrinsic
