@@ -102,7 +102,7 @@ class Native:
         except torch.OutOfMemoryError as error:
             raise MemoryError from error
         cache = Cache(wide_blocks=wide, near_blocks=near, window=shape.window, chunk_tokens=chunk)
-        progress("Preparing the model…", None)
+        progress(_doing(code), None)
         eyes = _eyes(folder, sight, format, device) if sight else None
         self._threads = Threads(spec.threads, torch.set_num_threads, watched=spec.device == "cpu")
         self._runner = self._made(model, cache, memory, chunk, eyes=eyes, code=code)
@@ -275,6 +275,12 @@ def _code(spec: Spec) -> "Code | None":
     except ImportError:  # Numba is installed on some kinds of processors only
         return None
     return Code()
+
+
+def _doing(code: "Code | None") -> str:
+    if code is not None and code.is_alive():
+        return "Compiling for this processor, once…"
+    return "Preparing the model…"
 
 
 def _tokenizer(folder: Path, family: str, sight: "Sight | None") -> "Tokenizer":

@@ -84,7 +84,7 @@ def _kept(here: Path) -> Path:
     beside = here / "__pycache__"
     if os.access(beside if beside.exists() else here, os.W_OK):
         return beside
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ml-chat-billing"
+    return Path.home() / ".cache" / "ml-chat-billing"
 
 
 class Compiled:

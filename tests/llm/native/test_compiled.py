@@ -351,9 +351,6 @@ def test_other_processors_and_broken_compilers_are_named(monkeypatch: pytest.Mon
 def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert compiled._kept(tmp_path) == tmp_path / "__pycache__"
     monkeypatch.setattr(compiled.os, "access", lambda *_: False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert compiled._kept(tmp_path) == tmp_path / "cache" / "ml-chat-billing"
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert compiled._kept(tmp_path) == tmp_path / ".cache" / "ml-chat-billing"
 
