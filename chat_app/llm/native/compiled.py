@@ -5,7 +5,9 @@ they are in memory once; prompts are read by PyTorch. Where matrices lie otherwi
 or what comes out differs, PyTorch does all the work and the engine says so.
 """
 
+import fcntl
 import hashlib
+import importlib
 import os
 import threading
 from collections.abc import Sequence
@@ -66,17 +68,26 @@ class Code(threading.Thread):
 def _get() -> None:
     if not cpu_flags() >= _FLAGS:
         raise Unlike("Its steps are not compiled, which needs AVX-512 with VNNI.")
+    # The threads that wait for their next piece of work awake, as PyTorch's do.
+    numba.config.THREADING_LAYER = "omp"
+    try:
+        importlib.import_module("numba.np.ufunc.omppool")
+    except ImportError as error:
+        raise Unlike("Its steps are not compiled, because libgomp is not installed.") from error
     # Numba looks at the time of one file alone; what it keeps is found by the content of all.
     here = Path(__file__).parent
     digest = hashlib.blake2b(digest_size=8)
     for name in _SOURCES:
         digest.update((here / name).read_bytes())
-    numba.config.CACHE_DIR = str(_kept(here) / f"compiled-{digest.hexdigest()}")
-    # The one that waits for the next piece of work awake, as PyTorch's threads do.
-    numba.config.THREADING_LAYER = "omp"
-    from chat_app.llm.native import rows
+    kept = _kept(here) / f"compiled-{digest.hexdigest()}"
+    kept.mkdir(parents=True, exist_ok=True)
+    numba.config.CACHE_DIR = str(kept)
+    with (kept / "lock").open("w") as lock:
+        # Several workers may start at once: one compiles, the others get what it has kept.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        from chat_app.llm.native import rows
 
-    rows.step.compile(_SIGNATURE)
+        rows.step.compile(_SIGNATURE)
 
 
 def _kept(here: Path) -> Path:

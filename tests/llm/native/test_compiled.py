@@ -1,5 +1,7 @@
 """Compiled steps: what PyTorch computes from the same matrices, whoever else is in the step."""
 
+import fcntl
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,6 +347,25 @@ def test_other_processors_and_broken_compilers_are_named(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(compiled, "_kept", broken)
     with pytest.raises(compiled.Unlike, match=r"could not be compiled .*no place to keep it"):
+        compiled.Code().wait()
+
+
+def test_workers_that_start_together_take_turns(code: Any) -> None:
+    """One compiles; the others wait, and then find what it has kept."""
+    code.wait()
+    kept = Path(compiled.numba.config.CACHE_DIR)
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = compiled.Code()
+        other.join(0.3)
+        assert other.is_alive()
+    other.wait()
+
+
+def test_without_libgomp_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba.np.ufunc.omppool", None)
+    monkeypatch.delattr("numba.np.ufunc.omppool", raising=False)
+    with pytest.raises(compiled.Unlike, match="libgomp"):
         compiled.Code().wait()
 
 
