@@ -1,8 +1,8 @@
-"""Steps that only write, one token for each of a few answers, compiled for this processor.
+"""Steps of few tokens, of answers that are written or short prompts, compiled for this processor.
 
 The function is in `rows.py`. It reads the matrices as they lie packed for PyTorch's products, so
-they are in memory once; prompts are read by PyTorch. Where matrices lie otherwise than expected,
-or what comes out differs, PyTorch does all the work and the engine says so.
+they are in memory once; longer prompts are read by PyTorch. Where matrices lie otherwise than
+expected, or what comes out differs, PyTorch does all the work and the engine says so.
 """
 
 import fcntl

@@ -1,7 +1,8 @@
-"""One more token of a few answers: the whole forward pass as one function, compiled by Numba.
+"""Few tokens at once, of one answer or of many: the whole forward pass, compiled by Numba.
 
 A step of one row is a thousand small operations, whose start takes as long as their work; here
-there is none to start. It computes what `model.py` computes with `plain` and `linear`, for matrices
+there is none to start. Every row is computed in the same order whoever else is there, and however
+many threads share the work. It is what `model.py` computes with `plain` and `linear`, for matrices
 in 8 bits and bfloat16 as oneDNN has packed them, over the cache of `memory.py`.
 
 Arrays are known by their addresses, in a table of whole numbers: NUMBERS of the model, then LAYER
@@ -28,6 +29,7 @@ from chat_app.llm.native.tiles import (
 WIDTH = 64
 """Outputs that are computed together."""
 MOST_ROWS = 48
+LANES = 16
 SHARE = 4
 """Heads that are attended together, because they see the same keys."""
 BLOCK_ROOM = 16
@@ -320,7 +322,9 @@ def _see(plan, layer, row, number, group, thread, part, parts):
     count = position + 1 - start
     at = (row * kv + number) * padded + group * SHARE
     most = plan[MOST_TOKENS]
-    low, high = size * part // parts, size * (part + 1) // parts
+    # Whole vectors, or an element would be computed otherwise with another number of parts.
+    low = size // LANES * part // parts * LANES
+    high = size // LANES * (part + 1) // parts * LANES if part + 1 < parts else size
     width = high - low
     # A thread's own room: chances of 4 heads and 16 tokens, then sums.
     room = plan[PARTIAL] + 4 * thread * ROOM
