@@ -129,7 +129,10 @@ class Process:
 
     async def prepare(self) -> None:
         """Import what the backend needs, and load nothing. Raises Refused when it ends at that."""
-        self.send({"op": "prepare", "backend": self.spec.backend})
+        likely = {
+            name: getattr(self.spec, name) for name in ("backend", "path", "family", "device")
+        }
+        self.send({"op": "prepare", **likely})
         if await wire.read(self._reader) is None:
             raise Refused("crashed", "The process ended while it was importing its libraries.")
         self.heard = time.monotonic()

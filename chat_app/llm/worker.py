@@ -276,11 +276,12 @@ def load(spec: Spec, line: wire.Line) -> tuple[Spec, Backend]:
 def serve(line: wire.Line) -> None:
     """Load what the first message names, then write answers until the line closes.
 
-    Before it, libraries may be asked for (`prepare`), long before it is known which model.
+    Before it, what a likely model needs may be asked for (`prepare`), long before it is known which
+    model is loaded.
     """
     first, *early = _some(line)
     if first["op"] == "prepare":
-        _prepare(first["backend"])
+        _prepare(first["backend"], first["path"], first["family"], first["device"])
         line.send({"op": "prepared"})
         first, *early = early or _some(line)
     spec = Spec(**first["spec"])
@@ -310,16 +311,15 @@ def _some(line: wire.Line) -> list[wire.Message]:
     return messages
 
 
-def _prepare(backend: str) -> None:
-    """Import what takes longest of a load. What fails here is said when a model is loaded."""
+def _prepare(backend: str, path: str, family: str, device: str) -> None:
+    """Do what takes longest of a load. What fails here is said when a model is loaded."""
     for name in _LIBRARIES.get(backend, ()):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     if backend == "native":
-        with contextlib.suppress(ImportError):  # Numba is not on every kind of processor
-            from chat_app.llm.native.compiled import Code
+        from chat_app.llm.backends import native
 
-            Code()
+        native.prepare(path, family, device)
 
 
 def _answer(line: wire.Line, desk: Desk, inbox: list[wire.Message]) -> None:

@@ -45,12 +45,17 @@ def folder(spec: "Spec", progress: Progress) -> Path:
     from chat_app.llm import convert
 
     sentence = "Converting the weights, once…"
-    target = path.parent / "safetensors"
+    target = safetensors(spec.path)
     try:
         convert.convert(path, target, lambda share: progress(sentence, share))
     except convert.Unreadable as error:
         raise LoadRefused("load_failed", str(error)) from error
     return target
+
+
+def safetensors(path: str) -> Path:
+    """Where the safetensors of a spec's path are, or will be."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent / "safetensors"
 
 
 def cpu_flags() -> set[str]:

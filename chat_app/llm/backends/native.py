@@ -1,8 +1,10 @@
 """Our own engine as a backend: picks format and cache size for the machine, then runs."""
 
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +58,7 @@ class Native:
         # Packing the weights keeps all cores busy for a second; answers have their share of them.
         torch.set_num_threads(max(spec.threads, os.cpu_count() or 1))
         self.device, self.slots = spec.device, SLOTS[spec.device]
-        code = _code(spec)
+        code = _code() if spec.device == "cpu" else None
         device = _place(spec.device)
         chunk = QUIET_CHUNK_TOKENS[spec.device]
         try:
@@ -266,10 +268,22 @@ def _place(name: str) -> "torch.device":
     return torch.device(name)
 
 
-def _code(spec: Spec) -> "Code | None":
+def prepare(path: str, family: str, device: str) -> None:
+    """What a load of this folder needs beside its weights, in this process, before it is asked for.
+
+    What is not there, or damaged, is left to the load.
+    """
+    from chat_app.llm.native import shape as shapes
+
+    if device == "cpu":
+        _code()
+    folder = base.safetensors(path)
+    with contextlib.suppress(OSError, ValueError):
+        _tokenizer(folder, family, shapes.sight(folder))
+
+
+def _code() -> "Code | None":
     """The compiled steps, on their way; None where there are none to be had."""
-    if spec.device != "cpu":
-        return None
     try:
         from chat_app.llm.native.compiled import Code
     except ImportError:  # Numba is installed on some kinds of processors only
@@ -284,6 +298,20 @@ def _doing(code: "Code | None") -> str:
 
 
 def _tokenizer(folder: Path, family: str, sight: "Sight | None") -> "Tokenizer":
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return _read(folder, family, sight, tuple(map(_stamp, files)))
+
+
+def _stamp(file: Path) -> tuple[str, int, int]:
+    """Another one when the file was changed."""
+    found = file.stat()
+    return file.name, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(1)
+def _read(
+    folder: Path, family: str, sight: "Sight | None", _stamps: tuple[tuple[str, int, int], ...]
+) -> "Tokenizer":
     from chat_app.llm.tokenizer import Tokenizer
 
     if sight is None:

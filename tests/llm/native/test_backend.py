@@ -13,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from chat_app.llm import convert
-from chat_app.llm.backends import base
+from chat_app.llm.backends import base, native
 from chat_app.llm.backends.base import Family, LoadRefused, Spec, Unfit
 from chat_app.llm.backends.native import Native
 from chat_app.llm.engine import ChatMessage, Sampling
@@ -249,6 +249,27 @@ def test_without_a_place_for_the_8_bit_form_it_runs_in_16(
     assert "in bfloat16" in backend.why
     assert backend.add("a", backend.encode(TALK), GREEDY, 3) == 0
     assert backend.step()
+
+
+def test_what_was_prepared_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a file has changed since."""
+    native.prepare(str(folder), "llama", "cpu")
+
+    def read(*_: object, **__: object) -> None:
+        raise ValueError("read again")
+
+    monkeypatch.setattr(Tokenizer, "__init__", read)
+    assert ours(folder).count_text("plain words") > 0
+    config = folder / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    assert "read again" in str(refusal(folder))
+
+
+@pytest.mark.parametrize("damage", [None, "config.json", "tokenizer.json"])
+def test_what_cannot_be_prepared_is_left_to_the_load(folder: Path, damage: str | None) -> None:
+    if damage:
+        (folder / damage).write_text("{")
+    native.prepare(str(folder if damage else folder / "none"), "llama", "cuda")
 
 
 def check_tokenizer(folder: Path, family: Family) -> None:
