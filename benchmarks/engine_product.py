@@ -260,7 +260,11 @@ async def measure(spec: dict[str, Any]) -> dict[str, Any]:
     users, tokens = spec["users"], spec["tokens"]
     settings = settings_room.load(
         models_dir=Path(spec["models_dir"]),
-        llm={"engine": spec["engine"], "threads": spec["threads"]},
+        llm={
+            "engine": spec["engine"],
+            "threads": spec["threads"],
+            "default_model": spec["model"],
+        },
     )
     engine = build.create(settings)
     product = Product(engine, spec["model"])

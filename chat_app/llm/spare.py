@@ -14,7 +14,7 @@ from chat_app.llm.backends.base import Spec
 from chat_app.llm.process import Process
 
 _log = logging.getLogger(__name__)
-# It takes about 400 MB, and a model that is to fit beside it more.
+# It takes 400 to 700 MB, and a model that is to fit beside it more.
 _FREE_BYTES = 1024**3
 
 
