@@ -24,6 +24,7 @@ class Spare:
     def __init__(self) -> None:
         self._waiting: tuple[Process, asyncio.Task[None]] | None = None
         self._failed = False
+        self._loads = 0
 
     @property
     def wanted(self) -> bool:
@@ -34,10 +35,14 @@ class Spare:
         """Have a worker import what this spec needs, if there is memory for it."""
         if psutil.virtual_memory().available < _FREE_BYTES:
             return
+        loads = self._loads
         try:
             process = await Process.start(spec)
         except OSError as error:
             self._give_up(error)
+            return
+        if loads != self._loads:  # a load began meanwhile, and has one of its own
+            await process.end()
             return
         preparing = asyncio.create_task(process.prepare())
         preparing.add_done_callback(self._prepared)
@@ -55,6 +60,7 @@ class Spare:
         """A worker for this spec: the one that waits, if it suits, or a new one."""
         waiting, self._waiting = self._waiting, None
         self._failed = False
+        self._loads += 1
         if waiting is None:
             return await Process.start(spec)
         process, preparing = waiting

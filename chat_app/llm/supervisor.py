@@ -559,12 +559,11 @@ class Supervisor:
         """While no model is in memory or on its way there, keep a worker ready for the first."""
         while True:
             await asyncio.sleep(_PREPARE_SECONDS)
-            if any(
-                model.process is not None or (model.load is not None and not model.load.done())
-                for model in self._models.values()
-            ):
-                # A load that began while one was being started did not find it.
+            models = self._models.values()
+            if any(model.process is not None for model in models):
                 await self._spare.end()
+            elif any(model.load is not None and not model.load.done() for model in models):
+                continue  # it takes the one that waits
             elif self._spare.wanted and (spec := await asyncio.to_thread(self._likely)):
                 await self._spare.prepare(spec)
 
