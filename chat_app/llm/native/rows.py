@@ -129,6 +129,18 @@ def _give(plan, row, normed):
 
 
 @_summing
+def _enter(plan, row, before, epsilon):
+    """Give X normed by `before`; Y has it in between."""
+    hidden = plan[HIDDEN]
+    x = _floats(plan[X] + 4 * row * hidden, hidden)
+    y = _floats(plan[Y] + 4 * row * hidden, hidden)
+    factor, inverse = _floats(before, hidden), _inverse(x, epsilon)
+    for i in range(hidden):
+        y[i] = x[i] * factor[i] * inverse
+    _give(plan, row, y)
+
+
+@_summing
 def _join(plan, row, after, before, epsilon):
     """Add Y (normed by `after` first) to X, and give that sum normed by `before`."""
     hidden = plan[HIDDEN]
@@ -141,10 +153,7 @@ def _join(plan, row, after, before, epsilon):
     else:
         for i in range(hidden):
             x[i] += y[i]
-    factor, inverse = _floats(before, hidden), _inverse(x, epsilon)
-    for i in range(hidden):
-        y[i] = x[i] * factor[i] * inverse
-    _give(plan, row, y)
+    _enter(plan, row, before, epsilon)
 
 
 @_part
@@ -230,14 +239,29 @@ def _gates(plan, layer, rows, thread, threads):
                         to[i] = narrowed(gates[row * WIDTH + i] * real[row * WIDTH + i])
 
 
+@_part
+def _padded(plan):
+    """Rows of queries that look at the same keys, in whole groups of SHARE."""
+    return -(-(plan[HEADS] // plan[KV_HEADS]) // SHARE) * SHARE
+
+
+@_part
+def _sight(plan, layer, row):
+    """A row's position, the blocks of its answer, the first token it sees and how many."""
+    position = _longs(plan[POSITIONS], MOST_ROWS)[row]
+    table = plan[NEAR] if layer[IS_NEAR] else plan[WIDE]
+    blocks = _longs(table + 8 * row * plan[MOST_BLOCKS], plan[MOST_BLOCKS])
+    start = max(0, position - plan[WINDOW] + 1) if layer[IS_NEAR] else 0
+    return position, blocks, start, position + 1 - start
+
+
 @_summing
 def _heads(plan, layer, row, epsilon, scale):
     """Norm and turn queries and keys of a row; keys and values go into the cache."""
     heads, kv, size = plan[HEADS], plan[KV_HEADS], plan[SIZE]
-    padded = -(-(heads // kv) // SHARE) * SHARE
-    position = _longs(plan[POSITIONS], MOST_ROWS)[row]
-    table = plan[NEAR] if layer[IS_NEAR] else plan[WIDE]
-    block = _longs(table + 8 * row * plan[MOST_BLOCKS], plan[MOST_BLOCKS])[position // plan[BLOCK]]
+    padded = _padded(plan)
+    position, blocks, _, _ = _sight(plan, layer, row)
+    block = blocks[position // plan[BLOCK]]
     turns = _floats(layer[TURNS] + 4 * position * size, size)
     for head in range(heads + 2 * kv):
         x = _floats(plan[QKV] + 4 * (row * (heads + 2 * kv) + head) * size, size)
@@ -269,24 +293,12 @@ def _heads(plan, layer, row, epsilon, scale):
                 to[i] = narrowed(x[i])
 
 
-@_part
-def _first(plan, layer, position):
-    """The first token that is seen from a position."""
-    return max(0, position - plan[WINDOW] + 1) if layer[IS_NEAR] else 0
-
-
 @_summing
 def _score(plan, layer, row, number, group, part, parts):
     """Products of 4 heads' queries with this part of the keys that a row sees."""
-    kv, size, tokens = plan[KV_HEADS], plan[SIZE], plan[BLOCK]
-    padded = -(-(plan[HEADS] // kv) // SHARE) * SHARE
-    position = _longs(plan[POSITIONS], MOST_ROWS)[row]
-    table = plan[NEAR] if layer[IS_NEAR] else plan[WIDE]
-    blocks = _longs(table + 8 * row * plan[MOST_BLOCKS], plan[MOST_BLOCKS])
-    start = _first(plan, layer, position)
-    count = position + 1 - start
-    at = (row * kv + number) * padded + group * SHARE
-    most = plan[MOST_TOKENS]
+    kv, size, tokens, most = plan[KV_HEADS], plan[SIZE], plan[BLOCK], plan[MOST_TOKENS]
+    _, blocks, start, count = _sight(plan, layer, row)
+    at = (row * kv + number) * _padded(plan) + group * SHARE
     a = _floats(plan[QUERY] + 4 * at * size, size)
     b = _floats(plan[QUERY] + 4 * (at + 1) * size, size)
     c = _floats(plan[QUERY] + 4 * (at + 2) * size, size)
@@ -313,15 +325,9 @@ def _score(plan, layer, row, number, group, part, parts):
 def _see(plan, layer, row, number, group, thread, part, parts):
     """What 4 heads see: this part of their elements, from the values by the scores' softmax."""
     heads, kv, size, tokens = plan[HEADS], plan[KV_HEADS], plan[SIZE], plan[BLOCK]
-    share = heads // kv
-    padded = -(-share // SHARE) * SHARE
-    position = _longs(plan[POSITIONS], MOST_ROWS)[row]
-    table = plan[NEAR] if layer[IS_NEAR] else plan[WIDE]
-    blocks = _longs(table + 8 * row * plan[MOST_BLOCKS], plan[MOST_BLOCKS])
-    start = _first(plan, layer, position)
-    count = position + 1 - start
-    at = (row * kv + number) * padded + group * SHARE
-    most = plan[MOST_TOKENS]
+    share, most = heads // kv, plan[MOST_TOKENS]
+    _, blocks, start, count = _sight(plan, layer, row)
+    at = (row * kv + number) * _padded(plan) + group * SHARE
     # Whole vectors, or an element would be computed otherwise with another number of parts.
     low = size // LANES * part // parts * LANES
     high = size // LANES * (part + 1) // parts * LANES if part + 1 < parts else size
@@ -392,7 +398,7 @@ def _unit(plan, rows, threads, number):
     Rows and groups of heads are units, in parts where they are fewer than the threads need.
     """
     kv = plan[KV_HEADS]
-    groups = -(-(plan[HEADS] // kv) // SHARE)
+    groups = _padded(plan) // SHARE
     parts = 1 if rows * kv * groups >= 2 * threads else threads
     pair, part = number // parts, number % parts
     row = pair // groups // kv
@@ -402,14 +408,8 @@ def _unit(plan, rows, threads, number):
 @_part
 def _begin(plan, rows, thread, threads, epsilon):
     """Embeddings to the first layer's inputs."""
-    hidden = plan[HIDDEN]
     for row in range(thread, rows, threads):
-        x = _floats(plan[X] + 4 * row * hidden, hidden)
-        normed = _floats(plan[Y] + 4 * row * hidden, hidden)
-        factor, inverse = _floats(plan[FIRST_NORM], hidden), _inverse(x, epsilon)
-        for i in range(hidden):
-            normed[i] = x[i] * factor[i] * inverse
-        _give(plan, row, normed)
+        _enter(plan, row, plan[FIRST_NORM], epsilon)
 
 
 @_part
