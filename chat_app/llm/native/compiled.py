@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numba
@@ -46,26 +46,28 @@ class Code(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="compiled", daemon=True)
+        self._step: Callable[..., None] | None = None
         self._why = ""
         self.start()
 
     def run(self) -> None:
         """See Thread."""
         try:
-            _get()
+            self._step = _get()
         except Unlike as error:
             self._why = str(error)
         except Exception as error:  # whatever a compiler may raise: PyTorch can do the work
             self._why = f"Its steps could not be compiled ({type(error).__name__}: {error})."
 
-    def wait(self) -> None:
-        """Until it is there. Raises Unlike."""
+    def wait(self) -> Callable[..., None]:
+        """`rows.step`, when it is there. Raises Unlike."""
         self.join()
-        if self._why:
+        if self._step is None:
             raise Unlike(self._why)
+        return self._step
 
 
-def _get() -> None:
+def _get() -> Callable[..., None]:
     if not cpu_flags() >= _FLAGS:
         raise Unlike("Its steps are not compiled, which needs AVX-512 with VNNI.")
     # The threads that wait for their next piece of work awake, as PyTorch's do.
@@ -87,7 +89,9 @@ def _get() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         from chat_app.llm.native import rows
 
-        rows.step.compile(_SIGNATURE)
+        options = {"parallel": True, "nogil": True, "cache": True, "error_model": "numpy"}
+        step: Callable[..., None] = numba.njit(_SIGNATURE, **options)(rows.step)
+    return step
 
 
 def _kept(here: Path) -> Path:
@@ -104,11 +108,10 @@ class Compiled:
     def __init__(self, code: Code, model: Model, memory: Memory, *, context_tokens: int) -> None:
         """Waits for the code and proves it on this model. Raises Unlike."""
         _fits(model, memory)
-        code.wait()
+        self._step = code.wait()
         from chat_app.llm.native import rows
 
         self.most_rows = rows.MOST_ROWS
-        self._step = rows.step
         self._model = model
         self._threads = int(numba.config.NUMBA_NUM_THREADS)
         self._kept: list[NDArray[np.generic]] = []

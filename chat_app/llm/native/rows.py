@@ -509,12 +509,12 @@ def _work(address, index, stage, rows, wanted, thread, threads, epsilon, scale):
         _product(plan, rows, thread, threads, eight, weights, scales, inputs, count, outputs, out)
 
 
-@njit(parallel=True, nogil=True, cache=True, error_model="numpy")
 def step(address, rows, wanted, threads, epsilon, scale):
     """Logits of the `wanted` of `rows` rows, whose tokens' embeddings are in X.
 
     `address` of the table; threads share the work; `epsilon` of norms and `scale` of queries are
     float32. Rows of one answer are consecutive tokens: all are in the cache before any looks.
+    `compiled.py` compiles it, because Numba asks where to keep the result as soon as it is told to.
     """
     layers = _longs(address, NUMBERS)[LAYERS]
     stage, index = BEGIN, 0

@@ -376,11 +376,13 @@ def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert compiled._kept(tmp_path) == tmp_path / ".cache" / "ml-chat-billing"
 
 
-def test_the_next_process_does_not_compile_again(code: Any) -> None:
+@pytest.mark.parametrize("before", ["", ", rows"])
+def test_the_next_process_does_not_compile_again(code: Any, before: str) -> None:
+    """Whether or not something has imported the function before."""
     code.wait()
     script = (
         "from numba.core import event\n"
-        "from chat_app.llm.native import compiled\n"
+        f"from chat_app.llm.native import compiled{before}\n"
         "with event.install_recorder('numba:compile') as seen:\n"
         "    compiled.Code().wait()\n"
         "print(len(seen.buffer))"
