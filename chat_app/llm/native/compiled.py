@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chat_app.llm.backends.base import cpu_flags
+from chat_app.llm.native import rows
 from chat_app.llm.native.cache import BLOCK_TOKENS, TRASH, Table, blocks
 from chat_app.llm.native.linear import Int8, Linear, Packed
 from chat_app.llm.native.memory import Gathered, Memory, Piece
@@ -87,8 +88,6 @@ def _get() -> Callable[..., None]:
     with (kept / "lock").open("w") as lock:
         # Several workers may start at once: one compiles, the others get what it has kept.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        from chat_app.llm.native import rows
-
         options = {"parallel": True, "nogil": True, "cache": True, "error_model": "numpy"}
         step: Callable[..., None] = numba.njit(_SIGNATURE, **options)(rows.step)
     return step
@@ -109,8 +108,6 @@ class Compiled:
         """Waits for the code and proves it on this model. Raises Unlike."""
         _fits(model, memory)
         self._step = code.wait()
-        from chat_app.llm.native import rows
-
         self.most_rows = rows.MOST_ROWS
         self._model = model
         self._threads = int(numba.config.NUMBA_NUM_THREADS)
