@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from chat_app.llm import gguf_header
+from chat_app.llm.gguf_header import Header, NotGguf, Tensor
+
 Progress = Callable[[float], None]
 
 _LAYER = {
@@ -62,41 +65,37 @@ def convert(gguf_path: Path, folder: Path, progress: Progress = lambda _share: N
 
 def model(gguf_path: Path, folder: Path, progress: Progress = lambda _share: None) -> str:
     """Write the configuration and the weights into `folder`; the family's name."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(str(gguf_path))
-    family = _family(reader)
-    config = _config(reader, family)
+    try:
+        header = gguf_header.read(gguf_path)
+    except NotGguf as error:
+        raise Unreadable(str(error)) from error
+    family = _family(header)
+    config = _config(header, family)
     config.save_pretrained(folder)
-    _weights(reader, family, config, folder, progress)
+    _weights(gguf_path, header, config, folder, progress)
     return family
 
 
-def _value(reader: Any, key: str, default: Any = None) -> Any:
-    field = reader.fields.get(key)
-    return default if field is None else field.contents()
-
-
-def _family(reader: Any) -> str:
-    name = str(_value(reader, "general.architecture", "unknown"))
+def _family(header: Header) -> str:
+    name = str(header.fields.get("general.architecture", "unknown"))
     if name not in _FAMILY_LAYER:
         raise Unreadable(f"This file holds a model of the family {name}, which is not supported.")
     return name
 
 
-def _config(reader: Any, family: str) -> Any:
+def _config(header: Header, family: str) -> Any:
     from transformers import Gemma3TextConfig, LlamaConfig
 
     def get(name: str, default: Any = None) -> Any:
-        return _value(reader, f"{family}.{name}", default)
+        return header.fields.get(f"{family}.{name}", default)
 
     heads = int(get("attention.head_count"))
     layers = int(get("block_count"))
     hidden = int(get("embedding_length"))
-    shape = next(t.shape for t in reader.tensors if t.name == "token_embd.weight")
+    words = next(t.shape[0] for t in header.tensors if t.name == "token_embd.weight")
     common = {
         "architectures": ["Gemma3ForCausalLM" if family == "gemma3" else "LlamaForCausalLM"],
-        "vocab_size": int(shape[1]),
+        "vocab_size": words,
         "hidden_size": hidden,
         "intermediate_size": int(get("feed_forward_length")),
         "num_hidden_layers": layers,
@@ -105,10 +104,10 @@ def _config(reader: Any, family: str) -> Any:
         "head_dim": int(get("attention.key_length", hidden // heads)),
         "max_position_embeddings": int(get("context_length")),
         "rms_norm_eps": float(get("attention.layer_norm_rms_epsilon")),
-        "bos_token_id": _value(reader, "tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _value(reader, "tokenizer.ggml.eos_token_id"),
-        "pad_token_id": _value(reader, "tokenizer.ggml.padding_token_id"),
-        "tie_word_embeddings": all(t.name != "output.weight" for t in reader.tensors),
+        "bos_token_id": header.fields.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": header.fields.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": header.fields.get("tokenizer.ggml.padding_token_id"),
+        "tie_word_embeddings": all(t.name != "output.weight" for t in header.tensors),
         "dtype": "bfloat16",
     }
     base = float(get("rope.freq_base", 10_000.0))
@@ -130,17 +129,19 @@ def _config(reader: Any, family: str) -> Any:
     )
 
 
-def _weights(reader: Any, family: str, config: Any, folder: Path, progress: Progress) -> None:
+def _weights(
+    gguf_path: Path, header: Header, config: Any, folder: Path, progress: Progress
+) -> None:
     import torch
-    from gguf.quants import dequantize
     from safetensors.torch import save_file
 
+    family = _family(header)
     tensors = {}
-    for index, tensor in enumerate(reader.tensors):
+    for index, tensor in enumerate(header.tensors):
         name = _name(tensor.name, family)
         if name is None:
             continue
-        values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        values = torch.from_numpy(_numbers(gguf_path, tensor))
         if family == "gemma3" and name.endswith("norm.weight"):
             values = values - 1
         if family == "llama" and ("q_proj" in name or "k_proj" in name):
@@ -149,8 +150,23 @@ def _weights(reader: Any, family: str, config: Any, folder: Path, progress: Prog
             values = values.view(heads, rows // heads // 2, 2, columns).transpose(1, 2)
             values = values.reshape(rows, columns)
         tensors[name] = values.to(torch.bfloat16).contiguous()
-        progress((index + 1) / len(reader.tensors))
+        progress((index + 1) / len(header.tensors))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _numbers(gguf_path: Path, tensor: Tensor) -> Any:
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quant_shape_to_byte_shape
+
+    try:
+        kind = GGMLQuantizationType(tensor.kind)
+        shape = quant_shape_to_byte_shape(tensor.shape, kind)
+        packed = np.memmap(gguf_path, np.uint8, mode="r", offset=tensor.start, shape=shape)
+        return np.require(dequantize(packed, kind), np.float32, "W")
+    except (ValueError, NotImplementedError) as error:
+        sentence = f"The tensor {tensor.name} of {gguf_path.name} cannot be read: {error}"
+        raise Unreadable(sentence) from error
 
 
 def _name(name: str, family: str) -> str | None:
@@ -168,9 +184,11 @@ def _name(name: str, family: str) -> str | None:
 
 
 def _tokenizer(gguf_path: Path, family: str, folder: Path) -> None:
-    from transformers import AutoTokenizer
+    from transformers import GemmaTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf_path.parent), gguf_file=gguf_path.name)
+    # By name, because `AutoTokenizer` reads the whole file once more to know that name.
+    kind = GemmaTokenizer if family == "gemma3" else PreTrainedTokenizerFast
+    tokenizer = kind.from_pretrained(str(gguf_path.parent), gguf_file=gguf_path.name)
     tokenizer.save_pretrained(folder)
     # Once more on one line: half the bytes, and every load reads them.
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

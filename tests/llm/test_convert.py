@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chat_app.llm import convert
+from chat_app.llm import convert, gguf_header
 
 gguf = pytest.importorskip("gguf")
 SIZES = {
@@ -124,3 +124,21 @@ def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(convert.Unreadable, match="mamba"):
         convert.convert(tmp_path / "m.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
+def test_a_cut_file_is_refused(share: float, tmp_path: Path) -> None:
+    whole = tmp_path / "m.gguf"
+    write_gguf(random_model("llama"), "llama", whole)
+    whole.write_bytes(whole.read_bytes()[: int(share * whole.stat().st_size)])
+    with pytest.raises(convert.Unreadable, match=r"m\.gguf"):
+        convert.convert(whole, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_an_unknown_kind_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(bytes(64))
+    tensor = gguf_header.Tensor("blk.0.attn_q.weight", (2, 4), kind=999, start=0)
+    with pytest.raises(convert.Unreadable, match=r"blk\.0\.attn_q\.weight"):
+        convert._numbers(file, tensor)

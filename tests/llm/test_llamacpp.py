@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from gguf import GGUFReader
 
 from chat_app.llm import catalogue, gguf_header, loader
 from chat_app.llm.backends.llamacpp import SLOTS
@@ -143,10 +144,16 @@ def test_a_damaged_file_is_refused_by_name(demo_weights: Path, tmp_path: Path) -
 def test_the_header_tells_the_shape_quickly(demo_weights: Path, tmp_path: Path) -> None:
     file = gguf(DEMO, demo_weights)
     header = gguf_header.read(file)
-    assert header["general.architecture"] == "llama"
-    assert header["llama.block_count"] == 30
-    assert "<|im_start|>" in header["tokenizer.chat_template"]
-    assert "tokenizer.ggml.tokens" not in header
+    fields = header.fields
+    assert fields["general.architecture"] == "llama"
+    assert fields["llama.block_count"] == 30
+    assert "<|im_start|>" in fields["tokenizer.chat_template"]
+    assert "tokenizer.ggml.tokens" not in fields
+    library = GGUFReader(str(file))
+    assert [(one.name, one.shape, one.kind, one.start) for one in header.tensors] == [
+        (one.name, tuple(map(int, one.shape[::-1])), one.tensor_type, one.data_offset)
+        for one in library.tensors
+    ]
     head = file.read_bytes()[:3_000_000]
     cut = tmp_path / "cut.gguf"
     for length in (0, 3, 4, 10, 100, 5000):

@@ -72,7 +72,7 @@ class LlamaCpp:
     def __init__(self, spec: Spec, progress: Progress) -> None:
         """Load the GGUF of the spec. Raises LoadRefused."""
         try:
-            header = gguf_header.read(Path(spec.path))
+            header = gguf_header.read(Path(spec.path)).fields
         except gguf_header.NotGguf as error:
             raise LoadRefused("load_failed", str(error)) from error
         architecture = header.get("general.architecture", "")
