@@ -64,7 +64,7 @@ def test_a_page_shows_each_update_and_the_end(sites: Callable[..., Any], way: bo
 def test_a_page_that_leaves_is_no_longer_written_to(sites: Callable[..., Any]) -> None:
     """Its event ends within seconds, while the answer goes on to be stored and paid."""
     engine = {"tokens": 400, "tokens_per_second": 20.0}
-    with sites(llm={"script": engine}) as site:
+    with sites(llm={"script": engine}, server={"drain_seconds": 1}) as site:
         person = site.person()
         person.call(site.number("send"), ["long", MODEL, None, "k", "", ""])
         person.join(site.number("write"), [None]).raise_for_status()
