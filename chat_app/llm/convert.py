@@ -87,12 +87,17 @@ def _config(header: Header, family: str) -> Any:
     from transformers import Gemma3TextConfig, LlamaConfig
 
     def get(name: str, default: Any = None) -> Any:
-        return header.fields.get(f"{family}.{name}", default)
+        value = header.fields.get(f"{family}.{name}", default)
+        if value is None:
+            raise Unreadable(f"The file does not say its {name.replace('_', ' ')}.")
+        return value
 
     heads = int(get("attention.head_count"))
     layers = int(get("block_count"))
     hidden = int(get("embedding_length"))
-    words = next(t.shape[0] for t in header.tensors if t.name == "token_embd.weight")
+    words = next((t.shape[0] for t in header.tensors if t.name == "token_embd.weight"), None)
+    if words is None:
+        raise Unreadable("The file has no embedding.")
     common = {
         "architectures": ["Gemma3ForCausalLM" if family == "gemma3" else "LlamaForCausalLM"],
         "vocab_size": words,
@@ -164,7 +169,7 @@ def _numbers(gguf_path: Path, tensor: Tensor) -> Any:
         shape = quant_shape_to_byte_shape(tensor.shape, kind)
         packed = np.memmap(gguf_path, np.uint8, mode="r", offset=tensor.start, shape=shape)
         return np.require(dequantize(packed, kind), np.float32, "W")
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, OverflowError, NotImplementedError) as error:
         sentence = f"The tensor {tensor.name} of {gguf_path.name} cannot be read: {error}"
         raise Unreadable(sentence) from error
 

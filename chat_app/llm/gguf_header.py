@@ -101,14 +101,19 @@ class _Cursor:
 
 def _header(cursor: _Cursor) -> Header:
     cursor.number("I")  # the version: later ones only added kinds of values
-    tensors, count = (min(cursor.number("Q"), _MOST) for _ in range(2))
+    tensors, count = cursor.number("Q"), cursor.number("Q")
+    if max(tensors, count) > _MOST:
+        raise IndexError
     fields = {}
     for _ in range(count):
         name = cursor.text()
         if (value := cursor.value(cursor.number("I"))) is not None:
             fields[name] = value
     found = [_tensor(cursor) for _ in range(tensors)]
-    weights = cursor.next(fields.get("general.alignment", _ALIGNMENT))
+    alignment = fields.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise IndexError
+    weights = cursor.next(alignment)
     return Header(fields, tuple(replace(one, start=weights + one.start) for one in found))
 
 

@@ -136,6 +136,34 @@ def test_a_cut_file_is_refused(share: float, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("said", [(), ("attention.head_count", "block_count", "embedding_length")])
+def test_a_file_without_its_measures_is_refused(said: tuple[str, ...], tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
+    for name in said:
+        writer.add_uint32(f"llama.{name}", 4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(convert.Unreadable, match="no embedding" if said else "head count"):
+        convert.convert(tmp_path / "m.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("alignment", [0, "32"])
+def test_a_wrong_alignment_is_refused(alignment: int | str, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
+    if isinstance(alignment, int):
+        writer.add_uint32("general.alignment", alignment)
+    else:
+        writer.add_string("general.alignment", alignment)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(gguf_header.NotGguf, match="damaged"):
+        gguf_header.read(tmp_path / "m.gguf")
+
+
 def test_numbers_of_an_unknown_kind_are_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(bytes(64))
