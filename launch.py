@@ -66,7 +66,7 @@ def read_settings(options: argparse.Namespace) -> "Settings":
 @contextmanager
 def hardly_collecting() -> Iterator[None]:
     """For a program that starts: nearly all that it makes stays, and looking through it again and
-    again for garbage took a sixth of the time.
+    again for garbage took a seventh of the time.
     """
     usual = gc.get_threshold()
     gc.set_threshold(COLLECT_AFTER)

@@ -53,6 +53,14 @@ def random_model(family: str) -> Any:
     return model.eval()
 
 
+def finish(writer: Any) -> None:
+    """Put what it was told into its file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_gguf(model: Any, family: str, path: Path) -> None:
     """The model as a GGUF file with the layout that such files have."""
     names = {
@@ -91,10 +99,7 @@ def write_gguf(model: Any, family: str, path: Path) -> None:
                 name, "output_norm.weight"
             )
         writer.add_tensor(short, values.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama"])
@@ -117,10 +122,7 @@ def test_a_converted_model_gives_the_same_logits(family: str, tmp_path: Path) ->
 
 def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "mamba")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(convert.Unreadable, match="mamba"):
         convert.convert(tmp_path / "m.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -141,10 +143,7 @@ def test_a_file_without_its_measures_is_refused(said: tuple[str, ...], tmp_path:
     writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
     for name in said:
         writer.add_uint32(f"llama.{name}", 4)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(convert.Unreadable, match="no embedding" if said else "head count"):
         convert.convert(tmp_path / "m.gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -157,9 +156,7 @@ def test_a_wrong_alignment_is_refused(alignment: int | str, tmp_path: Path) -> N
         writer.add_uint32("general.alignment", alignment)
     else:
         writer.add_string("general.alignment", alignment)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(gguf_header.NotGguf, match="damaged"):
         gguf_header.read(tmp_path / "m.gguf")
 
